@@ -1,0 +1,40 @@
+//! The pure heart of Posthaste: what a message is, which messages lie between two ticks, how a
+//! big window is paged, when to tick, where a subscription stands, and how long to back off.
+//!
+//! Nothing here does I/O, reads a clock or draws a random number, so that every decision can be
+//! reached by a property test and by the simulation. `posthaste-store` feeds it rows,
+//! `posthaste-relay` acts on its answers, and applications see [`Message`] through `posthaste`.
+
+pub mod backoff;
+pub mod limits;
+pub mod look;
+pub mod message;
+pub mod page;
+pub mod place;
+pub mod ring;
+pub mod schema;
+pub mod snapshot;
+pub mod template;
+pub mod topics;
+pub mod window;
+
+pub use backoff::Backoff;
+pub use limits::{InvalidMessage, Limits};
+pub use look::{Look, LookRule, SequenceState};
+pub use message::{Message, MessageId};
+pub use page::{Headers, MessageRef, Page, PageLimit};
+pub use place::{Epoch, Place, Tick, TickRef, Within};
+pub use ring::Ring;
+pub use schema::SchemaName;
+pub use snapshot::Snapshot;
+pub use template::Template;
+pub use topics::TopicFilter;
+pub use window::{Step, Window};
+
+/// Where a message stands in the log; only comparable within one source incarnation. Positions
+/// start at 1, so 0 means "before every message".
+pub type Position = i64;
+
+/// Microseconds since the Unix epoch, on the clock of the database that wrote it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(pub i64);

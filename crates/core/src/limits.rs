@@ -1,0 +1,225 @@
+//! What a message may look like. Checked before anything is written.
+
+use std::fmt;
+
+use crate::{Message, topics::is_topic_char};
+
+/// Upper bounds of a message, in bytes unless named otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Payload bytes.
+    pub payload_bytes: usize,
+    /// Topic bytes.
+    pub topic_bytes: usize,
+    /// Ordering key bytes.
+    pub key_bytes: usize,
+    /// Number of headers.
+    pub headers: usize,
+    /// Bytes of one header name.
+    pub header_name_bytes: usize,
+    /// Bytes of all header names and values together.
+    pub headers_bytes: usize,
+    /// Content type bytes.
+    pub content_type_bytes: usize,
+    /// Correlation id bytes.
+    pub correlation_id_bytes: usize,
+}
+
+impl Limits {
+    /// The limits that hold where nothing else is configured; the database's own checks (and the
+    /// SQL function `enqueue`) enforce the same figures.
+    pub const DEFAULT: Self = Self {
+        payload_bytes: 256 * 1024,
+        topic_bytes: 255,
+        key_bytes: 512,
+        headers: 64,
+        header_name_bytes: 128,
+        headers_bytes: 16 * 1024,
+        content_type_bytes: 128,
+        correlation_id_bytes: 256,
+    };
+
+    /// Checks every field of `message`.
+    ///
+    /// # Errors
+    /// Names the first field that is out of bounds, with the limit and the value.
+    pub fn check(&self, message: &Message) -> Result<(), InvalidMessage> {
+        check_topic(message.topic(), self.topic_bytes)?;
+        if let Some(key) = message.ordering_key() {
+            check_text("key", key, self.key_bytes)?;
+        }
+        check_media_type(message.media_type(), self.content_type_bytes)?;
+        if let Some(id) = message.correlation() {
+            check_text("correlation_id", id, self.correlation_id_bytes)?;
+        }
+        self.check_headers(message)?;
+        if let Some(reason) = message.payload_fault() {
+            return Err(InvalidMessage::new("payload", reason, "a value that does not serialise"));
+        }
+        at_most("payload", message.payload().len(), self.payload_bytes)
+    }
+
+    fn check_headers(&self, message: &Message) -> Result<(), InvalidMessage> {
+        let headers = message.header_pairs();
+        if headers.len() > self.headers {
+            let limit = format!("at most {} headers", self.headers);
+            return Err(InvalidMessage::new("headers", limit, &format!("{}", headers.len())));
+        }
+        let mut total = 0;
+        for (index, (name, value)) in headers.iter().enumerate() {
+            check_header_name(name, self.header_name_bytes)?;
+            if value.contains('\0') {
+                return Err(InvalidMessage::new("header value", "no NUL character", value));
+            }
+            if headers[..index].iter().any(|(earlier, _)| earlier == name) {
+                return Err(InvalidMessage::new("header name", "each name once", name));
+            }
+            total += name.len() + value.len();
+        }
+        at_most("headers", total, self.headers_bytes)
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// A message that may not be written: which field, what the limit is, and what it was.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct InvalidMessage {
+    /// The field at fault.
+    pub field: &'static str,
+    /// What the field must satisfy.
+    pub limit: String,
+    /// The offending value, shortened, or its size. Never a payload.
+    pub value: String,
+}
+
+impl InvalidMessage {
+    fn new(field: &'static str, limit: impl Into<String>, value: &str) -> Self {
+        const SHOWN_CHARS: usize = 60;
+        let mut shown: String = value.chars().take(SHOWN_CHARS).collect();
+        if value.chars().nth(SHOWN_CHARS).is_some() {
+            shown.push('…');
+        }
+        Self { field, limit: limit.into(), value: shown }
+    }
+}
+
+impl fmt::Display for InvalidMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "message refused: {} must be {}, not {:?}", self.field, self.limit, self.value)
+    }
+}
+
+fn at_most(field: &'static str, bytes: usize, limit: usize) -> Result<(), InvalidMessage> {
+    if bytes <= limit {
+        return Ok(());
+    }
+    Err(InvalidMessage::new(field, format!("at most {limit} bytes"), &format!("{bytes} bytes")))
+}
+
+fn check_topic(topic: &str, limit: usize) -> Result<(), InvalidMessage> {
+    let starts_well = topic.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if starts_well && topic.chars().all(is_topic_char) && topic.len() <= limit {
+        return Ok(());
+    }
+    let rule = format!(
+        "1 to {limit} ASCII letters, digits and . _ - : / that start with a letter or digit"
+    );
+    Err(InvalidMessage::new("topic", rule, topic))
+}
+
+fn check_header_name(name: &str, limit: usize) -> Result<(), InvalidMessage> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if !name.is_empty() && name.len() <= limit && name.chars().all(allowed) {
+        return Ok(());
+    }
+    let rule = format!("1 to {limit} ASCII letters, digits and . _ -");
+    Err(InvalidMessage::new("header name", rule, name))
+}
+
+fn check_media_type(value: &str, limit: usize) -> Result<(), InvalidMessage> {
+    let printable = value.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+    if !value.is_empty() && value.len() <= limit && printable {
+        return Ok(());
+    }
+    let rule = format!("1 to {limit} printable ASCII characters");
+    Err(InvalidMessage::new("content_type", rule, value))
+}
+
+fn check_text(field: &'static str, value: &str, limit: usize) -> Result<(), InvalidMessage> {
+    if !value.is_empty() && value.len() <= limit && !value.chars().any(char::is_control) {
+        return Ok(());
+    }
+    let rule = format!("1 to {limit} bytes without control characters");
+    Err(InvalidMessage::new(field, rule, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(message: &Message) -> InvalidMessage {
+        Limits::DEFAULT.check(message).expect_err("the message must be refused")
+    }
+
+    #[test]
+    fn each_field_is_named_with_its_limit_and_value() {
+        let good = || Message::new("orders.created");
+        let cases = [
+            (Message::new(""), "topic"),
+            (Message::new("orders created"), "topic"),
+            (Message::new(".orders"), "topic"),
+            (Message::new("t".repeat(256)), "topic"),
+            (good().key(""), "key"),
+            (good().key("a\nb"), "key"),
+            (good().key("k".repeat(513)), "key"),
+            (good().header("", "v"), "header name"),
+            (good().header("a b", "v"), "header name"),
+            (good().header("a", "v\0"), "header value"),
+            (good().header("a", "1").header("a", "2"), "header name"),
+            (good().header("a", "v".repeat(16 * 1024)), "headers"),
+            (good().correlation_id(""), "correlation_id"),
+            (good().bytes("x\ny", b"".as_slice()), "content_type"),
+            (good().bytes("application/octet-stream", vec![0; 256 * 1024 + 1]), "payload"),
+        ];
+        for (message, field) in cases {
+            assert_eq!(refused(&message).field, field, "{message:?}");
+        }
+    }
+
+    #[test]
+    fn error_says_what_to_change() {
+        let error = refused(&Message::new("orders").bytes("a/b", vec![0; 300_000]));
+        assert_eq!(
+            error.to_string(),
+            "message refused: payload must be at most 262144 bytes, not \"300000 bytes\""
+        );
+    }
+
+    #[test]
+    fn r3_limits_themselves_and_an_empty_payload_pass() {
+        let message = Message::new("t".repeat(255))
+            .key("ö".repeat(256))
+            .header("a", "line\nbreak")
+            .bytes("application/octet-stream", vec![0; 256 * 1024]);
+        assert_eq!(Limits::DEFAULT.check(&message), Ok(()));
+        assert_eq!(Limits::DEFAULT.check(&Message::new("a")), Ok(()));
+    }
+
+    #[test]
+    fn too_many_headers_are_counted() {
+        let many = (0..65).fold(Message::new("a"), |m, i| m.header(format!("h{i}"), "v"));
+        let error = refused(&many);
+        assert_eq!((error.field, error.value.as_str()), ("headers", "65"));
+    }
+
+    #[test]
+    fn value_that_does_not_serialise_is_refused() {
+        let unserialisable = std::collections::HashMap::from([(vec![1_u8], 1)]);
+        assert_eq!(refused(&Message::new("a").json(&unserialisable)).field, "payload");
+    }
+}
