@@ -1,0 +1,170 @@
+//! What crosses the store's seam besides the types of `posthaste-core`.
+
+use std::sync::Arc;
+
+use posthaste_core::{Epoch, MessageId, Place, Position, TickRef, Timestamp, TopicFilter, Window};
+
+/// What a look found.
+#[derive(Clone, Debug)]
+pub struct Advance {
+    /// The newest tick of the log, whoever took it.
+    pub tick: TickRef,
+    /// The window that this call closed, if it took a tick.
+    pub window: Option<Arc<Window>>,
+    /// Whether messages came or may come soon: look again at the busy pace.
+    pub busy: bool,
+}
+
+/// A subscription as the configuration names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscriptionSpec {
+    /// Unique name.
+    pub name: String,
+    /// Topics it reads.
+    pub filter: TopicFilter,
+    /// Where it starts when it is created.
+    pub start: Start,
+}
+
+/// Where a new subscription starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At the oldest message that the log still holds.
+    Beginning,
+    /// At the messages that commit after its creation.
+    Now,
+}
+
+/// The answer to a settle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The place is recorded.
+    Recorded,
+    /// The epoch has been raised: another relay holds the subscription. Nothing was written.
+    Fenced,
+}
+
+/// One embedded migration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Migration {
+    /// Number, from 1 without gaps.
+    pub version: i32,
+    /// File name without number and extension.
+    pub name: &'static str,
+    /// The SQL as it would run, with the schema name in place.
+    pub sql: String,
+}
+
+/// How the database's schema compares with this build's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchemaState {
+    /// Version in the database; 0 when there is none.
+    pub version: i32,
+    /// Migrations still to run, in order.
+    pub pending: Vec<Migration>,
+}
+
+/// What `migrate` did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MigrationReport {
+    /// Version before.
+    pub from: i32,
+    /// Version now.
+    pub to: i32,
+    /// Names of the migrations that ran.
+    pub applied: Vec<String>,
+}
+
+/// Sizes of the rings, fixed when the schema is created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingSizes {
+    /// Slots of the log.
+    pub slots: u32,
+    /// Positions of one slot.
+    pub slot_size: u32,
+}
+
+impl Default for RingSizes {
+    /// 32 slots of 262,144 positions: 8 million messages before a slot is shared, and a slot of
+    /// 200-byte messages (about 100 MB with its indexes) emptied at a time.
+    fn default() -> Self {
+        Self { slots: 32, slot_size: 262_144 }
+    }
+}
+
+/// What a sweep did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SweepReport {
+    /// Slots (PostgreSQL) emptied.
+    pub slots_emptied: u32,
+    /// Rows (SQLite) deleted.
+    pub rows_deleted: u64,
+    /// Slots that hold messages of two laps because a subscription lags too far behind.
+    pub slots_shared: u32,
+}
+
+/// The state of a source for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Highest position handed out.
+    pub head: Position,
+    /// Newest tick.
+    pub tick: TickRef,
+    /// Messages that the log holds.
+    pub messages: u64,
+    /// Subscriptions by name.
+    pub subscriptions: Vec<SubscriptionStatus>,
+}
+
+/// The state of one subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscriptionStatus {
+    /// Name.
+    pub name: String,
+    /// Topics it reads.
+    pub filter: TopicFilter,
+    /// Epoch of its last holder.
+    pub epoch: Epoch,
+    /// Its last holder, while it holds the subscription.
+    pub holder: Option<String>,
+    /// Last settled place.
+    pub progress: Progress,
+    /// Committed messages that match and are not settled (backlog).
+    pub backlog: u64,
+    /// Age of the oldest of them in microseconds (lag), on the database's clock; 0 without any.
+    pub lag_micros: i64,
+}
+
+/// A settled place and when it was recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The place.
+    pub place: Place,
+    /// When it was settled; `None` before the first settle.
+    pub at: Option<Timestamp>,
+}
+
+/// A message as people look at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredMessage {
+    /// Position in the log.
+    pub position: Position,
+    /// Id.
+    pub id: MessageId,
+    /// Topic.
+    pub topic: String,
+    /// Ordering key.
+    pub key: Option<String>,
+    /// Payload.
+    pub payload: Vec<u8>,
+    /// Content type.
+    pub content_type: String,
+    /// Headers.
+    pub headers: Vec<(String, String)>,
+    /// Correlation id.
+    pub correlation_id: Option<String>,
+    /// When it was written.
+    pub enqueued_at: Timestamp,
+    /// When every subscription that matches had published it.
+    pub published_at: Option<Timestamp>,
+}

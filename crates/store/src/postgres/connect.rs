@@ -1,0 +1,436 @@
+//! Connections: URL and TLS, a bounded pool, and the time-out around every wait.
+//!
+//! A connection goes back to the pool only after a complete answer; after an error, a time-out or
+//! a dropped future it is closed, so that no statement ever runs behind a forgotten one.
+
+use std::{
+    fmt, fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
+use futures_util::future::poll_fn;
+use rustls::{ClientConfig, RootCertStore, client::WebPkiServerVerifier};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use secrecy::ExposeSecret;
+use tokio::time::timeout;
+use tokio_postgres::{AsyncMessage, Client, Config, config::SslMode};
+use tokio_postgres_rustls::MakeRustlsConnect;
+use url::Url;
+
+use super::{PostgresOptions, errors};
+use crate::{Result, StoreError, StoreErrorKind};
+
+/// Longest wait for a new connection, login included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A bounded pool of connections to one database.
+pub(super) struct Connections {
+    pool: managed::Pool<Connector>,
+    operation_timeout: Duration,
+    description: String,
+}
+
+/// A connection on loan. Unless [`Loan::give_back`] is called, it is closed.
+pub(super) struct Loan {
+    object: Option<managed::Object<Connector>>,
+    operation_timeout: Duration,
+}
+
+/// One connection and what its server warned of.
+pub(super) struct Connection {
+    client: Client,
+    /// Counted by the connection's task, read by whoever holds the loan.
+    warnings: Arc<AtomicU64>,
+}
+
+struct Connector {
+    config: Config,
+    tls: MakeRustlsConnect,
+}
+
+impl Connections {
+    pub(super) fn new(url: &str, options: &PostgresOptions) -> Result<Self> {
+        let target = Target::parse(url, options)?;
+        let description = target.describe();
+        let connector = target.connector()?;
+        let pool = managed::Pool::builder(connector)
+            .max_size(options.connections_max.max(2))
+            .build()
+            .map_err(|e| {
+                StoreError::caused(StoreErrorKind::Invalid, "set up the connection pool", e)
+            })?;
+        Ok(Self { pool, operation_timeout: options.operation_timeout, description })
+    }
+
+    /// `postgres://host:port/database`, without user and secrets.
+    pub(super) fn describe(&self) -> &str {
+        &self.description
+    }
+
+    /// Lends a connection, within the operation time-out.
+    pub(super) async fn lend(&self) -> Result<Loan> {
+        let doing = || format!("connect to {}", self.description);
+        match timeout(self.operation_timeout, self.pool.get()).await {
+            Err(_elapsed) => Err(StoreError::new(StoreErrorKind::Timeout, doing())),
+            Ok(Ok(object)) => {
+                Ok(Loan { object: Some(object), operation_timeout: self.operation_timeout })
+            }
+            Ok(Err(managed::PoolError::Backend(error))) => Err(error.while_doing(&doing())),
+            Ok(Err(error)) => {
+                Err(StoreError::caused(StoreErrorKind::Unavailable, doing(), error.to_string()))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connections").field("to", &self.description).finish_non_exhaustive()
+    }
+}
+
+impl Loan {
+    /// The client, for building a statement's future.
+    pub(super) fn client(&self) -> &Client {
+        &self.connection().client
+    }
+
+    /// The client, for a transaction.
+    pub(super) fn client_mut(&mut self) -> &mut Client {
+        let object = self.object.as_mut().expect("lent until dropped");
+        &mut object.client
+    }
+
+    /// Warnings that the server has sent on this connection so far.
+    pub(super) fn warnings(&self) -> u64 {
+        self.connection().warnings.load(Ordering::Acquire)
+    }
+
+    /// Waits for `future`, at most for the operation time-out.
+    pub(super) async fn bounded<T>(
+        &self,
+        doing: &str,
+        future: impl Future<Output = Result<T, tokio_postgres::Error>> + Send,
+    ) -> Result<T> {
+        bounded(self.operation_timeout, doing, future).await
+    }
+
+    /// The time-out that holds for statements on this connection.
+    pub(super) fn operation_timeout(&self) -> Duration {
+        self.operation_timeout
+    }
+
+    /// Returns the connection to the pool; call it after a complete answer.
+    pub(super) fn give_back(mut self) {
+        drop(self.object.take());
+    }
+
+    fn connection(&self) -> &Connection {
+        self.object.as_ref().expect("lent until dropped")
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if let Some(object) = self.object.take() {
+            drop(managed::Object::take(object));
+        }
+    }
+}
+
+/// Waits for `future` at most for `limit`.
+pub(super) async fn bounded<T>(
+    limit: Duration,
+    doing: &str,
+    future: impl Future<Output = Result<T, tokio_postgres::Error>> + Send,
+) -> Result<T> {
+    match timeout(limit, future).await {
+        Ok(answer) => answer.map_err(|error| errors::classify(doing, error)),
+        Err(_elapsed) => {
+            let doing = format!("{doing}: no answer within {limit:?}");
+            Err(StoreError::new(StoreErrorKind::Timeout, doing))
+        }
+    }
+}
+
+impl managed::Manager for Connector {
+    type Type = Connection;
+    type Error = StoreError;
+
+    async fn create(&self) -> Result<Connection> {
+        let connect = self.config.connect(self.tls.clone());
+        let (client, mut connection) = bounded(CONNECT_TIMEOUT, "log in", connect).await?;
+        let warnings = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&warnings);
+        // Ends when the client is dropped or the server closes; owned by the connection.
+        tokio::spawn(async move {
+            while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
+                match message {
+                    Ok(AsyncMessage::Notice(notice)) if notice.severity() != "NOTICE" => {
+                        tracing::debug!(code = notice.code().code(), "{}", notice.message());
+                        counter.fetch_add(1, Ordering::AcqRel);
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::debug!(%error, "database connection ended");
+                        break;
+                    }
+                }
+            }
+        });
+        Ok(Connection { client, warnings })
+    }
+
+    async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<StoreError> {
+        if connection.client.is_closed() {
+            return Err(RecycleError::message("closed"));
+        }
+        Ok(())
+    }
+}
+
+/// A parsed URL. `sslmode` and `sslrootcert` are ours to read, the driver knows only part of them.
+struct Target {
+    config: Config,
+    verify: Verify,
+    ca_file: Option<std::path::PathBuf>,
+    description: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verify {
+    Nothing,
+    Chain,
+    ChainAndHost,
+}
+
+impl Target {
+    fn parse(url: &str, options: &PostgresOptions) -> Result<Self> {
+        let invalid = |why: String| {
+            StoreError::new(
+                StoreErrorKind::Invalid,
+                format!("database url: {why}; use postgres://user@host:5432/database"),
+            )
+        };
+        let mut parsed = Url::parse(url).map_err(|error| invalid(error.to_string()))?;
+        if !matches!(parsed.scheme(), "postgres" | "postgresql") {
+            return Err(invalid(format!("the scheme {:?} is not postgres", parsed.scheme())));
+        }
+        let mut mode = "prefer".to_owned();
+        let mut ca_file = options.ca_file.clone();
+        let mut rest = Vec::new();
+        for (key, value) in parsed.query_pairs() {
+            match key.as_ref() {
+                "sslmode" => mode = value.into_owned(),
+                "sslrootcert" => ca_file = Some(value.into_owned().into()),
+                _ => rest.push((key.into_owned(), value.into_owned())),
+            }
+        }
+        parsed.set_query(None);
+        if !rest.is_empty() {
+            parsed.query_pairs_mut().extend_pairs(rest);
+        }
+        let mut config: Config = parsed
+            .as_str()
+            .parse()
+            .map_err(|error: tokio_postgres::Error| invalid(errors::cause_text(&error)))?;
+        let (ssl_mode, verify) = match mode.as_str() {
+            "disable" => (SslMode::Disable, Verify::Nothing),
+            "prefer" => (SslMode::Prefer, Verify::Nothing),
+            "require" => (SslMode::Require, Verify::Nothing),
+            "verify-ca" => (SslMode::Require, Verify::Chain),
+            "verify-full" => (SslMode::Require, Verify::ChainAndHost),
+            other => {
+                return Err(invalid(format!(
+                    "sslmode {other:?} is not one of disable, prefer, require, verify-ca, \
+                     verify-full"
+                )));
+            }
+        };
+        config.ssl_mode(ssl_mode).connect_timeout(CONNECT_TIMEOUT);
+        config.application_name("posthaste").tcp_user_timeout(options.operation_timeout);
+        if let Some(password) = &options.password {
+            config.password(password.expose_secret());
+        }
+        let host = parsed.host_str().unwrap_or("localhost");
+        let port = parsed.port().unwrap_or(5432);
+        let description = format!("postgres://{host}:{port}{}", parsed.path());
+        Ok(Self { config, verify, ca_file, description })
+    }
+
+    fn describe(&self) -> String {
+        self.description.clone()
+    }
+
+    fn connector(self) -> Result<Connector> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|e| StoreError::caused(StoreErrorKind::Unexpected, "set up TLS", e))?;
+        let config = match self.verify {
+            Verify::Nothing => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(tls::Unverified::new(provider)))
+                .with_no_client_auth(),
+            Verify::Chain => {
+                let roots = Arc::new(roots(self.ca_file.as_deref())?);
+                let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider)
+                    .build()
+                    .map_err(|e| StoreError::caused(StoreErrorKind::Invalid, "set up TLS", e))?;
+                builder
+                    .dangerous()
+                    .with_custom_certificate_verifier(Arc::new(tls::ChainOnly::new(verifier)))
+                    .with_no_client_auth()
+            }
+            Verify::ChainAndHost => builder
+                .with_root_certificates(roots(self.ca_file.as_deref())?)
+                .with_no_client_auth(),
+        };
+        Ok(Connector { config: self.config, tls: MakeRustlsConnect::new(config) })
+    }
+}
+
+/// The authorities in `ca_file`, else the system's.
+fn roots(ca_file: Option<&Path>) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    let Some(path) = ca_file else {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        return Ok(roots);
+    };
+    let doing = || format!("read the certificate file {}", path.display());
+    let invalid = |e: String| StoreError::caused(StoreErrorKind::Invalid, doing(), e);
+    let pem = fs::read(path).map_err(|e| invalid(e.to_string()))?;
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|e| invalid(e.to_string()))?;
+        roots.add(certificate).map_err(|e| invalid(e.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(invalid("it holds no certificate in PEM form".to_owned()));
+    }
+    Ok(roots)
+}
+
+/// Certificate verifiers for the modes in which libpq checks less than rustls does.
+mod tls {
+    use std::sync::Arc;
+
+    use rustls::{
+        CertificateError, DigitallySignedStruct, Error, SignatureScheme,
+        client::{
+            WebPkiServerVerifier,
+            danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        },
+        crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    };
+    use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+    /// `sslmode=prefer` and `require`: encrypts, but does not know to whom, as in libpq.
+    #[derive(Debug)]
+    pub(super) struct Unverified {
+        provider: Arc<CryptoProvider>,
+    }
+
+    impl Unverified {
+        pub(super) fn new(provider: Arc<CryptoProvider>) -> Self {
+            Self { provider }
+        }
+    }
+
+    impl ServerCertVerifier for Unverified {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            let algorithms = &self.provider.signature_verification_algorithms;
+            verify_tls12_signature(message, cert, dss, algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            let algorithms = &self.provider.signature_verification_algorithms;
+            verify_tls13_signature(message, cert, dss, algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.provider.signature_verification_algorithms.supported_schemes()
+        }
+    }
+
+    /// `sslmode=verify-ca`: the chain must hold, the host name need not match.
+    #[derive(Debug)]
+    pub(super) struct ChainOnly {
+        inner: Arc<WebPkiServerVerifier>,
+    }
+
+    impl ChainOnly {
+        pub(super) fn new(inner: Arc<WebPkiServerVerifier>) -> Self {
+            Self { inner }
+        }
+    }
+
+    impl ServerCertVerifier for ChainOnly {
+        fn verify_server_cert(
+            &self,
+            end_entity: &CertificateDer<'_>,
+            intermediates: &[CertificateDer<'_>],
+            name: &ServerName<'_>,
+            ocsp: &[u8],
+            now: UnixTime,
+        ) -> Result<ServerCertVerified, Error> {
+            let checked = self.inner.verify_server_cert(end_entity, intermediates, name, ocsp, now);
+            match checked {
+                // Reported only after the chain has been verified.
+                Err(Error::InvalidCertificate(
+                    CertificateError::NotValidForName
+                    | CertificateError::NotValidForNameContext { .. },
+                )) => Ok(ServerCertVerified::assertion()),
+                other => other,
+            }
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            self.inner.verify_tls12_signature(message, cert, dss)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            self.inner.verify_tls13_signature(message, cert, dss)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.inner.supported_verify_schemes()
+        }
+    }
+}

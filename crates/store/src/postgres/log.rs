@@ -1,0 +1,352 @@
+//! Reading the log: a window's bounds once, then pages by strides of position.
+//!
+//! The slots are addressed by name: windows prune no partition, and planning over all of them
+//! costs more than the query. Numbers and snapshots stand in the text as literals; they come from
+//! parsed values and hold digits, colons and commas only.
+
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use futures_util::{TryStreamExt, pin_mut};
+use posthaste_core::{
+    Message, MessageId, Page, PageLimit, Position, Snapshot, Step, Tick, TickRef, TopicFilter,
+    Window, window::main_xids,
+};
+use tokio_postgres::types::{ToSql, Type};
+
+use super::{PostgresStore, connect::Loan, rows};
+use crate::{
+    Result, StoreError, StoreErrorKind,
+    statements::{PostgresWriter, array_literal},
+};
+
+/// What a window's bounds query found.
+#[derive(Debug)]
+pub(super) struct Bounds {
+    pub(super) main: Option<(Position, Position)>,
+    pub(super) late: Vec<u64>,
+}
+
+/// The stride that lately filled a page, shared by all readers of a store: 0 = not known yet.
+#[derive(Debug, Default)]
+pub(super) struct StrideHint(AtomicI64);
+
+impl StrideHint {
+    fn stride(&self, limit: PageLimit) -> i64 {
+        match self.0.load(Ordering::Relaxed) {
+            0 => limit.stride,
+            hint => hint.clamp(1, limit.stride),
+        }
+    }
+
+    /// Aims the next page at three quarters of the byte limit.
+    fn learn(&self, span: i64, bytes: usize, limit: PageLimit) {
+        let per_position = (bytes as i64 / span.max(1)).max(1);
+        let fitting = (limit.bytes as i64 * 3 / 4 / per_position).max(1);
+        self.0.store(fitting, Ordering::Relaxed);
+    }
+}
+
+impl PostgresStore {
+    /// The highest position handed out. The sequence is not transactional: this is at least the
+    /// position of every message visible in a snapshot taken before.
+    pub(super) async fn last_position(&self, loan: &Loan) -> Result<Position> {
+        let sql = format!("select last_value from {}.log_position_seq", self.schema());
+        let rows =
+            loan.bounded("read the log's head", loan.client().query_typed(&sql, &[])).await?;
+        Ok(rows.first().map_or(0, |row| row.get(0)))
+    }
+
+    /// Reads a tick and checks that it is the one meant.
+    pub(super) async fn tick(&self, loan: &Loan, at: TickRef) -> Result<Tick> {
+        if at == TickRef::BEGINNING {
+            return Ok(Tick::beginning());
+        }
+        let slot = self.geometry(loan).await?.tick.slot_of(at.n);
+        let sql = format!(
+            "select id, snapshot::text from {}.tick_{slot} where n = {}",
+            self.schema(),
+            at.n
+        );
+        let rows = loan.bounded("read a tick", loan.client().query_typed(&sql, &[])).await?;
+        match rows.first() {
+            Some(row) if row.get::<_, uuid::Uuid>(0) == at.id => {
+                Ok(Tick { at, snapshot: rows::snapshot(row.get(1))? })
+            }
+            found => {
+                let what = if found.is_some() { "has another id" } else { "does not exist" };
+                let doing = format!("tick {} of {} {what}", at.n, self.shared.description);
+                Err(StoreError::new(StoreErrorKind::Rewound, doing))
+            }
+        }
+    }
+
+    /// The newest tick, or the virtual one before the first.
+    pub(super) async fn newest_tick(&self, loan: &Loan) -> Result<Tick> {
+        let sql = format!(
+            "select n, id, snapshot::text from {}.tick order by n desc limit 1",
+            self.schema()
+        );
+        let rows =
+            loan.bounded("read the newest tick", loan.client().query_typed(&sql, &[])).await?;
+        rows.first().map_or_else(
+            || Ok(Tick::beginning()),
+            |row| {
+                let at = TickRef { n: row.get(0), id: row.get(1) };
+                Ok(Tick { at, snapshot: rows::snapshot(row.get(2))? })
+            },
+        )
+    }
+
+    /// Finds what lies between two snapshots: once per window, and before each tick.
+    pub(super) async fn bounds(
+        &self,
+        loan: &Loan,
+        base: &Snapshot,
+        head: &Snapshot,
+    ) -> Result<Bounds> {
+        let ring = self.geometry(loan).await?.log;
+        let last = self.last_position(loan).await?;
+        let slots = self.live_slots(ring, base, last);
+        if slots.is_empty() {
+            return Ok(Bounds { main: None, late: Vec::new() });
+        }
+        let sql = bounds_sql(self.schema().as_str(), &slots, base, head);
+        let rows =
+            loan.bounded("find a window's bounds", loan.client().query_typed(&sql, &[])).await?;
+        let Some(row) = rows.first() else { return Ok(Bounds { main: None, late: Vec::new() }) };
+        let (low, high): (Option<i64>, Option<i64>) = (row.get(0), row.get(1));
+        let late: Vec<String> = row.get(2);
+        Ok(Bounds {
+            main: low.zip(high),
+            late: late.iter().map(|xid| rows::xid(xid)).collect::<Result<_>>()?,
+        })
+    }
+
+    /// The lowest position above `after` of the window's late transactions.
+    async fn next_late(
+        &self,
+        loan: &Loan,
+        window: &Window,
+        after: Position,
+    ) -> Result<Option<i64>> {
+        let ring = self.geometry(loan).await?.log;
+        let last = self.last_position(loan).await?;
+        let mut sql = String::from("select min(position) from (");
+        for (nth, slot) in self.live_slots(ring, &window.base.snapshot, last).iter().enumerate() {
+            let union = if nth == 0 { "" } else { " union all " };
+            // Served by (xid, position): one probe per late transaction and slot.
+            let _ = write!(
+                sql,
+                "{union}select m.position from unnest('{{{}}}'::xid8[]) x cross join lateral \
+                 (select position from {}.log_{slot} where xid = x and position > {after} \
+                 order by position limit 1) m",
+                list(&window.late),
+                self.schema()
+            );
+        }
+        sql.push_str(") s");
+        let rows =
+            loan.bounded("seek a late message", loan.client().query_typed(&sql, &[])).await?;
+        Ok(rows.first().and_then(|row| row.get(0)))
+    }
+}
+
+/// The window between two ticks, with its bounds.
+pub(super) async fn window(
+    store: &PostgresStore,
+    base: TickRef,
+    head: Option<TickRef>,
+) -> Result<Option<Arc<Window>>> {
+    let loan = store.shared.connections.lend().await?;
+    let base = store.tick(&loan, base).await?;
+    let head = match head {
+        Some(head) => store.tick(&loan, head).await?,
+        None => store.newest_tick(&loan).await?,
+    };
+    if head.at.n <= base.at.n {
+        loan.give_back();
+        return Ok(None);
+    }
+    let Bounds { main, late } = store.bounds(&loan, &base.snapshot, &head.snapshot).await?;
+    loan.give_back();
+    Ok(Some(Arc::new(Window { base, head, main, late })))
+}
+
+/// The next page of `window` above `after`.
+pub(super) async fn read(
+    store: &PostgresStore,
+    window: &Window,
+    after: Position,
+    filter: &TopicFilter,
+    limit: PageLimit,
+) -> Result<Option<Page>> {
+    let stride = store.shared.stride.stride(limit);
+    let (after, through) = match window.step(after, stride) {
+        Step::Done => return Ok(None),
+        Step::Read { after, through } => (after, through),
+        Step::SeekLate { after } => {
+            let loan = store.shared.connections.lend().await?;
+            let next = store.next_late(&loan, window, after).await?;
+            loan.give_back();
+            match window.resume_at(after, next) {
+                None => return Ok(None),
+                Some(resume) => (resume, resume.saturating_add(stride)),
+            }
+        }
+    };
+    let loan = store.shared.connections.lend().await?;
+    let ring = store.geometry(&loan).await?.log;
+    let slots = ring.slots_between(after + 1, through);
+    let sql = page_sql(store.schema().as_str(), &slots, window, after..through, !filter.is_all());
+    let mut page = Page::new(through);
+    let is_whole = fill(&loan, &sql, filter, limit, &mut page).await?;
+    // A page that met its byte limit leaves rows unread: its connection is closed, not reused.
+    if is_whole {
+        loan.give_back();
+    }
+    store.shared.stride.learn(page.through() - after, page.bytes(), limit);
+    Ok(Some(page))
+}
+
+/// Reads rows into `page` until its byte limit is met; false when rows were left unread.
+async fn fill(
+    loan: &Loan,
+    sql: &str,
+    filter: &TopicFilter,
+    limit: PageLimit,
+    page: &mut Page,
+) -> Result<bool> {
+    let (exact, prefixes) = (filter.exact(), filter.prefixes());
+    let params: &[(&(dyn ToSql + Sync), Type)] =
+        &[(&exact, Type::TEXT_ARRAY), (&prefixes, Type::TEXT_ARRAY)];
+    let params = if filter.is_all() { &[] } else { params };
+    let rows = loan
+        .bounded("read a page", loan.client().query_typed_raw(sql, params.iter().cloned()))
+        .await?;
+    pin_mut!(rows);
+    while let Some(row) = loan.bounded("read a page", rows.try_next()).await? {
+        let message = rows::message(&row)?;
+        page.push(&message);
+        if page.bytes() >= limit.bytes {
+            page.cut(message.position);
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Writes messages in a transaction of their own.
+pub(super) async fn append(store: &PostgresStore, messages: &[Message]) -> Result<Vec<MessageId>> {
+    if messages.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<MessageId> =
+        messages.iter().map(|m| m.message_id().unwrap_or_else(uuid::Uuid::now_v7)).collect();
+    let topics: Vec<&str> = messages.iter().map(Message::topic).collect();
+    let keys: Vec<Option<&str>> = messages.iter().map(Message::ordering_key).collect();
+    let payloads: Vec<&[u8]> = messages.iter().map(Message::payload).collect();
+    let types: Vec<&str> = messages.iter().map(Message::media_type).collect();
+    let headers: Vec<String> = messages.iter().map(|m| array_literal(m.header_pairs())).collect();
+    let correlations: Vec<Option<&str>> = messages.iter().map(Message::correlation).collect();
+    let sql = PostgresWriter::new(store.schema()).insert_many;
+    let loan = store.shared.connections.lend().await?;
+    let params: &[(&(dyn ToSql + Sync), Type)] = &[
+        (&ids, Type::UUID_ARRAY),
+        (&topics, Type::TEXT_ARRAY),
+        (&keys, Type::TEXT_ARRAY),
+        (&payloads, Type::BYTEA_ARRAY),
+        (&types, Type::TEXT_ARRAY),
+        (&headers, Type::TEXT_ARRAY),
+        (&correlations, Type::TEXT_ARRAY),
+    ];
+    loan.bounded("append messages", loan.client().execute_typed(&sql, params)).await?;
+    loan.give_back();
+    Ok(ids)
+}
+
+/// The bounds of a window over `slots`.
+fn bounds_sql(schema: &str, slots: &[i64], base: &Snapshot, head: &Snapshot) -> String {
+    let main = main_xids(base, head);
+    let mut sql = String::from("select min(s.position), max(s.position), ");
+    let late = list(&base.late_at(head));
+    if late.is_empty() {
+        sql.push_str("'{}'::text[]");
+    } else {
+        // One probe of (xid, position) per late transaction and slot.
+        let _ = write!(
+            sql,
+            "(select coalesce(array_agg(x::text), '{{}}') from unnest('{{{late}}}'::xid8[]) x where "
+        );
+        for (nth, slot) in slots.iter().enumerate() {
+            let or = if nth == 0 { "" } else { " or " };
+            let _ = write!(sql, "{or}exists (select from {schema}.log_{slot} where xid = x)");
+        }
+        sql.push(')');
+    }
+    sql.push_str(" from (");
+    for (nth, slot) in slots.iter().enumerate() {
+        let union = if nth == 0 { "" } else { " union all " };
+        // A range of (xid, position).
+        let _ = write!(
+            sql,
+            "{union}select position from {schema}.log_{slot} where xid >= '{}'::xid8 \
+             and xid < '{}'::xid8 and pg_visible_in_snapshot(xid, '{head}')",
+            main.start, main.end
+        );
+    }
+    // `offset 0` fences the aggregate: with a plain `min(position)` the planner may walk every
+    // retained row in position order until the first one of the window.
+    sql.push_str(" offset 0) s");
+    sql
+}
+
+/// One page, `range.start` exclusive, `range.end` inclusive, with `$1` exact topics and
+/// `$2` prefixes when `filtered`.
+fn page_sql(
+    schema: &str,
+    slots: &[i64],
+    window: &Window,
+    range: std::ops::Range<Position>,
+    filtered: bool,
+) -> String {
+    let main = main_xids(&window.base.snapshot, &window.head.snapshot);
+    let head = &window.head.snapshot;
+    let topics =
+        if filtered { " and (topic = any($1::text[]) or topic ^@ any($2::text[]))" } else { "" };
+    let columns = rows::MESSAGE_COLUMNS;
+    let mut sql = String::with_capacity(1_024);
+    for slot in slots {
+        let union = if sql.is_empty() { "" } else { " union all " };
+        // A range of the unique index on position.
+        let _ = write!(
+            sql,
+            "{union}select {columns} from {schema}.log_{slot} where position > {} \
+             and position <= {} and xid >= '{}'::xid8 and xid < '{}'::xid8 \
+             and pg_visible_in_snapshot(xid, '{head}'){topics}",
+            range.start, range.end, main.start, main.end
+        );
+        if !window.late.is_empty() {
+            let _ = write!(
+                sql,
+                " union all select {columns} from {schema}.log_{slot} \
+                 where xid = any('{{{}}}'::xid8[]) and position > {} and position <= {}{topics}",
+                list(&window.late),
+                range.start,
+                range.end
+            );
+        }
+    }
+    sql.push_str(" order by 1");
+    sql
+}
+
+fn list(xids: &[u64]) -> String {
+    let texts: Vec<String> = xids.iter().map(u64::to_string).collect();
+    texts.join(",")
+}

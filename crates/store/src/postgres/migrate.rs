@@ -1,0 +1,137 @@
+//! Migrations: numbered SQL files, embedded, each in one transaction.
+
+use tokio_postgres::types::Type;
+
+use super::{PostgresStore, connect::Loan};
+use crate::{Migration, MigrationReport, Result, SchemaState, StoreError, StoreErrorKind};
+
+/// File names and texts, in order. A file that has been released is never edited.
+const FILES: &[(&str, &str)] = &[
+    ("log", include_str!("../../migrations/postgres/0001_log.sql")),
+    ("enqueue", include_str!("../../migrations/postgres/0002_enqueue.sql")),
+    ("views", include_str!("../../migrations/postgres/0003_views.sql")),
+];
+
+/// Lock space of Posthaste's advisory locks ("PHST"), and the lock that orders migrations.
+const LOCK_SPACE: i32 = 0x5048_5354;
+const MIGRATION_LOCK: i32 = 1;
+
+/// Which migrations the database has and lacks.
+pub(super) async fn state(store: &PostgresStore) -> Result<SchemaState> {
+    let loan = store.shared.connections.lend().await?;
+    let version = version(store, &loan).await?;
+    loan.give_back();
+    Ok(SchemaState { version, pending: pending(store, version) })
+}
+
+/// Applies what is missing.
+pub(super) async fn migrate(store: &PostgresStore) -> Result<MigrationReport> {
+    let mut loan = store.shared.connections.lend().await?;
+    let from = version(store, &loan).await?;
+    refuse_newer(store, from)?;
+    let mut applied = Vec::new();
+    for migration in pending(store, from) {
+        if apply(store, &mut loan, &migration).await? {
+            applied.push(format!("{:04}_{}", migration.version, migration.name));
+        }
+    }
+    let to = version(store, &loan).await?;
+    refuse_newer(store, to)?;
+    loan.give_back();
+    Ok(MigrationReport { from, to, applied })
+}
+
+/// Checks that the schema is this build's and the server takes writes.
+pub(super) async fn check(store: &PostgresStore) -> Result<()> {
+    let loan = store.shared.connections.lend().await?;
+    super::ticker::current_snapshot(&loan).await?;
+    let version = version(store, &loan).await?;
+    refuse_newer(store, version)?;
+    let described = &store.shared.description;
+    if version == 0 {
+        let doing = format!("there is no Posthaste schema in {described}");
+        return Err(StoreError::new(StoreErrorKind::MissingSchema, doing));
+    }
+    if version < FILES.len() as i32 {
+        let doing = format!("the schema of {described} has version {version}, not {}", FILES.len());
+        return Err(StoreError::new(StoreErrorKind::OlderSchema, doing));
+    }
+    store.geometry(&loan).await?;
+    loan.give_back();
+    Ok(())
+}
+
+async fn version(store: &PostgresStore, loan: &Loan) -> Result<i32> {
+    let name = format!("{}.migration", store.schema());
+    let exists = "select to_regclass($1) is not null";
+    let rows = loan
+        .bounded("find the schema", loan.client().query_typed(exists, &[(&name, Type::TEXT)]))
+        .await?;
+    if !rows.first().is_some_and(|row| row.get(0)) {
+        return Ok(0);
+    }
+    let newest = format!("select coalesce(max(version), 0) from {name}");
+    let rows =
+        loan.bounded("read the schema's version", loan.client().query_typed(&newest, &[])).await?;
+    Ok(rows.first().map_or(0, |row| row.get(0)))
+}
+
+fn refuse_newer(store: &PostgresStore, version: i32) -> Result<()> {
+    let known = FILES.len() as i32;
+    if version <= known {
+        return Ok(());
+    }
+    let doing = format!(
+        "the schema of {} has version {version}; this build knows {known}",
+        store.shared.description
+    );
+    Err(StoreError::new(StoreErrorKind::NewerSchema, doing))
+}
+
+fn pending(store: &PostgresStore, version: i32) -> Vec<Migration> {
+    let numbered = (1..).zip(FILES);
+    numbered
+        .filter(|(number, _)| *number > version)
+        .map(|(number, (name, text))| Migration { version: number, name, sql: fit(store, text) })
+        .collect()
+}
+
+/// Puts the schema name and the ring's sizes in place; the name is validated, the rest numbers.
+fn fit(store: &PostgresStore, text: &str) -> String {
+    let options = &store.shared.options;
+    text.replace("@schema@", options.schema.as_str())
+        .replace("@slots@", &options.rings.slots.to_string())
+        .replace("@slot_size@", &options.rings.slot_size.to_string())
+        .replace("@payload_bytes_max@", &options.limits.payload_bytes.to_string())
+}
+
+/// Applies one migration under the advisory lock; false when another process has done it.
+async fn apply(store: &PostgresStore, loan: &mut Loan, migration: &Migration) -> Result<bool> {
+    let schema = store.schema();
+    let doing = format!("apply migration {:04}_{}", migration.version, migration.name);
+    let limit = loan.operation_timeout();
+    let work = async {
+        let transaction = loan.client_mut().transaction().await?;
+        // Two processes that create the same schema would otherwise collide on the catalogue.
+        transaction
+            .batch_execute(&format!(
+                "select pg_advisory_xact_lock({LOCK_SPACE}, {MIGRATION_LOCK}); \
+                 create schema if not exists {schema}; \
+                 create table if not exists {schema}.migration (version int primary key, \
+                 name text not null, applied_at timestamptz not null default clock_timestamp())"
+            ))
+            .await?;
+        let sql = format!(
+            "insert into {schema}.migration (version, name) values ($1, $2) on conflict do nothing"
+        );
+        let (number, name) = (migration.version, migration.name);
+        let is_new =
+            transaction.execute_typed(&sql, &[(&number, Type::INT4), (&name, Type::TEXT)]).await?;
+        if is_new == 1 {
+            transaction.batch_execute(&migration.sql).await?;
+        }
+        transaction.commit().await?;
+        Ok(is_new == 1)
+    };
+    super::connect::bounded(limit, &doing, work).await
+}

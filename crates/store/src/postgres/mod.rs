@@ -1,0 +1,176 @@
+//! The store on PostgreSQL 13 and later: the log read by windows between ticks.
+//!
+//! Every statement is sent unnamed and nothing outlives its transaction (no session settings, no
+//! `listen`, no session locks), so a pooler in transaction mode may stand in between. One file per
+//! concern; [`PostgresStore`] ties them to the [`Store`] seam.
+
+mod connect;
+mod errors;
+mod log;
+mod migrate;
+mod rows;
+mod slots;
+mod status;
+mod subscriptions;
+mod sweep;
+mod ticker;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use posthaste_core::{
+    Epoch, Limits, Message, MessageId, Page, PageLimit, Place, SchemaName, TickRef, TopicFilter,
+    Window,
+};
+use secrecy::SecretString;
+
+use self::{connect::Connections, log::StrideHint, slots::Slots};
+use crate::{
+    MigrationReport, Result, RingSizes, SchemaState, Settled, Status, Store, StoredMessage,
+    SubscriptionSpec, SweepReport, Ticker,
+};
+
+/// How to reach and use a PostgreSQL database.
+#[derive(Clone, Debug)]
+pub struct PostgresOptions {
+    /// Schema of Posthaste's objects.
+    pub schema: SchemaName,
+    /// Password, instead of one in the URL.
+    pub password: Option<SecretString>,
+    /// Certificate authorities in PEM form, instead of the system's; also `sslrootcert` in the URL.
+    pub ca_file: Option<PathBuf>,
+    /// Longest wait for any answer.
+    pub operation_timeout: Duration,
+    /// How long published messages stay readable, at least.
+    pub retention: Duration,
+    /// Sizes of the log's ring, used when the schema is created.
+    pub rings: RingSizes,
+    /// Payload bytes that a message may have, written to the schema when it is created.
+    pub limits: Limits,
+    /// Most connections of this store.
+    pub connections_max: usize,
+}
+
+impl Default for PostgresOptions {
+    fn default() -> Self {
+        Self {
+            schema: SchemaName::default(),
+            password: None,
+            ca_file: None,
+            operation_timeout: Duration::from_secs(30),
+            retention: Duration::from_secs(3_600),
+            rings: RingSizes::default(),
+            limits: Limits::DEFAULT,
+            connections_max: 8,
+        }
+    }
+}
+
+/// A log in PostgreSQL. Cheap to clone; clones share their connections.
+#[derive(Clone, Debug)]
+pub struct PostgresStore {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: PostgresOptions,
+    description: String,
+    connections: Connections,
+    slots: Slots,
+    stride: StrideHint,
+}
+
+impl PostgresStore {
+    /// Checks the URL (`postgres://user@host:5432/database?sslmode=verify-full`) and the options.
+    /// Connections are made when they are needed.
+    ///
+    /// # Errors
+    /// `Invalid` for a URL or a certificate file that does not hold up. The password is never
+    /// part of an error.
+    pub fn connect(url: &str, options: &PostgresOptions) -> Result<Self> {
+        let connections = Connections::new(url, options)?;
+        let description = format!("{} (schema {})", connections.describe(), options.schema);
+        let shared = Shared {
+            options: options.clone(),
+            description,
+            connections,
+            slots: Slots::default(),
+            stride: StrideHint::default(),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    fn schema(&self) -> &SchemaName {
+        &self.shared.options.schema
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    fn describe(&self) -> &str {
+        &self.shared.description
+    }
+
+    async fn schema_state(&self) -> Result<SchemaState> {
+        migrate::state(self).await
+    }
+
+    async fn migrate(&self) -> Result<MigrationReport> {
+        migrate::migrate(self).await
+    }
+
+    async fn check(&self) -> Result<()> {
+        migrate::check(self).await
+    }
+
+    async fn append(&self, messages: &[Message]) -> Result<Vec<MessageId>> {
+        log::append(self, messages).await
+    }
+
+    fn ticker(&self) -> Box<dyn Ticker> {
+        Box::new(ticker::PostgresTicker::new(self.clone()))
+    }
+
+    async fn window(&self, base: TickRef, head: Option<TickRef>) -> Result<Option<Arc<Window>>> {
+        log::window(self, base, head).await
+    }
+
+    async fn read(
+        &self,
+        window: &Window,
+        after: i64,
+        filter: &TopicFilter,
+        limit: PageLimit,
+    ) -> Result<Option<Page>> {
+        log::read(self, window, after, filter, limit).await
+    }
+
+    async fn reconcile(&self, specs: &[SubscriptionSpec]) -> Result<()> {
+        subscriptions::reconcile(self, specs).await
+    }
+
+    async fn acquire(&self, subscription: &str, holder: &str) -> Result<(Epoch, Place)> {
+        subscriptions::acquire(self, subscription, holder).await
+    }
+
+    async fn settle(&self, subscription: &str, epoch: Epoch, place: &Place) -> Result<Settled> {
+        subscriptions::settle(self, subscription, epoch, place).await
+    }
+
+    async fn release(&self, subscription: &str, epoch: Epoch) -> Result<()> {
+        subscriptions::release(self, subscription, epoch).await
+    }
+
+    async fn sweep(&self) -> Result<SweepReport> {
+        sweep::sweep(self).await
+    }
+
+    async fn status(&self) -> Result<Status> {
+        status::status(self).await
+    }
+
+    async fn recent(&self, after: Option<i64>, limit: u32) -> Result<Vec<StoredMessage>> {
+        status::recent(self, after, limit).await
+    }
+}

@@ -1,0 +1,112 @@
+//! What people ask: counts, places, backlog and lag, and the newest messages.
+
+use posthaste_core::{Headers, Timestamp, TopicFilter};
+use tokio_postgres::Row;
+
+use super::{
+    PostgresStore,
+    connect::Loan,
+    rows::{self, MESSAGE_COLUMNS, Micros},
+    subscriptions,
+};
+use crate::{Progress, Result, Status, StoredMessage, SubscriptionStatus};
+
+/// Reads the state of the source.
+pub(super) async fn status(store: &PostgresStore) -> Result<Status> {
+    let loan = store.shared.connections.lend().await?;
+    let schema = store.schema();
+    let tick = store.newest_tick(&loan).await?.at;
+    let totals = format!(
+        "select (select count(*) from {schema}.log), \
+         case when is_called then last_value else 0 end from {schema}.log_position_seq"
+    );
+    let rows = loan.bounded("count messages", loan.client().query_typed(&totals, &[])).await?;
+    let (messages, head): (i64, i64) = rows.first().map_or((0, 0), |row| (row.get(0), row.get(1)));
+    let subscriptions = subscription_states(store, &loan).await?;
+    loan.give_back();
+    Ok(Status { head, tick, messages: messages as u64, subscriptions })
+}
+
+async fn subscription_states(
+    store: &PostgresStore,
+    loan: &Loan,
+) -> Result<Vec<SubscriptionStatus>> {
+    let places = subscriptions::PLACE_COLUMNS;
+    // `xid >= xmin` of the base snapshot is what (xid, position) serves; nothing that is pending
+    // lies below it.
+    let sql = format!(
+        "select {places}, p.settled_at, p.subscription, p.topics, p.prefixes, p.epoch, p.holder, \
+         w.backlog, coalesce(w.lag, 0)::bigint \
+         from {schema}.place p cross join lateral (\
+           select count(*) as backlog, \
+                  extract(epoch from clock_timestamp() - min(l.enqueued_at)) * 1000000 as lag \
+             from {schema}.log l \
+            where l.xid >= pg_snapshot_xmin(p.base_snapshot) \
+              and not pg_visible_in_snapshot(l.xid, p.base_snapshot) \
+              and not pg_visible_in_snapshot(l.xid, p.start_snapshot) \
+              and not (p.head_snapshot is not null and l.position <= p.position \
+                       and pg_visible_in_snapshot(l.xid, p.head_snapshot)) \
+              and (l.topic = any (p.topics) or l.topic ^@ any (p.prefixes))) w \
+         order by p.subscription",
+        schema = store.schema()
+    );
+    let rows = loan.bounded("read the subscriptions", loan.client().query_typed(&sql, &[])).await?;
+    Ok(rows.iter().map(subscription_state).collect())
+}
+
+fn subscription_state(row: &Row) -> SubscriptionStatus {
+    SubscriptionStatus {
+        progress: Progress {
+            place: subscriptions::place(row),
+            at: Some(Timestamp(row.get::<_, Micros>(6).0)),
+        },
+        name: row.get(7),
+        filter: TopicFilter::from_parts(row.get(8), row.get(9)),
+        epoch: row.get(10),
+        holder: row.get(11),
+        backlog: row.get::<_, i64>(12) as u64,
+        lag_micros: row.get::<_, i64>(13).max(0),
+    }
+}
+
+/// The newest messages, or those above a position.
+pub(super) async fn recent(
+    store: &PostgresStore,
+    after: Option<i64>,
+    limit: u32,
+) -> Result<Vec<StoredMessage>> {
+    let (range, order) = match after {
+        Some(after) => (format!("where position > {after}"), "asc"),
+        None => (String::new(), "desc"),
+    };
+    let sql = format!(
+        "select {MESSAGE_COLUMNS}, published_at from {}.outbox {range} \
+         order by position {order} limit {limit}",
+        store.schema()
+    );
+    let loan = store.shared.connections.lend().await?;
+    let rows = loan.bounded("read messages", loan.client().query_typed(&sql, &[])).await?;
+    loan.give_back();
+    let mut messages = rows.iter().map(stored).collect::<Result<Vec<_>>>()?;
+    messages.sort_unstable_by_key(|message| message.position);
+    Ok(messages)
+}
+
+fn stored(row: &Row) -> Result<StoredMessage> {
+    let message = rows::message(row)?;
+    let own = |headers: Headers<'_>| {
+        headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    };
+    Ok(StoredMessage {
+        position: message.position,
+        id: message.id,
+        topic: message.topic.to_owned(),
+        key: message.key.map(str::to_owned),
+        payload: message.payload.to_vec(),
+        content_type: message.content_type.to_owned(),
+        headers: own(message.headers),
+        correlation_id: message.correlation_id.map(str::to_owned),
+        enqueued_at: message.enqueued_at,
+        published_at: row.get::<_, Option<Micros>>(9).map(|micros| Timestamp(micros.0)),
+    })
+}

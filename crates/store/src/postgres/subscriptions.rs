@@ -1,0 +1,183 @@
+//! Subscriptions: creating them, taking them over, and settling their places.
+
+use posthaste_core::{Epoch, Place, Snapshot, TickRef, Within};
+use tokio_postgres::{
+    Row,
+    types::{ToSql, Type},
+};
+
+use super::{PostgresStore, connect::Loan, ticker::force_tick};
+use crate::{Result, Settled, Start, StoreError, StoreErrorKind, SubscriptionSpec};
+
+/// Columns of a place, in the order [`place`] reads them.
+pub(super) const PLACE_COLUMNS: &str =
+    "base_tick, base_id, head_tick, head_id, position, message_id";
+
+/// Creates what is missing and updates filters.
+pub(super) async fn reconcile(store: &PostgresStore, specs: &[SubscriptionSpec]) -> Result<()> {
+    let mut loan = store.shared.connections.lend().await?;
+    for spec in specs {
+        if !update_filter(store, &loan, spec).await? {
+            create(store, &mut loan, spec).await?;
+        }
+    }
+    loan.give_back();
+    Ok(())
+}
+
+async fn update_filter(
+    store: &PostgresStore,
+    loan: &Loan,
+    spec: &SubscriptionSpec,
+) -> Result<bool> {
+    let (topics, prefixes) = (spec.filter.exact(), spec.filter.prefixes());
+    let find = format!(
+        "select topics = $2 and prefixes = $3 from {}.subscription where name = $1",
+        store.schema()
+    );
+    let params: &[(&(dyn ToSql + Sync), Type)] =
+        &[(&spec.name, Type::TEXT), (&topics, Type::TEXT_ARRAY), (&prefixes, Type::TEXT_ARRAY)];
+    let rows =
+        loan.bounded("find a subscription", loan.client().query_typed(&find, params)).await?;
+    let Some(row) = rows.first() else { return Ok(false) };
+    if !row.get::<_, bool>(0) {
+        let update = format!(
+            "update {}.subscription set topics = $2, prefixes = $3 where name = $1",
+            store.schema()
+        );
+        loan.bounded("update a subscription", loan.client().execute_typed(&update, params)).await?;
+    }
+    Ok(true)
+}
+
+async fn create(store: &PostgresStore, loan: &mut Loan, spec: &SubscriptionSpec) -> Result<()> {
+    // The tick is taken first, in a transaction of its own: a place may name only committed ticks.
+    let (place, start) = match spec.start {
+        Start::Beginning => (Place::beginning(), Snapshot::nothing()),
+        Start::Now => {
+            let tick = force_tick(store, loan).await?;
+            (Place::at(tick.at), tick.snapshot)
+        }
+    };
+    let (topics, prefixes) = (spec.filter.exact(), spec.filter.prefixes());
+    let schema = store.schema();
+    // One statement, so that a subscription never exists without its lease and its first place.
+    // `on conflict do nothing`: another process may create it at the same time.
+    let sql = format!(
+        "with s as (insert into {schema}.subscription (name, topics, prefixes, start_snapshot) \
+         values ($1, $2, $3, $4::text::pg_snapshot) on conflict (name) do nothing returning id), \
+         l as (insert into {schema}.lease (subscription) select id from s) \
+         insert into {schema}.progress (subscription, base_tick, base_id, epoch) \
+         select id, $5, $6, 0 from s"
+    );
+    let start = start.to_string();
+    let params: &[(&(dyn ToSql + Sync), Type)] = &[
+        (&spec.name, Type::TEXT),
+        (&topics, Type::TEXT_ARRAY),
+        (&prefixes, Type::TEXT_ARRAY),
+        (&start, Type::TEXT),
+        (&place.base.n, Type::INT8),
+        (&place.base.id, Type::UUID),
+    ];
+    loan.bounded("create a subscription", loan.client().execute_typed(&sql, params)).await?;
+    Ok(())
+}
+
+/// Raises the epoch, then reads the place: every settle of an earlier holder is either visible to
+/// that read or refused (FENCED).
+pub(super) async fn acquire(
+    store: &PostgresStore,
+    subscription: &str,
+    holder: &str,
+) -> Result<(Epoch, Place)> {
+    let loan = store.shared.connections.lend().await?;
+    let schema = store.schema();
+    let raise = format!(
+        "update {schema}.lease set epoch = epoch + 1, holder = $2, \
+         acquired_at = clock_timestamp() \
+         where subscription = (select id from {schema}.subscription where name = $1) \
+         returning epoch, subscription"
+    );
+    let params: &[(&(dyn ToSql + Sync), Type)] =
+        &[(&subscription, Type::TEXT), (&holder, Type::TEXT)];
+    let rows =
+        loan.bounded("acquire a subscription", loan.client().query_typed(&raise, params)).await?;
+    let unknown = || {
+        let doing = format!("acquire a subscription: {subscription:?} does not exist");
+        StoreError::new(StoreErrorKind::Invalid, doing)
+    };
+    let (epoch, id): (i64, i32) =
+        rows.first().map(|row| (row.get(0), row.get(1))).ok_or_else(unknown)?;
+    let newest = format!(
+        "select {PLACE_COLUMNS} from {schema}.progress where subscription = {id} \
+         order by n desc limit 1"
+    );
+    let rows = loan.bounded("read a place", loan.client().query_typed(&newest, &[])).await?;
+    let place = rows.first().map(place).ok_or_else(unknown)?;
+    loan.give_back();
+    Ok((epoch, place))
+}
+
+/// Appends a place, guarded by the lease row.
+///
+/// `for share` is the guard: it waits for a takeover that is under way and then sees the raised
+/// epoch. A plain `exists` or `for key share` lets a stale settle in beside it. Appending instead
+/// of updating keeps the newest place cheap to read while something holds the horizon.
+pub(super) async fn settle(
+    store: &PostgresStore,
+    subscription: &str,
+    epoch: Epoch,
+    place: &Place,
+) -> Result<Settled> {
+    let schema = store.schema();
+    let sql = format!(
+        "insert into {schema}.progress (subscription, {PLACE_COLUMNS}, epoch) \
+         select held.subscription, $3, $4, $5, $6, $7, $8, $2 from (\
+         select l.subscription from {schema}.lease l where l.epoch = $2 and l.subscription = \
+         (select id from {schema}.subscription where name = $1) for share) held"
+    );
+    let head = place.within.map(|within| within.head);
+    let (head_n, head_id) = (head.map(|head| head.n), head.map(|head| head.id));
+    let position = place.within.map(|within| within.position);
+    let params: &[(&(dyn ToSql + Sync), Type)] = &[
+        (&subscription, Type::TEXT),
+        (&epoch, Type::INT8),
+        (&place.base.n, Type::INT8),
+        (&place.base.id, Type::UUID),
+        (&head_n, Type::INT8),
+        (&head_id, Type::UUID),
+        (&position, Type::INT8),
+        (&place.message, Type::UUID),
+    ];
+    let loan = store.shared.connections.lend().await?;
+    let written = loan.bounded("settle", loan.client().execute_typed(&sql, params)).await?;
+    loan.give_back();
+    Ok(if written == 1 { Settled::Recorded } else { Settled::Fenced })
+}
+
+/// Clears the holder, unless somebody took over meanwhile.
+pub(super) async fn release(store: &PostgresStore, subscription: &str, epoch: Epoch) -> Result<()> {
+    let schema = store.schema();
+    let sql = format!(
+        "update {schema}.lease set holder = null where epoch = $2 and subscription = \
+         (select id from {schema}.subscription where name = $1)"
+    );
+    let params: &[(&(dyn ToSql + Sync), Type)] =
+        &[(&subscription, Type::TEXT), (&epoch, Type::INT8)];
+    let loan = store.shared.connections.lend().await?;
+    loan.bounded("release a subscription", loan.client().execute_typed(&sql, params)).await?;
+    loan.give_back();
+    Ok(())
+}
+
+/// A place from the first columns of `row`, which are [`PLACE_COLUMNS`].
+pub(super) fn place(row: &Row) -> Place {
+    let head_n: Option<i64> = row.get(2);
+    let head_id: Option<uuid::Uuid> = row.get(3);
+    let position: Option<i64> = row.get(4);
+    let within = head_n
+        .zip(head_id)
+        .zip(position)
+        .map(|((n, id), position)| Within { head: TickRef { n, id }, position });
+    Place { base: TickRef { n: row.get(0), id: row.get(1) }, within, message: row.get(5) }
+}

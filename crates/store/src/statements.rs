@@ -1,0 +1,106 @@
+//! The texts that applications send inside their own transactions. Pure: no connection here.
+
+use posthaste_core::SchemaName;
+
+/// The statements that write messages to PostgreSQL.
+#[derive(Clone, Debug)]
+pub struct PostgresWriter {
+    /// Writes one message: `$1 id uuid, $2 topic text, $3 key text, $4 payload bytea,
+    /// $5 content_type text, $6 headers text[]` (name, value, …)`, $7 correlation_id text`.
+    pub insert: String,
+    /// Writes many messages from arrays in the order of [`Self::insert`], except that `$6` is a
+    /// `text[]` of array literals (an array of arrays cannot be ragged). Positions follow the
+    /// order of the arrays.
+    pub insert_many: String,
+    /// Fails on purpose with `$1 text` as its message, which leaves the caller's transaction
+    /// aborted.
+    pub refuse: String,
+}
+
+impl PostgresWriter {
+    /// The statements for one schema.
+    pub fn new(schema: &SchemaName) -> Self {
+        let columns = "id, topic, key, payload, content_type, headers, correlation_id";
+        Self {
+            // The plain insert: `xid` and `position` come from their defaults, in column order.
+            insert: format!(
+                "insert into {schema}.log ({columns}) values ($1, $2, $3, $4, $5, $6, $7)"
+            ),
+            // `with ordinality` and `order by` fix the order in which positions are handed out.
+            insert_many: format!(
+                "insert into {schema}.log ({columns}) \
+                 select id, topic, key, payload, content_type, headers::text[], correlation_id \
+                 from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[], \
+                 $6::text[], $7::text[]) with ordinality \
+                 as m (id, topic, key, payload, content_type, headers, correlation_id, nth) \
+                 order by nth"
+            ),
+            refuse: format!("select {schema}.refuse($1::text)"),
+        }
+    }
+}
+
+/// The statements that write messages to SQLite.
+#[derive(Clone, Debug)]
+pub struct SqliteWriter {
+    /// Writes one message: `?1 id blob, ?2 topic, ?3 key, ?4 payload blob, ?5 content_type,
+    /// ?6 headers` (a JSON object of strings, as text)`, ?7 correlation_id`.
+    pub insert: String,
+    /// Poisons the caller's transaction: after it, `commit` fails on a deferred foreign key.
+    /// Needs `pragma foreign_keys` on; where it is off, send [`Self::ROLLBACK`] instead.
+    pub refuse: String,
+}
+
+impl SqliteWriter {
+    /// Answers 1 when [`Self::refuse`] works on this connection.
+    pub const FOREIGN_KEYS: &str = "pragma foreign_keys";
+    /// Ends the caller's transaction where it cannot be poisoned.
+    pub const ROLLBACK: &str = "rollback";
+
+    /// The statements for one schema name, which SQLite has as a prefix of table names.
+    pub fn new(schema: &SchemaName) -> Self {
+        Self {
+            insert: format!(
+                "insert into {schema}_log (id, topic, key, payload, content_type, headers, \
+                 correlation_id) values (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
+            ),
+            refuse: format!("insert into {schema}_refused (log_position) values (-1)"),
+        }
+    }
+}
+
+/// A PostgreSQL array literal (`{"name","value",…}`) of header names and values, each quoted and
+/// escaped (manual, "Array Input and Output Syntax").
+pub fn array_literal(headers: &[(String, String)]) -> String {
+    let mut literal = String::from("{");
+    for text in headers.iter().flat_map(|(name, value)| [name, value]) {
+        if literal.len() > 1 {
+            literal.push(',');
+        }
+        literal.push('"');
+        for character in text.chars() {
+            if matches!(character, '"' | '\\') {
+                literal.push('\\');
+            }
+            literal.push(character);
+        }
+        literal.push('"');
+    }
+    literal.push('}');
+    literal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn array_literal_quotes_everything_and_escapes_quotes_and_backslashes() {
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(array_literal(&[]), "{}");
+        assert_eq!(
+            array_literal(&[header("a", ""), header("b", "x,\"y\\}NULL")]),
+            r#"{"a","","b","x,\"y\\}NULL"}"#
+        );
+    }
+}
