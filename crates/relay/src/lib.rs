@@ -1,0 +1,26 @@
+//! The relay: moves the windows of each subscription from the log to its sink, in order.
+//!
+//! [`Relay`] owns one ticker and one sweeper per source and one pipeline per subscription
+//! (`read page → publish → settle`). [`sinks`] holds one file per kind of sink behind the seam of
+//! [`sink`]. There is no SQL here and no configuration file: the store is a
+//! `posthaste_store::Store`, and the CLI hands the settings in.
+
+pub mod clock;
+mod drain;
+mod envelope;
+mod monitor;
+mod pages;
+mod pipeline;
+mod policy;
+mod publisher;
+mod reader;
+mod relay;
+mod settings;
+mod settler;
+pub mod sink;
+pub mod sinks;
+mod source;
+
+pub use monitor::{Monitor, State, SubscriptionSnapshot};
+pub use relay::{Relay, RelayError, Subscription};
+pub use settings::{RelaySettings, RetrySettings};

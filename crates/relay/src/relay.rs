@@ -1,0 +1,351 @@
+//! A relay process: several subscriptions of one source, each independent of the others.
+
+use std::{error::Error, fmt, sync::Arc};
+
+use posthaste_core::{Backoff, TopicFilter};
+use posthaste_store::{Store, StoreError, SubscriptionSpec};
+use tokio::{sync::watch, task::JoinSet, time::timeout};
+
+use crate::{
+    drain::{Drain, Draining},
+    monitor::{Monitor, State},
+    pages::Pages,
+    pipeline::{Outcome, Pipeline},
+    policy::{self, Directive},
+    publisher::Publisher,
+    settings::RelaySettings,
+    sink::{Context, Target},
+    source::{self, Newest},
+};
+
+/// A subscription and where it publishes.
+#[derive(Debug)]
+pub struct Subscription {
+    /// Name, topics and start.
+    pub spec: SubscriptionSpec,
+    /// The sink's checked configuration.
+    pub target: Arc<dyn Target>,
+}
+
+/// A relay, not yet running.
+#[derive(Debug)]
+pub struct Relay {
+    store: Arc<dyn Store>,
+    settings: RelaySettings,
+    subscriptions: Vec<Subscription>,
+    context: Context,
+    holder: Arc<str>,
+    monitor: Monitor,
+}
+
+/// Why a relay ended without being asked to.
+#[derive(Debug)]
+pub struct RelayError {
+    message: String,
+    source: Option<StoreError>,
+}
+
+impl RelayError {
+    fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), source: None }
+    }
+
+    /// The store's error, when that is what ended the relay.
+    pub const fn store_error(&self) -> Option<&StoreError> {
+        self.source.as_ref()
+    }
+}
+
+impl fmt::Display for RelayError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for RelayError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_ref().map(|error| error as &(dyn Error + 'static))
+    }
+}
+
+impl From<StoreError> for RelayError {
+    fn from(error: StoreError) -> Self {
+        Self { message: "the relay cannot go on".to_owned(), source: Some(error) }
+    }
+}
+
+/// The tasks of a running relay and the means to end them.
+struct Running {
+    drain: Drain,
+    pipelines: JoinSet<State>,
+    /// Ticker and sweep; the ticker's failure ends the relay.
+    background: JoinSet<Result<(), StoreError>>,
+}
+
+impl Relay {
+    /// A relay for `subscriptions` of the source `store`.
+    pub fn new(
+        store: Arc<dyn Store>,
+        settings: RelaySettings,
+        subscriptions: Vec<Subscription>,
+        context: Context,
+    ) -> Self {
+        let names = subscriptions.iter().map(|subscription| subscription.spec.name.clone());
+        let monitor = Monitor::new(names);
+        let holder = format!("{}-{:08x}", std::process::id(), rand::random::<u32>()).into();
+        Self { store, settings, subscriptions, context, holder, monitor }
+    }
+
+    /// A view of what the relay is doing, also while it runs.
+    pub fn monitor(&self) -> Monitor {
+        self.monitor.clone()
+    }
+
+    /// Runs until `shutdown` completes, then drains within the drain time-out.
+    ///
+    /// # Errors
+    /// When the database fails in a way that does not pass by itself, when no subscription is
+    /// left running, or when the drain takes too long.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends every task at once, without a drain: what was in flight is
+    /// published again later.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), RelayError> {
+        self.run_until(None, shutdown).await
+    }
+
+    /// Publishes everything that was committed when it was called, then ends.
+    ///
+    /// # Errors
+    /// As [`Relay::run`], and when a subscription could not publish its messages.
+    pub async fn run_once(
+        self,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<(), RelayError> {
+        // The first look of a new ticker always ticks, so the tick shows all that is committed.
+        let tick = self.store.ticker().advance().await?.tick;
+        self.run_until(Some(tick.n), shutdown).await
+    }
+
+    async fn run_until(
+        self,
+        until: Option<i64>,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<(), RelayError> {
+        let (drain, draining) = Drain::new();
+        tokio::pin!(shutdown);
+        tokio::select! {
+            biased;
+            () = &mut shutdown => return Ok(()),
+            reconciled = self.reconcile(draining.clone()) => reconciled?,
+        }
+        let mut running = self.start(until, drain, &draining);
+        let mut failed = Vec::new();
+        loop {
+            tokio::select! {
+                () = &mut shutdown, if !draining.has_begun() => {
+                    tracing::info!("draining");
+                    return running.drain(&self.settings, failed).await;
+                }
+                Some(ended) = running.pipelines.join_next() => {
+                    match ended {
+                        Ok(State::Drained) => {}
+                        Ok(state) => failed.push(state),
+                        Err(error) => return Err(RelayError::new(format!("a task ended: {error}"))),
+                    }
+                    if running.pipelines.is_empty() {
+                        return running.drain(&self.settings, failed).await;
+                    }
+                }
+                Some(ended) = running.background.join_next() => match ended {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => return Err(error.into()),
+                    Err(error) => return Err(RelayError::new(format!("a task ended: {error}"))),
+                },
+            }
+        }
+    }
+
+    /// Creates missing subscriptions, waiting for a database that is away.
+    async fn reconcile(&self, mut draining: Draining) -> Result<(), RelayError> {
+        let specs: Vec<SubscriptionSpec> =
+            self.subscriptions.iter().map(|subscription| subscription.spec.clone()).collect();
+        let backoff: Backoff = self.settings.retry.into();
+        let mut failures = 0;
+        while let Err(error) = self.store.reconcile(&specs).await {
+            if policy::after_store_error(error.kind()) == Directive::Stop {
+                return Err(error.into());
+            }
+            failures += 1;
+            if failures == 1 {
+                tracing::warn!(source = self.store.describe(), "{}", describe(&error));
+            }
+            if draining.sleep(backoff.delay(failures, rand::random())).await {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&self, until: Option<i64>, drain: Drain, draining: &Draining) -> Running {
+        let (newest_in, newest) = watch::channel(None);
+        let mut background = JoinSet::new();
+        let (store, settings) = (Arc::clone(&self.store), self.settings.clone());
+        let signal = draining.clone();
+        background.spawn(async move { source::tick(&*store, &settings, signal, newest_in).await });
+        let (store, settings) = (Arc::clone(&self.store), self.settings.clone());
+        let signal = draining.clone();
+        background.spawn(async move {
+            source::sweep(&*store, &settings, signal).await;
+            Ok(())
+        });
+        let pipelines = self.pipelines(until, &newest, draining);
+        Running { drain, pipelines, background }
+    }
+
+    fn pipelines(
+        &self,
+        until: Option<i64>,
+        newest: &watch::Receiver<Option<Newest>>,
+        draining: &Draining,
+    ) -> JoinSet<State> {
+        let filters: Vec<TopicFilter> =
+            self.subscriptions.iter().map(|s| s.spec.filter.clone()).collect();
+        let limit = self.settings.page_limit();
+        let pages = Arc::new(Pages::new(Arc::clone(&self.store), limit, &filters));
+        let mut tasks = JoinSet::new();
+        for (nth, subscription) in self.subscriptions.iter().enumerate() {
+            let pipeline = Pipeline {
+                store: Arc::clone(&self.store),
+                pages: Arc::clone(&pages),
+                filter: subscription.spec.filter.clone(),
+                newest: newest.clone(),
+                gauge: self.monitor.gauge(nth),
+                draining: draining.clone(),
+                holder: Arc::clone(&self.holder),
+                until,
+            };
+            let target = Arc::clone(&subscription.target);
+            let (context, settings) = (self.context.clone(), self.settings.clone());
+            tasks.spawn(supervise(pipeline, target, context, settings));
+        }
+        tasks
+    }
+}
+
+impl Running {
+    /// Stop reading, finish, settle, release, exit: within the limit, else the tasks are ended.
+    async fn drain(
+        mut self,
+        settings: &RelaySettings,
+        mut failed: Vec<State>,
+    ) -> Result<(), RelayError> {
+        self.drain.start();
+        let all = async {
+            while let Some(ended) = self.pipelines.join_next().await {
+                failed.extend(ended.ok().filter(|state| *state != State::Drained));
+            }
+            while self.background.join_next().await.is_some() {}
+        };
+        let in_time = timeout(settings.drain_timeout, all).await.is_ok();
+        if !in_time {
+            let limit = settings.drain_timeout;
+            let message = format!(
+                "the drain took longer than drain_timeout ({limit:?}): what was in flight will \
+                 be published again"
+            );
+            return Err(RelayError::new(message));
+        }
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let fenced = failed.iter().filter(|state| **state == State::Fenced).count();
+        let stopped = failed.len() - fenced;
+        Err(RelayError::new(format!(
+            "{stopped} subscription(s) stopped and {fenced} were taken over by another relay; \
+             the log says why"
+        )))
+    }
+}
+
+/// Runs a pipeline again and again: after a back-off when the database was away, after a delay
+/// when it panicked. Returns the state it ended in.
+async fn supervise(
+    pipeline: Pipeline,
+    target: Arc<dyn Target>,
+    context: Context,
+    settings: RelaySettings,
+) -> State {
+    let gauge = Arc::clone(&pipeline.gauge);
+    let mut draining = pipeline.draining.clone();
+    let backoff: Backoff = settings.retry.into();
+    let mut failures = 0;
+    loop {
+        let run =
+            run_once(pipeline.clone(), Arc::clone(&target), context.clone(), settings.clone());
+        // A task of its own, so that a panic ends this run and nothing else.
+        let mut task = JoinSet::new();
+        task.spawn(run);
+        let pause = match task.join_next().await {
+            Some(Ok(Outcome::Done)) => {
+                gauge.enter(State::Drained);
+                return State::Drained;
+            }
+            Some(Ok(Outcome::Fenced)) => {
+                let taken = "another relay took this subscription over; this one stops it";
+                gauge.stopped(State::Fenced, taken.to_owned());
+                return State::Fenced;
+            }
+            Some(Ok(Outcome::Sink(error))) => {
+                gauge.stopped(State::Stopped, describe(&error));
+                return State::Stopped;
+            }
+            Some(Ok(Outcome::Store(error))) => {
+                if policy::after_store_error(error.kind()) == Directive::Stop {
+                    gauge.stopped(State::Stopped, describe(&error));
+                    return State::Stopped;
+                }
+                gauge.setback(State::BackingOff, describe(&error));
+                failures += 1;
+                backoff.delay(failures, rand::random())
+            }
+            Some(Err(panic)) => {
+                gauge.panicked();
+                gauge.setback(State::BackingOff, format!("the pipeline panicked: {panic}"));
+                settings.restart_delay
+            }
+            None => return State::Stopped,
+        };
+        if draining.sleep(pause).await {
+            gauge.enter(State::Drained);
+            return State::Drained;
+        }
+    }
+}
+
+async fn run_once(
+    pipeline: Pipeline,
+    target: Arc<dyn Target>,
+    context: Context,
+    settings: RelaySettings,
+) -> Outcome {
+    let gauge = Arc::clone(&pipeline.gauge);
+    let mut publisher = Publisher::new(target, context, pipeline.filter.clone(), &settings, gauge);
+    let outcome = pipeline.run(&mut publisher).await;
+    publisher.close().await;
+    outcome
+}
+
+/// An error with its causes in one line.
+pub(crate) fn describe(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,244 @@
+//! The seam between the pipeline and a sink: a batch goes in, one outcome per message comes out.
+//!
+//! A sink only classifies what happened; what follows from it (retry, back off, stop) is decided
+//! in one place, the pipeline. A new kind of sink is one file under `sinks/`, one `mod` line and
+//! one entry in `sinks::KINDS`, and runs the sink contract suite of the testkit.
+
+use std::{error::Error, fmt, ops::Range};
+
+use async_trait::async_trait;
+use posthaste_core::{MessageRef, Page, Place};
+
+use crate::sinks::local::LocalHub;
+
+/// Consecutive messages of one page, in position order. Never empty.
+#[derive(Clone, Debug)]
+pub struct Batch<'a> {
+    page: &'a Page,
+    indices: &'a [u32],
+    place: Place,
+}
+
+impl<'a> Batch<'a> {
+    /// The messages of `page` at `indices` (ascending); `place` is the subscription's place once
+    /// all of them are published.
+    pub fn new(page: &'a Page, indices: &'a [u32], place: Place) -> Self {
+        Self { page, indices, place }
+    }
+
+    /// Number of messages.
+    pub fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// Whether there is no message.
+    pub fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+
+    /// The messages in the order in which they must arrive.
+    pub fn messages(&self) -> impl ExactSizeIterator<Item = MessageRef<'a>> + use<'a> {
+        let page = self.page;
+        self.indices.iter().map(move |index| page.get(*index as usize))
+    }
+
+    /// A part of this batch by message number, with the same place.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        Self { page: self.page, indices: &self.indices[range], place: self.place }
+    }
+
+    /// The subscription's place once the whole batch is published, for sinks that hold it.
+    pub const fn place(&self) -> Place {
+        self.place
+    }
+}
+
+/// What became of one message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The sink's durable word that it has the message.
+    Accepted,
+    /// Not this message's fault: try again after a back-off of that scope, attempts are not
+    /// counted against the message.
+    Retry {
+        /// What has to recover.
+        scope: Scope,
+        /// Why, for people.
+        reason: String,
+    },
+    /// This message's fault: the same message would be refused again.
+    Reject {
+        /// Why, for people; never payload bytes.
+        reason: String,
+    },
+}
+
+/// What backs off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// The whole sink.
+    Sink,
+    /// One destination of it (a stream, a queue, a URL).
+    Destination,
+    /// One ordering key.
+    Key,
+}
+
+/// The outcomes of one batch, message by message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Receipt {
+    /// Every message was accepted.
+    AllAccepted,
+    /// One outcome per message, in order. A sink that keeps order answers `Retry` for every
+    /// message of a destination that follows one it did not accept there.
+    Each(Vec<Outcome>),
+}
+
+/// A sink, connected. Owned by one pipeline; at most one batch is in flight.
+#[async_trait]
+pub trait Sink: Send {
+    /// Hands a batch over and waits for the sink's word on each message. Returns in bounded time.
+    ///
+    /// # Errors
+    /// When nothing is known of any message (connection lost, time-out): the pipeline drops the
+    /// sink, connects anew and publishes the whole batch again.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the outcome unknown, as an error does.
+    async fn publish(&mut self, batch: &Batch<'_>) -> Result<Receipt, SinkError>;
+
+    /// Flushes and closes. Called once after the last batch.
+    async fn close(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+/// A sink's checked configuration: where pipelines connect, again after every fault.
+#[async_trait]
+pub trait Target: fmt::Debug + Send + Sync {
+    /// The target for logs, without secrets: `redis://host:6379/0 stream {topic}`.
+    fn describe(&self) -> String;
+
+    /// Connects, in bounded time.
+    async fn connect(&self, context: &Context) -> Result<Box<dyn Sink>, SinkError>;
+}
+
+/// What a sink may use of the process it runs in.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// Where `local` sinks meet their in-process consumers.
+    pub locals: LocalHub,
+}
+
+/// How far a kind of sink can promise ONCE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlaceKeeping {
+    /// It can hold the subscription's place atomically with the messages.
+    Held,
+    /// It cannot: duplicates are bounded by what was in flight and carry the same message id.
+    None,
+}
+
+/// A kind of sink, as the registry lists it.
+#[derive(Clone, Copy)]
+pub struct SinkKind {
+    /// The value of `kind` in the configuration.
+    pub name: &'static str,
+    /// One line for the reference page.
+    pub about: &'static str,
+    /// Whether it can hold a place.
+    pub place: PlaceKeeping,
+    /// Checks a configuration table (without its `kind`).
+    pub parse: fn(toml::Table) -> Result<Box<dyn Target>, InvalidTarget>,
+    /// The JSON Schema of that table, for the reference page and for "did you mean".
+    pub schema: fn() -> schemars::Schema,
+}
+
+impl fmt::Debug for SinkKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SinkKind").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A sink's configuration that does not hold up: the key, the value and the remedy in one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct InvalidTarget {
+    /// The key at fault, relative to the sink's table; empty for the table as a whole.
+    pub key: String,
+    /// What is wrong and what to write instead. Never a secret.
+    pub message: String,
+}
+
+/// Why a sink could not be reached or did not answer.
+#[derive(Debug)]
+pub struct SinkError {
+    kind: SinkErrorKind,
+    doing: String,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+/// What kind of failure it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SinkErrorKind {
+    /// Away, starting or stopping, or the connection broke. Passes by itself.
+    Unavailable,
+    /// No answer in time; the outcome is unknown.
+    Timeout,
+    /// The sink refused the login or its certificate, or lacks a permission for this user.
+    Authentication,
+    /// The sink answers, but cannot do what the configuration asks for.
+    Misconfigured,
+    /// Out of memory or disk; read-only.
+    Resources,
+    /// An answer that the protocol does not allow.
+    Unexpected,
+}
+
+impl SinkErrorKind {
+    /// What an operator should do.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::Unavailable => "check that the sink runs and can be reached; retried meanwhile",
+            Self::Timeout => "the sink did not answer in time; retried meanwhile",
+            Self::Authentication => "check user, password, permissions and certificates",
+            Self::Misconfigured => "correct the subscription's sink settings",
+            Self::Resources => "free memory or disk on the sink; retried meanwhile",
+            Self::Unexpected => "see the cause; retried meanwhile",
+        }
+    }
+}
+
+impl SinkError {
+    /// An error without a deeper cause.
+    pub fn new(kind: SinkErrorKind, doing: impl Into<String>) -> Self {
+        Self { kind, doing: doing.into(), source: None }
+    }
+
+    /// An error that keeps its cause.
+    pub fn caused(
+        kind: SinkErrorKind,
+        doing: impl Into<String>,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self { kind, doing: doing.into(), source: Some(source.into()) }
+    }
+
+    /// The kind of failure.
+    pub const fn kind(&self) -> SinkErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for SinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.doing, self.kind.remedy())
+    }
+}
+
+impl Error for SinkError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn Error + 'static))
+    }
+}

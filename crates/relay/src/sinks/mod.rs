@@ -1,0 +1,17 @@
+//! The sinks, one file each, and the registry that lists them.
+
+pub mod local;
+mod outcomes;
+mod redis_connection;
+mod redis_stream;
+pub mod stdout;
+
+use crate::sink::SinkKind;
+
+/// Every kind of sink that this build knows.
+pub const KINDS: &[SinkKind] = &[local::KIND, redis_stream::KIND, stdout::KIND];
+
+/// Looks a kind up by its name.
+pub fn find(name: &str) -> Option<&'static SinkKind> {
+    KINDS.iter().find(|kind| kind.name == name)
+}

@@ -1,0 +1,120 @@
+//! What an error of a Redis server, its connection or its certificate means.
+
+use std::{error::Error, io, sync::Arc};
+
+use redis::{ErrorKind, RedisError};
+
+use crate::sink::{SinkError, SinkErrorKind};
+
+/// An error of the client library as the sink reports it.
+pub(super) fn fault(doing: String, error: RedisError) -> SinkError {
+    let kind = classify(&error);
+    let hint = error.code().and_then(hint);
+    let doing = hint.map_or(doing.clone(), |hint| format!("{doing}: {hint}"));
+    SinkError::caused(kind, doing, error)
+}
+
+fn classify(error: &RedisError) -> SinkErrorKind {
+    if let Some(fault) = tls_fault(error) {
+        return match fault {
+            // The other side does not speak TLS.
+            rustls::Error::InvalidMessage(_) => SinkErrorKind::Misconfigured,
+            _ => SinkErrorKind::Authentication,
+        };
+    }
+    if error.is_timeout() {
+        return SinkErrorKind::Timeout;
+    }
+    match error.kind() {
+        ErrorKind::AuthenticationFailed => SinkErrorKind::Authentication,
+        ErrorKind::InvalidClientConfig => SinkErrorKind::Misconfigured,
+        ErrorKind::Io => SinkErrorKind::Unavailable,
+        ErrorKind::Server(_) | ErrorKind::Extension => {
+            answer(error.code().unwrap_or_default(), error.detail().unwrap_or_default())
+        }
+        _ => SinkErrorKind::Unexpected,
+    }
+}
+
+/// An error answer by its code, the first word (<https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors>).
+fn answer(code: &str, detail: &str) -> SinkErrorKind {
+    match code {
+        "NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED" => SinkErrorKind::Authentication,
+        "OOM" | "MISCONF" | "READONLY" | "NOREPLICAS" => SinkErrorKind::Resources,
+        "LOADING" | "BUSY" | "UNKILLABLE" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN"
+        | "NOSCRIPT" => SinkErrorKind::Unavailable,
+        "MOVED" | "ASK" | "CROSSSLOT" => SinkErrorKind::Misconfigured,
+        "ERR" if detail.starts_with("max number of clients") => SinkErrorKind::Unavailable,
+        "ERR" if detail.starts_with("unknown command") || detail.contains("DB index") => {
+            SinkErrorKind::Misconfigured
+        }
+        _ => SinkErrorKind::Unexpected,
+    }
+}
+
+/// The remedy, where the kind's own is not enough.
+fn hint(code: &str) -> Option<&'static str> {
+    match code {
+        "CROSSSLOT" => Some(
+            "a cluster needs all names of a batch in one slot; begin the name with a hash tag, \
+             for example {{posthaste}}:{topic}",
+        ),
+        "MOVED" | "ASK" => {
+            Some("another node of the cluster holds these names; connect to that node")
+        }
+        "READONLY" => Some("the server is a replica; connect to the primary"),
+        "DENIED" => Some("the server is in protected mode; give it a password or a bind address"),
+        "NOPERM" => Some("the user may not run a command or use a name; see ACL SETUSER"),
+        _ => None,
+    }
+}
+
+/// The TLS error behind a connection error: the library wraps it in an I/O error, and that in an
+/// `Arc`.
+fn tls_fault(error: &RedisError) -> Option<&rustls::Error> {
+    let source = error.source()?;
+    let inner: &(dyn Error + 'static) = match source.downcast_ref::<Arc<dyn Error + Send + Sync>>()
+    {
+        Some(shared) => shared.as_ref(),
+        None => source,
+    };
+    if let Some(fault) = inner.downcast_ref() {
+        return Some(fault);
+    }
+    inner.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_classified_by_their_code() {
+        for (answer, kind) in [
+            ("WRONGPASS invalid username-password pair", SinkErrorKind::Authentication),
+            ("NOPERM this user has no permissions", SinkErrorKind::Authentication),
+            ("OOM command not allowed when used memory > 'maxmemory'.", SinkErrorKind::Resources),
+            ("READONLY You can't write against a read only replica.", SinkErrorKind::Resources),
+            ("LOADING Redis is loading the dataset in memory", SinkErrorKind::Unavailable),
+            ("ERR max number of clients reached", SinkErrorKind::Unavailable),
+            ("MOVED 3999 127.0.0.1:6381", SinkErrorKind::Misconfigured),
+            ("ERR unknown command 'EVALSHA'", SinkErrorKind::Misconfigured),
+            ("SOMETHING new", SinkErrorKind::Unexpected),
+        ] {
+            let (code, detail) = answer.split_once(' ').unwrap();
+            assert_eq!(super::answer(code, detail), kind, "{answer}");
+        }
+    }
+
+    #[test]
+    fn tls_errors_are_found_below_their_wrappers() {
+        let refused = rustls::CertificateError::UnknownIssuer;
+        let wrapped = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::from(refused));
+        assert_eq!(classify(&RedisError::from(wrapped)), SinkErrorKind::Authentication);
+        let garbled = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+        let wrapped = io::Error::new(io::ErrorKind::InvalidData, garbled);
+        assert_eq!(classify(&RedisError::from(wrapped)), SinkErrorKind::Misconfigured);
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert_eq!(classify(&RedisError::from(refused)), SinkErrorKind::Unavailable);
+    }
+}

@@ -1,0 +1,74 @@
+-- Appends messages to streams, in order, until something stands in the way.
+--
+-- KEYS     the streams, each once
+-- ARGV[1]  length to trim the streams to beforehand, or 0
+-- ARGV[2]  the plan, five bytes a message: number of its stream in KEYS (16 bits), shape,
+--          number of its values (16 bits)
+-- ARGV[3…] the values of all messages, one message after the other
+--
+-- Returns nil when every message was appended, otherwise a list:
+--   the number of the message that ended the script (0 if none), then number and error of every
+--   message that was refused, that one included. A message that follows a refused one in the same
+--   stream is not appended and not listed.
+local pcall, byte, find, unpack = redis.pcall, string.byte, string.find, unpack
+
+-- The two common shapes carry values alone; every other one has its field names in ARGV as well.
+local KEYED, KEYLESS = 1, 2
+
+-- Whether an error is about one message or its stream. Any other one (memory, replica, permission,
+-- cluster …) would meet all that follow too.
+local function is_about_the_message(fault)
+  return find(fault, 'WRONGTYPE', 1, true)
+    or find(fault, 'stream has exhausted', 1, true)
+    or find(fault, 'Elements are too large', 1, true)
+end
+
+-- Before the first append, so that a permission that is missing ends the script with nothing
+-- written.
+local function trim(length)
+  for _, stream in ipairs(KEYS) do
+    local reply = pcall('XTRIM', stream, 'MAXLEN', '~', length)
+    if type(reply) == 'table' and not is_about_the_message(reply.err) then
+      return { 1, 1, reply.err }
+    end
+  end
+end
+
+local function append_all(plan)
+  local number, value = 0, 3
+  local failed, report
+  for at = 1, #plan, 5 do
+    local high, low, shape, count_high, count_low = byte(plan, at, at + 4)
+    local stream = high * 256 + low + 1
+    local count = count_high * 256 + count_low
+    number = number + 1
+    if not (failed and failed[stream]) then
+      local reply
+      if shape == KEYED then
+        reply = pcall('XADD', KEYS[stream], '*', 'id', ARGV[value], 'topic', ARGV[value + 1],
+          'key', ARGV[value + 2], 'content_type', ARGV[value + 3],
+          'enqueued_at', ARGV[value + 4], 'payload', ARGV[value + 5])
+      elseif shape == KEYLESS then
+        reply = pcall('XADD', KEYS[stream], '*', 'id', ARGV[value], 'topic', ARGV[value + 1],
+          'content_type', ARGV[value + 2], 'enqueued_at', ARGV[value + 3],
+          'payload', ARGV[value + 4])
+      else
+        reply = pcall('XADD', KEYS[stream], '*', unpack(ARGV, value, value + count - 1))
+      end
+      if type(reply) == 'table' then
+        failed, report = failed or {}, report or { 0 }
+        report[#report + 1] = number
+        report[#report + 1] = reply.err
+        if not is_about_the_message(reply.err) then
+          report[1] = number
+          return report
+        end
+        failed[stream] = true
+      end
+    end
+    value = value + count
+  end
+  return report
+end
+
+return ARGV[1] ~= '0' and trim(ARGV[1]) or append_all(ARGV[2])

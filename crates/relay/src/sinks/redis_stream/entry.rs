@@ -1,0 +1,94 @@
+//! What stands in the entry of one message.
+
+use posthaste_core::MessageRef;
+use redis::Cmd;
+
+use crate::envelope::{CloudEvents, Format, TimeText};
+
+/// Field names and values of one entry at most; Lua's `unpack` takes up to 8,000.
+pub(super) const VALUES_MAX: usize = 4_000;
+
+/// What stands in an entry. The numbers are those of `redis_stream.lua`.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+pub(super) enum Shape {
+    /// Names and values.
+    Free = 0,
+    /// The values of id, topic, key, content type, time and payload.
+    Keyed = 1,
+    /// The same without the key.
+    Keyless = 2,
+}
+
+/// Writes the values of an entry.
+pub(super) enum Body {
+    Raw { time: TimeText, name: String },
+    Event { events: CloudEvents, event: Vec<u8> },
+}
+
+impl Body {
+    /// Entries of this format.
+    pub(super) fn new(format: Format, source: &str) -> Self {
+        match format {
+            Format::Raw => Self::Raw { time: TimeText::default(), name: String::new() },
+            Format::CloudEvents => {
+                Self::Event { events: CloudEvents::new(source.to_owned()), event: Vec::new() }
+            }
+        }
+    }
+
+    /// The shape of `message` and the number of values that [`Self::write`] adds.
+    pub(super) fn shape(&self, message: &MessageRef<'_>) -> (Shape, usize) {
+        if matches!(self, Self::Event { .. }) {
+            return (Shape::Free, 2);
+        }
+        let is_plain = message.headers.is_empty() && message.correlation_id.is_none();
+        match message.key {
+            Some(_) if is_plain => (Shape::Keyed, 6),
+            None if is_plain => (Shape::Keyless, 5),
+            key => {
+                let optional = usize::from(key.is_some())
+                    + usize::from(message.correlation_id.is_some())
+                    + message.headers.iter().count();
+                (Shape::Free, 2 * (5 + optional))
+            }
+        }
+    }
+
+    /// Adds the values of `message`.
+    pub(super) fn write(&mut self, message: &MessageRef<'_>, command: &mut Cmd) {
+        match self {
+            Self::Event { events, event } => {
+                event.clear();
+                events.write(message, event);
+                command.arg("cloudevent").arg(event.as_slice());
+            }
+            Self::Raw { time, name } => {
+                let is_free = !message.headers.is_empty() || message.correlation_id.is_some();
+                let mut field = |field: &str, value: &[u8]| {
+                    if is_free {
+                        command.arg(field);
+                    }
+                    command.arg(value);
+                };
+                field("id", message.id.hyphenated().encode_lower(&mut [0; 36]).as_bytes());
+                field("topic", message.topic.as_bytes());
+                if let Some(key) = message.key {
+                    field("key", key.as_bytes());
+                }
+                field("content_type", message.content_type.as_bytes());
+                field("enqueued_at", time.of(message.enqueued_at).as_bytes());
+                if let Some(id) = message.correlation_id {
+                    field("correlation_id", id.as_bytes());
+                }
+                for (header, value) in message.headers.iter() {
+                    name.clear();
+                    name.push_str("h:");
+                    name.push_str(header);
+                    field(name, value.as_bytes());
+                }
+                field("payload", message.payload);
+            }
+        }
+    }
+}

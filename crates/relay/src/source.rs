@@ -1,0 +1,133 @@
+//! What a relay runs once per source: the ticker, which announces new windows to all pipelines,
+//! and the sweep.
+
+use std::{sync::Arc, time::Duration};
+
+use posthaste_core::{Backoff, TickRef, Window};
+use posthaste_store::{Advance, Store, StoreError};
+use tokio::sync::watch;
+
+use crate::{drain::Draining, policy, relay::describe, settings::RelaySettings};
+
+/// While transactions may still hold invisible positions, looks are this many times as frequent
+/// as while nothing can come.
+const WATCHING_SPEEDUP: u32 = 8;
+
+/// The newest tick of the source, and the window that it closed.
+#[derive(Clone, Debug)]
+pub(crate) struct Newest {
+    pub(crate) tick: TickRef,
+    pub(crate) window: Option<Arc<Window>>,
+}
+
+/// Looks and ticks until the drain, or until a failure that does not pass by itself.
+pub(crate) async fn tick(
+    store: &dyn Store,
+    settings: &RelaySettings,
+    mut draining: Draining,
+    newest: watch::Sender<Option<Newest>>,
+) -> Result<(), StoreError> {
+    let mut ticker = store.ticker();
+    let mut pace = Pace::new(settings);
+    let backoff: Backoff = settings.retry.into();
+    let mut failures = 0;
+    loop {
+        let advanced = tokio::select! {
+            biased;
+            () = draining.begun() => return Ok(()),
+            advanced = ticker.advance() => advanced,
+        };
+        let pause = match advanced {
+            Ok(advance) => {
+                if failures > 0 {
+                    tracing::info!(source = store.describe(), "looking at the log again");
+                    failures = 0;
+                }
+                let pause = pace.after(&advance);
+                newest.send_if_modified(|current| announce(current, advance));
+                pause
+            }
+            Err(error) => {
+                if policy::after_store_error(error.kind()) == policy::Directive::Stop {
+                    return Err(error);
+                }
+                failures += 1;
+                if failures == 1 {
+                    tracing::warn!(source = store.describe(), "{}", describe(&error));
+                }
+                backoff.delay(failures, rand::random())
+            }
+        };
+        if draining.sleep(pause).await {
+            return Ok(());
+        }
+    }
+}
+
+/// Announces a tick if it is newer than the announced one.
+fn announce(current: &mut Option<Newest>, advance: Advance) -> bool {
+    let is_news = current.as_ref().is_none_or(|newest| newest.tick != advance.tick);
+    if is_news {
+        *current = Some(Newest { tick: advance.tick, window: advance.window });
+    }
+    is_news
+}
+
+/// Sweeps at intervals until the drain. A failed sweep is only logged: the next one does it.
+pub(crate) async fn sweep(store: &dyn Store, settings: &RelaySettings, mut draining: Draining) {
+    let mut shared = 0;
+    while !draining.sleep(settings.sweep_interval).await {
+        match store.sweep().await {
+            Ok(report) => {
+                if report.slots_shared > shared {
+                    tracing::warn!(
+                        source = store.describe(),
+                        slots = report.slots_shared,
+                        "the log's ring has come round to slots that are still in use: a \
+                         subscription lags or was abandoned; see `posthaste status`"
+                    );
+                }
+                shared = report.slots_shared;
+            }
+            Err(error) => tracing::debug!(source = store.describe(), "sweep: {}", describe(&error)),
+        }
+    }
+}
+
+/// The pause between looks: short while windows come, doubling up to a ceiling while not.
+struct Pace {
+    busy: Duration,
+    watching: Duration,
+    idle: Duration,
+    current: Duration,
+}
+
+impl Pace {
+    fn new(settings: &RelaySettings) -> Self {
+        let (busy, idle) = (settings.busy_interval, settings.idle_interval);
+        Self { busy, watching: (idle / WATCHING_SPEEDUP).max(busy), idle, current: busy }
+    }
+
+    fn after(&mut self, advance: &Advance) -> Duration {
+        let ceiling = if advance.busy { self.watching } else { self.idle };
+        self.current = match advance.window {
+            Some(_) => self.busy,
+            None => (self.current * 2).min(ceiling),
+        };
+        self.current
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r7_pace_is_short_while_busy_and_grows_to_the_idle_interval() {
+        let mut pace = Pace::new(&RelaySettings::default());
+        let quiet = |busy| Advance { tick: TickRef::BEGINNING, window: None, busy };
+        let pauses: Vec<u128> = (0..8).map(|_| pace.after(&quiet(false)).as_millis()).collect();
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 200, 200, 200]);
+        assert_eq!(pace.after(&quiet(true)).as_millis(), 25);
+    }
+}

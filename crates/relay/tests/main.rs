@@ -1,0 +1,4 @@
+//! Integration tests of the relay, one binary: real servers, a fresh database each.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod pipeline;

@@ -1,0 +1,29 @@
+//! Private servers for tests and benches: PostgreSQL in four versions, and Redis.
+//!
+//! Every server has its own data directory and its own free port on 127.0.0.1, and runs under a
+//! guard process (`guard.rs`) that removes both when the test process ends, however it ends.
+//! Missing server programs are installed where that is possible ([`install`]).
+//!
+//! This crate holds no test suites and knows nothing of Posthaste; it is a development dependency
+//! only. It needs Linux: the guard reads `/proc`.
+
+mod account;
+mod cache;
+mod cluster;
+mod database;
+mod error;
+mod guard;
+pub mod install;
+mod npm;
+mod postgres;
+mod redis;
+mod server;
+mod tls;
+mod wait;
+
+pub use database::Database;
+pub use error::TestkitError;
+pub use postgres::{Auth, PgVersion, Postgres, PostgresOptions};
+pub use redis::{Redis, RedisAuth, RedisOptions};
+pub use tls::Tls;
+pub use wait::{eventually, eventually_async};
