@@ -1,0 +1,97 @@
+//! The command line: what can be asked for, and what `--help` says about it. Acts on nothing.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::{
+    commands::{
+        completions::CompletionsArgs, config::ConfigCommand, enqueue::EnqueueArgs,
+        migrate::MigrateArgs, relay::RelayArgs, tail::TailArgs,
+    },
+    config::Flags,
+    demo::DemoArgs,
+    exit::Exit,
+};
+
+/// A transactional outbox: carries every committed message from your database to your broker.
+#[derive(Debug, Parser)]
+#[command(name = "posthaste", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = Exit::help())]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Debug)]
+pub(crate) struct Global {
+    /// Configuration file [default: posthaste.toml, if it is there]
+    #[arg(
+        long,
+        global = true,
+        env = "POSTHASTE_CONFIG",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    pub(crate) config: Option<PathBuf>,
+    /// Database: postgres://… or sqlite:PATH (keep passwords out: process lists show them)
+    #[arg(long, global = true, value_name = "URL")]
+    database_url: Option<String>,
+    /// Schema of Posthaste's objects
+    #[arg(long, global = true, value_name = "NAME")]
+    schema: Option<String>,
+    /// Form of log lines: human, json or auto
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// Least severe level of log lines: error, warn, info, debug or trace
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// One JSON object per line on stdout, also on a terminal; errors as JSON on stderr
+    #[arg(long, global = true, action = ArgAction::SetTrue)]
+    pub(crate) json: bool,
+}
+
+impl Global {
+    /// The flags that stand over file and environment.
+    pub(crate) fn flags(&self) -> Flags {
+        Flags {
+            database_url: self.database_url.clone(),
+            schema: self.schema.clone(),
+            log_format: self.log_format.clone(),
+            log_level: self.log_level.clone(),
+        }
+    }
+}
+
+/// The commands, in the order in which a newcomer meets them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Watch it work: sample orders, a relay, and a consumer that checks what arrives
+    ///
+    /// Needs nothing and leaves nothing behind: SQLite in a temporary directory and a consumer in
+    /// this process, or a PostgreSQL and a Redis of yours with --store and --sink. Fails unless
+    /// nothing was lost, duplicated or reordered.
+    Demo(DemoArgs),
+    /// Create the schema in the database, or bring it up to date
+    Migrate(MigrateArgs),
+    /// Write messages to the log, each call in a transaction of its own
+    Enqueue(EnqueueArgs),
+    /// Publish the messages of the configured subscriptions to their sinks
+    ///
+    /// Runs until SIGTERM or SIGINT, then finishes what is in flight and exits with 0. A second
+    /// signal ends it at once. `relay.enabled` does not concern this command: it is the switch
+    /// of relays embedded in a service.
+    Relay(RelayArgs),
+    /// Show the log and how far each subscription has come
+    Status,
+    /// Show the newest messages of the log
+    Tail(TailArgs),
+    /// Check, show or explain the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+}

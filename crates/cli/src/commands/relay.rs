@@ -1,0 +1,47 @@
+//! `posthaste relay [--once] [--only NAME…]`: publishes until told to stop.
+
+use clap::Args;
+use posthaste_relay::{Relay, sink::Context};
+
+use crate::{
+    config::Config,
+    exit::Exit,
+    failure::{Failure, Result},
+    run,
+    signals::Stop,
+    store,
+};
+
+/// What to publish.
+#[derive(Args, Debug)]
+pub(crate) struct RelayArgs {
+    /// Publish what is committed now, then exit; fails if the database is away
+    #[arg(long)]
+    once: bool,
+    /// Subscription to publish; may stand several times [default: all]
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    only: Vec<String>,
+}
+
+/// Runs the relay. `relay.enabled` is not read: it is the switch of embedded relays (R17).
+pub(crate) async fn run(args: &RelayArgs, config: &Config) -> Result {
+    let subscriptions = run::subscriptions(config, &args.only)?;
+    let store = store::open(config, store::Missing::Refuse).await?;
+    let stop = Stop::listen()
+        .map_err(|error| Failure::caused(Exit::Failed, "cannot listen for signals", error))?;
+    if args.once {
+        store.check().await?;
+    } else if !run::wait_for(&*store, config.relay.retry.into(), &stop).await? {
+        return Ok(());
+    }
+    let names: Vec<&str> = subscriptions.iter().map(|it| it.spec.name.as_str()).collect();
+    tracing::info!(database = store.describe(), subscriptions = names.join(", "), "relay starts");
+    let relay = Relay::new(store, config.relay.clone(), subscriptions, Context::default());
+    if args.once {
+        relay.run_once(stop.requested()).await?;
+    } else {
+        relay.run(stop.requested()).await?;
+    }
+    tracing::info!("relay ended");
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! `posthaste status`: the log, and how far each subscription has come.
+
+use std::time::Duration;
+
+use posthaste_core::Place;
+use posthaste_relay::clock;
+use posthaste_store::{Status, SubscriptionStatus};
+use serde_json::{Value, json};
+
+use crate::{config::Config, failure::Result, output::Output, store};
+
+/// Prints one look at the database.
+pub(crate) async fn run(config: &Config, out: &mut Output) -> Result {
+    let store = store::open(config, store::Missing::Refuse).await?;
+    store.check().await?;
+    let status = store.status().await?;
+    if out.is_json() {
+        return Ok(out.object(&as_json(store.describe(), &status))?);
+    }
+    out.line(&format!(
+        "{}\n{} messages, head at position {}, tick {}\n",
+        store.describe(),
+        status.messages,
+        status.head,
+        status.tick.n
+    ))?;
+    if status.subscriptions.is_empty() {
+        return Ok(out.line("No subscription yet: `posthaste relay` creates those configured.")?);
+    }
+    let header = ["SUBSCRIPTION", "TOPICS", "BACKLOG", "LAG", "PLACE", "HOLDER", "EPOCH"];
+    Ok(out.table(&header, status.subscriptions.iter().map(row).collect())?)
+}
+
+fn row(subscription: &SubscriptionStatus) -> Vec<String> {
+    vec![
+        subscription.name.clone(),
+        subscription.filter.to_string(),
+        subscription.backlog.to_string(),
+        lag(subscription.lag_micros),
+        place(&subscription.progress.place),
+        subscription.holder.clone().unwrap_or_else(|| "-".to_owned()),
+        subscription.epoch.to_string(),
+    ]
+}
+
+/// Whole milliseconds below a minute, whole seconds above: nobody reads more digits.
+fn lag(micros: i64) -> String {
+    let exact = Duration::from_micros(micros.max(0).unsigned_abs());
+    let rounded = if exact < Duration::from_mins(1) {
+        Duration::from_millis(exact.as_millis() as u64)
+    } else {
+        Duration::from_secs(exact.as_secs())
+    };
+    humantime::format_duration(rounded).to_string()
+}
+
+fn place(place: &Place) -> String {
+    match place.within {
+        None => format!("tick {}", place.base.n),
+        Some(within) => format!("tick {} + position {}", place.base.n, within.position),
+    }
+}
+
+fn as_json(database: &str, status: &Status) -> Value {
+    let subscription = |it: &SubscriptionStatus| {
+        let place = it.progress.place;
+        json!({
+            "name": it.name,
+            "topics": it.filter.to_string(),
+            "backlog": it.backlog,
+            "lag_ms": it.lag_micros / 1_000,
+            "place": {
+                "tick": place.base.n,
+                "position": place.within.map(|within| within.position),
+                "message": place.message,
+            },
+            "settled_at": it.progress.at.map(clock::rfc3339),
+            "holder": it.holder,
+            "epoch": it.epoch,
+        })
+    };
+    json!({
+        "database": database,
+        "head": status.head,
+        "tick": status.tick.n,
+        "messages": status.messages,
+        "subscriptions": status.subscriptions.iter().map(subscription).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lag_has_as_many_digits_as_people_read() {
+        for (micros, text) in
+            [(0, "0s"), (-5, "0s"), (1_234_567, "1s 234ms"), (61_999_999, "1m 1s")]
+        {
+            assert_eq!(lag(micros), text);
+        }
+    }
+}

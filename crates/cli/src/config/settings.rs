@@ -1,0 +1,196 @@
+//! The settings as the program uses them, their defaults and their documentation: the reference
+//! page and the check for unknown keys are generated from these types.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use posthaste_core::SchemaName;
+use posthaste_relay::RelaySettings;
+use posthaste_store::{RingSizes, postgres::PostgresOptions};
+use schemars::JsonSchema;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+use super::values::{self, DatabaseUrl};
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// The database that holds the log.
+    pub(crate) database: DatabaseSettings,
+    /// Pace and limits of the relay.
+    pub(crate) relay: RelaySettings,
+    /// One table per subscription, by name: 1 to 64 lower-case letters, digits, `_` or `-` that
+    /// start with a letter.
+    pub(crate) subscriptions: BTreeMap<String, SubscriptionSettings>,
+    /// What the program writes to stderr.
+    pub(crate) log: LogSettings,
+}
+
+/// The database that holds the log.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct DatabaseSettings {
+    /// Where it is: `postgres://user@host:5432/database` (or `postgresql://`), or `sqlite:PATH`
+    /// for an embedded file.
+    #[serde(with = "values::optional_url")]
+    #[schemars(with = "Option<String>")]
+    pub(crate) url: Option<DatabaseUrl>,
+    /// Schema of Posthaste's objects; in a SQLite file a prefix of their names.
+    #[serde(with = "values::text")]
+    #[schemars(with = "String")]
+    pub(crate) schema: SchemaName,
+    /// Password, in place of one inside the URL. Better kept in `password_file` or in the
+    /// environment than in this file.
+    #[serde(skip_serializing)]
+    #[schemars(with = "Option<String>")]
+    pub(crate) password: Option<SecretString>,
+    /// File whose first line is the password.
+    pub(crate) password_file: Option<PathBuf>,
+    /// PEM file with the certificate authorities that the server's certificate must come from.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Longest wait for any answer of the database (100ms to 10m).
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub(crate) operation_timeout: Duration,
+    /// How long published messages stay readable, for replay and for people.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub(crate) retention: Duration,
+    /// Sizes of the log's ring, fixed when `migrate` creates the schema.
+    pub(crate) ring: RingSettings,
+}
+
+/// Sizes of the log's ring, fixed when `migrate` creates the schema.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RingSettings {
+    /// Slots of the log (2 to 1,024).
+    pub(crate) slots: u32,
+    /// Positions that one slot takes (1 to 16,777,216). Slots times size is how many messages
+    /// the log holds before a slot is shared.
+    pub(crate) slot_size: u32,
+}
+
+/// A named reader of the log with its own place.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct SubscriptionSettings {
+    /// Topics it reads: exact names, `prefix*`, or `*` for all.
+    #[serde(with = "values::topics")]
+    #[schemars(with = "Vec<String>")]
+    pub(crate) topics: Vec<String>,
+    /// Where it starts when it is created.
+    pub(crate) from: From,
+    /// The sink, a table of its own: `[subscriptions.NAME.sink]` with `kind` and that kind's keys.
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
+    pub(crate) sink: toml::Table,
+}
+
+/// Where a new subscription starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum From {
+    /// At the oldest message that the log still holds.
+    #[default]
+    Beginning,
+    /// At the messages that commit after its creation.
+    Now,
+}
+
+/// What the program writes to stderr.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LogSettings {
+    /// Form of a log line.
+    pub(crate) format: LogFormat,
+    /// Least severe level: `error`, `warn`, `info`, `debug` or `trace`, or levels by module such
+    /// as `info,posthaste_relay=debug`.
+    #[serde(deserialize_with = "values::level")]
+    pub(crate) level: String,
+}
+
+/// Form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[derive(clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// `human` on a terminal, `json` elsewhere.
+    #[default]
+    Auto,
+    /// One compact line for people.
+    Human,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Default for DatabaseSettings {
+    fn default() -> Self {
+        let store = PostgresOptions::default();
+        Self {
+            url: None,
+            schema: SchemaName::default(),
+            password: None,
+            password_file: None,
+            ca_file: None,
+            operation_timeout: store.operation_timeout,
+            retention: store.retention,
+            ring: RingSettings::default(),
+        }
+    }
+}
+
+impl Default for RingSettings {
+    fn default() -> Self {
+        let RingSizes { slots, slot_size } = RingSizes::default();
+        Self { slots, slot_size }
+    }
+}
+
+impl Default for SubscriptionSettings {
+    fn default() -> Self {
+        Self { topics: vec!["*".to_owned()], from: From::default(), sink: toml::Table::new() }
+    }
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { format: LogFormat::default(), level: "info".to_owned() }
+    }
+}
+
+impl RingSettings {
+    /// The sizes as the store takes them.
+    pub(crate) const fn sizes(self) -> RingSizes {
+        RingSizes { slots: self.slots, slot_size: self.slot_size }
+    }
+}
+
+impl DatabaseSettings {
+    /// Checks what one value alone does not show; the error names the key below `database`.
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        let times = [
+            ("operation_timeout", self.operation_timeout, Duration::from_millis(100), 600),
+            ("retention", self.retention, Duration::ZERO, 10 * 366 * 86_400),
+        ];
+        for (key, value, low, high) in times {
+            let high = Duration::from_secs(high);
+            if value < low || value > high {
+                let range = format!("{} and {}", values::duration(low), values::duration(high));
+                return Err(format!("{key} must lie between {range}, not {value:?}"));
+            }
+        }
+        let RingSettings { slots, slot_size } = self.ring;
+        for (key, value, low, high) in
+            [("ring.slots", slots, 2, 1_024), ("ring.slot_size", slot_size, 1, 1 << 24)]
+        {
+            if value < low || value > high {
+                return Err(format!("{key} must lie between {low} and {high}, not {value}"));
+            }
+        }
+        if self.password.is_some() && self.password_file.is_some() {
+            return Err("password_file must not stand beside password: remove one".to_owned());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,179 @@
+//! Values with a form of their own: how they are read, and what an error says to write instead.
+
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+
+use posthaste_core::TopicFilter;
+use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+use super::secret;
+
+/// Where the database is.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum DatabaseUrl {
+    /// A `postgres://` or `postgresql://` URL.
+    Postgres(String),
+    /// The file of a `sqlite:` URL.
+    Sqlite(PathBuf),
+}
+
+impl DatabaseUrl {
+    /// Whether a password stands in the URL.
+    pub(crate) fn has_password(&self) -> bool {
+        matches!(self, Self::Postgres(url) if secret::masked_url(url) != *url)
+    }
+}
+
+impl FromStr for DatabaseUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let remedy = "write postgres://user@host:5432/database or sqlite:PATH";
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            let parsed = url::Url::parse(text);
+            return match parsed {
+                Ok(_) => Ok(Self::Postgres(text.to_owned())),
+                Err(error) => Err(format!("is not a valid URL ({error}); {remedy}")),
+            };
+        }
+        match text.strip_prefix("sqlite:") {
+            None => Err(format!("has an unknown scheme; {remedy}")),
+            // `sqlite:///a/b` is how other tools write the absolute path /a/b.
+            Some(path) => match path.strip_prefix("//").unwrap_or(path) {
+                "" => Err(format!("names no file; {remedy}")),
+                path => Ok(Self::Sqlite(PathBuf::from(path))),
+            },
+        }
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Without the password.
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Postgres(url) => f.write_str(&secret::masked_url(url)),
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+        }
+    }
+}
+
+/// An optional [`DatabaseUrl`].
+pub(super) mod optional_url {
+    use super::{DatabaseUrl, Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde hands the field over as it is")]
+    pub(crate) fn serialize<S: Serializer>(
+        url: &Option<DatabaseUrl>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match url {
+            None => serializer.serialize_none(),
+            Some(url) => serializer.collect_str(url),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<DatabaseUrl>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Some).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A value that is written as text.
+pub(super) mod text {
+    use super::{Deserialize, Deserializer, FromStr, Serializer, fmt};
+
+    pub(crate) fn serialize<T: fmt::Display, S: Serializer>(
+        value: &T,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub(crate) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+    where
+        T: FromStr<Err: fmt::Display>,
+        D: Deserializer<'de>,
+    {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Topic patterns, checked but kept as written.
+pub(super) mod topics {
+    use serde::Serialize as _;
+
+    use super::{Deserialize, Deserializer, Serializer, TopicFilter};
+
+    pub(crate) fn serialize<S: Serializer>(
+        topics: &Vec<String>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        topics.serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<String>, D::Error> {
+        let topics = Vec::<String>::deserialize(deserializer)?;
+        if topics.is_empty() {
+            let none = "names no topic; write [\"*\"] for all";
+            return Err(serde::de::Error::custom(none));
+        }
+        TopicFilter::new(&topics).map_err(serde::de::Error::custom)?;
+        Ok(topics)
+    }
+}
+
+/// Levels, alone or by module. Checked here because the filter's own parser takes a misspelt
+/// level for the name of a module.
+pub(super) fn level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let text = String::deserialize(deserializer)?;
+    for directive in text.split(',') {
+        let (module, level) = directive.split_once('=').unwrap_or(("*", directive));
+        if module.is_empty() || !LEVELS.contains(&level) {
+            return Err(D::Error::custom(
+                "is not a level; write error, warn, info, debug or trace, or levels by module \
+                 such as info,posthaste_relay=debug",
+            ));
+        }
+    }
+    Ok(text)
+}
+
+/// A duration as the configuration writes it.
+pub(super) fn duration(value: Duration) -> String {
+    humantime::format_duration(value).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schemes_decide_the_store() {
+        let postgres = "postgresql://u@h/d";
+        assert_eq!(postgres.parse(), Ok(DatabaseUrl::Postgres(postgres.to_owned())));
+        for (text, path) in [("sqlite:a.db", "a.db"), ("sqlite:///x/a.db", "/x/a.db")] {
+            assert_eq!(text.parse(), Ok(DatabaseUrl::Sqlite(PathBuf::from(path))));
+        }
+        for text in ["", "sqlite:", "mysql://h/d", "host=h", "postgres://h:port/"] {
+            assert!(text.parse::<DatabaseUrl>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn password_of_a_url_shows_nowhere() {
+        let url: DatabaseUrl = "postgres://u:hunter2@h/d".parse().unwrap();
+        assert!(url.has_password());
+        assert_eq!(format!("{url} {url:?}"), "postgres://u:•••@h/d postgres://u:•••@h/d");
+    }
+}

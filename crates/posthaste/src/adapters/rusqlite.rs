@@ -1,0 +1,128 @@
+//! rusqlite: hand `&transaction` (or `&connection`) to the blocking calls below.
+//!
+//! What [`sqlx_sqlite`](super) says about poison, foreign keys and savepoints holds here as well:
+//! a failed enqueue makes `commit` fail; where `pragma foreign_keys` is off (the bundled SQLite
+//! has it on), the transaction is rolled back at once instead. Begin with
+//! `TransactionBehavior::Immediate`, because a transaction that reads first and enqueues later
+//! can fail when another writer is faster.
+//!
+//! # Examples
+//! ```no_run
+//! # use posthaste::{Message, Outbox};
+//! # fn example(outbox: &Outbox, connection: &mut rusqlite::Connection) -> Result<(), Box<dyn std::error::Error>> {
+//! use rusqlite::TransactionBehavior::Immediate;
+//!
+//! let transaction = connection.transaction_with_behavior(Immediate)?;
+//! transaction.execute("insert into orders (id) values (17)", [])?;
+//! outbox.enqueue_blocking(&transaction, &Message::new("orders.created").text("17"))?;
+//! transaction.commit()?;
+//! # Ok(())
+//! # }
+//! ```
+
+use ::rusqlite::{Connection, Error, params};
+use posthaste_core::{Message, MessageId};
+use posthaste_store::statements::SqliteWriter;
+
+use super::sqlite_kind;
+use crate::{EnqueueError, EnqueueErrorKind, Entry, Outbox, encode::header_json};
+
+impl Outbox {
+    /// Writes one message in the transaction that `connection` stands in, and answers its id.
+    /// Blocks the thread; a `&rusqlite::Transaction` will do as a connection.
+    ///
+    /// # Errors
+    /// The message is invalid or the database failed. Either way the caller's transaction cannot
+    /// commit any more: roll back, to a savepoint or altogether.
+    pub fn enqueue_blocking(
+        &self,
+        connection: &Connection,
+        message: &Message,
+    ) -> Result<MessageId, EnqueueError> {
+        let outcome = self.entry(message).and_then(|entry| {
+            self.write_blocking(connection, &[entry])?;
+            Ok(entry.id)
+        });
+        outcome.map_err(|error| self.aborted_blocking(connection, error))
+    }
+
+    /// Writes messages in their order, and answers their ids in the same order. All are checked
+    /// before the first is written.
+    ///
+    /// # Errors
+    /// As [`enqueue_blocking`](Self::enqueue_blocking); [`EnqueueError::index`] says which message
+    /// was invalid.
+    pub fn enqueue_many_blocking(
+        &self,
+        connection: &Connection,
+        messages: &[Message],
+    ) -> Result<Vec<MessageId>, EnqueueError> {
+        let outcome = self.entries(messages).and_then(|entries| {
+            self.write_blocking(connection, &entries)?;
+            Ok(entries.iter().map(|entry| entry.id).collect())
+        });
+        outcome.map_err(|error| self.aborted_blocking(connection, error))
+    }
+
+    fn write_blocking(
+        &self,
+        connection: &Connection,
+        entries: &[Entry<'_>],
+    ) -> Result<(), EnqueueError> {
+        insert(connection, &self.statements().sqlite.insert, entries).map_err(failed)
+    }
+
+    fn aborted_blocking(&self, connection: &Connection, error: EnqueueError) -> EnqueueError {
+        match abort(connection, &self.statements().sqlite.refuse) {
+            Ok(()) => error,
+            Err(why) => error.not_aborted(failed(why)),
+        }
+    }
+}
+
+fn insert(connection: &Connection, statement: &str, entries: &[Entry<'_>]) -> Result<(), Error> {
+    let mut insert = connection.prepare_cached(statement)?;
+    for Entry { id, message } in entries {
+        insert.execute(params![
+            id.as_bytes(),
+            message.topic(),
+            message.ordering_key(),
+            message.payload(),
+            message.media_type(),
+            header_json(message),
+            message.correlation(),
+        ])?;
+    }
+    Ok(())
+}
+
+fn abort(connection: &Connection, refuse: &str) -> Result<(), Error> {
+    // Some failures (a full disk, for example) make SQLite roll back by itself; and on a bare
+    // connection every statement stands alone.
+    if connection.is_autocommit() || poison(connection, refuse).is_ok_and(|poisoned| poisoned) {
+        return Ok(());
+    }
+    connection.execute_batch(SqliteWriter::ROLLBACK)
+}
+
+/// Whether the poison could be and was written.
+fn poison(connection: &Connection, refuse: &str) -> Result<bool, Error> {
+    let foreign_keys: i64 =
+        connection.query_row(SqliteWriter::FOREIGN_KEYS, [], |row| row.get(0))?;
+    if foreign_keys != 1 {
+        return Ok(false);
+    }
+    connection.execute(refuse, []).map(|_| true)
+}
+
+fn failed(error: Error) -> EnqueueError {
+    let kind = match &error {
+        Error::SqliteFailure(code, message) => {
+            sqlite_kind(code.extended_code, message.as_deref().unwrap_or_default())
+        }
+        // A statement that does not compile, with SQLite's text.
+        Error::SqlInputError { error, msg, .. } => sqlite_kind(error.extended_code, msg),
+        _ => EnqueueErrorKind::Database,
+    };
+    EnqueueError::new(kind, error)
+}

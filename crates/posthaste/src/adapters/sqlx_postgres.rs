@@ -1,0 +1,102 @@
+//! sqlx with PostgreSQL: hand over `&mut *transaction`, or `&mut connection`.
+//!
+//! sqlx cannot send an unnamed statement in one round trip, and a named one does not survive a
+//! pooler in transaction mode. So the adapter follows the connection: where sqlx already caches
+//! statements of yours, the enqueue is cached too and costs one round trip from its second use on;
+//! where it caches none (`persistent(false)`, as such a pooler needs), the enqueue is unnamed and
+//! costs two.
+//!
+//! # Cancellation
+//! Dropping a `sqlx::Transaction` rolls it back before its connection is used again. In sqlx
+//! 0.9.0, however, a *cancelled* `Pool::begin()` can return a connection to the pool with a
+//! transaction open on it. Keep `begin` itself out of `select!` and time-outs: acquire the
+//! connection under the time-out, and begin on it afterwards.
+//!
+//! # Examples
+//! ```no_run
+//! # use posthaste::{Message, Outbox};
+//! # async fn example(outbox: Outbox, pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+//! let mut transaction = pool.begin().await?;
+//! sqlx::query("insert into orders (id) values (17)").execute(&mut *transaction).await?;
+//! outbox.enqueue(&mut *transaction, &Message::new("orders.created").text("17")).await?;
+//! transaction.commit().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+use sqlx::{
+    AssertSqlSafe, Connection as _, Error, PgConnection, Postgres,
+    postgres::{PgArguments, PgQueryResult},
+    query::Query,
+};
+
+use super::{columns::Columns, refuse_answered};
+use crate::{EnqueueError, EnqueueErrorKind, Entry, Statements, Writer, encode::header_pairs};
+
+impl Writer for &mut PgConnection {
+    async fn write(
+        &mut self,
+        statements: &Statements,
+        entries: &[Entry<'_>],
+    ) -> Result<(), EnqueueError> {
+        let query = match entries {
+            [entry] => insert(&statements.postgres.insert, *entry),
+            _ => insert_many(&statements.postgres.insert_many, entries),
+        };
+        execute(self, query).await.map(drop).map_err(failed)
+    }
+
+    async fn abort(&mut self, statements: &Statements, reason: &str) -> Result<(), EnqueueError> {
+        match execute(self, sql(&statements.postgres.refuse).bind(reason)).await {
+            Ok(_) => Err(refuse_answered()),
+            // Any error of the server aborts, also "there is no such function".
+            Err(Error::Database(_) | Error::Io(_)) => Ok(()),
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+type Statement = Query<'static, Postgres, PgArguments>;
+
+/// The text holds no value: its only variable part is the schema's validated name.
+fn sql(statement: &str) -> Statement {
+    sqlx::query(AssertSqlSafe(statement))
+}
+
+async fn execute(connection: &mut PgConnection, query: Statement) -> Result<PgQueryResult, Error> {
+    let cached = connection.cached_statements_size() > 0;
+    query.persistent(cached).execute(connection).await
+}
+
+fn insert(statement: &str, Entry { id, message }: Entry<'_>) -> Statement {
+    sql(statement)
+        .bind(id)
+        .bind(message.topic())
+        .bind(message.ordering_key())
+        .bind(message.payload())
+        .bind(message.media_type())
+        .bind(header_pairs(message))
+        .bind(message.correlation())
+}
+
+fn insert_many(statement: &str, entries: &[Entry<'_>]) -> Statement {
+    let columns = Columns::of(entries);
+    sql(statement)
+        .bind(columns.ids)
+        .bind(columns.topics)
+        .bind(columns.keys)
+        .bind(columns.payloads)
+        .bind(columns.content_types)
+        .bind(columns.headers)
+        .bind(columns.correlation_ids)
+}
+
+fn failed(error: Error) -> EnqueueError {
+    let code = error.as_database_error().and_then(|error| error.code());
+    let kind = match (code, &error) {
+        (Some(code), _) => EnqueueErrorKind::from_sqlstate(&code),
+        (None, Error::Io(_)) => EnqueueErrorKind::Unavailable,
+        (None, _) => EnqueueErrorKind::Database,
+    };
+    EnqueueError::new(kind, error)
+}

@@ -1,0 +1,100 @@
+//! sqlx with SQLite: hand over `&mut *transaction`, or `&mut connection`.
+//!
+//! The statement stays prepared on the connection. SQLite keeps a transaction going after a failed
+//! statement, so a failed enqueue poisons it: a row with a deferred foreign key that can never
+//! hold makes `commit` fail. That needs `pragma foreign_keys`, which sqlx switches on by default.
+//! Where it is off, or the schema is missing, the transaction is rolled back at once instead;
+//! `commit` fails then too, but what the caller writes after the error no longer stands in a
+//! transaction. Return on the error.
+//!
+//! Rolling back to a savepoint from before the failed enqueue takes the poison along.
+//!
+//! Begin with `begin_with("begin immediate")`: a transaction that reads first and enqueues later
+//! can otherwise fail because another writer was faster (<https://sqlite.org/lang_transaction.html>).
+//! Keep `Pool::begin` out of `select!` and time-outs: see [`sqlx_postgres`](super), where the
+//! same release of sqlx has the same hazard.
+//!
+//! # Examples
+//! ```no_run
+//! # use posthaste::{Message, Outbox};
+//! # async fn example(outbox: Outbox, pool: sqlx::SqlitePool) -> Result<(), Box<dyn std::error::Error>> {
+//! let mut transaction = pool.begin_with("begin immediate").await?;
+//! sqlx::query("insert into orders (id) values (17)").execute(&mut *transaction).await?;
+//! outbox.enqueue(&mut *transaction, &Message::new("orders.created").text("17")).await?;
+//! transaction.commit().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+use posthaste_store::statements::SqliteWriter;
+use sqlx::{AssertSqlSafe, Error, SqliteConnection};
+
+use super::{NO_TRANSACTION, sqlite_kind};
+use crate::{EnqueueError, EnqueueErrorKind, Entry, Statements, Writer, encode::header_json};
+
+impl Writer for &mut SqliteConnection {
+    async fn write(
+        &mut self,
+        statements: &Statements,
+        entries: &[Entry<'_>],
+    ) -> Result<(), EnqueueError> {
+        for entry in entries {
+            insert(self, &statements.sqlite.insert, entry).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    async fn abort(&mut self, statements: &Statements, _reason: &str) -> Result<(), EnqueueError> {
+        if poison(self, &statements.sqlite.refuse).await.is_ok_and(|poisoned| poisoned) {
+            return Ok(());
+        }
+        match sqlx::query(SqliteWriter::ROLLBACK).execute(&mut **self).await {
+            Ok(_) => Ok(()),
+            // On a bare connection, where every statement stands alone.
+            Err(Error::Database(error)) if error.message().contains(NO_TRANSACTION) => Ok(()),
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+/// Whether the poison could be and was written. Fails outside a transaction: there the foreign key
+/// is checked at once.
+async fn poison(connection: &mut SqliteConnection, refuse: &str) -> Result<bool, Error> {
+    let keys = sqlx::query_scalar(SqliteWriter::FOREIGN_KEYS).fetch_one(&mut *connection);
+    let foreign_keys: i64 = keys.await?;
+    if foreign_keys != 1 {
+        return Ok(false);
+    }
+    sqlx::query(AssertSqlSafe(refuse)).execute(connection).await.map(|_| true)
+}
+
+/// The text holds no value: its only variable part is the schema's validated name.
+async fn insert(
+    connection: &mut SqliteConnection,
+    statement: &str,
+    Entry { id, message }: &Entry<'_>,
+) -> Result<(), Error> {
+    sqlx::query(AssertSqlSafe(statement))
+        .bind(id.as_bytes().as_slice())
+        .bind(message.topic())
+        .bind(message.ordering_key())
+        .bind(message.payload())
+        .bind(message.media_type())
+        .bind(header_json(message))
+        .bind(message.correlation())
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+fn failed(error: Error) -> EnqueueError {
+    let kind = match error.as_database_error() {
+        // sqlx reports SQLite's extended result code as a decimal number.
+        Some(fault) => {
+            let code = fault.code().and_then(|code| code.parse().ok());
+            sqlite_kind(code.unwrap_or_default(), fault.message())
+        }
+        None => EnqueueErrorKind::Database,
+    };
+    EnqueueError::new(kind, error)
+}

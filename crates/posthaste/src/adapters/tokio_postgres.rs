@@ -1,0 +1,103 @@
+//! tokio-postgres: hand over `&transaction`, or `&client` for a message in a transaction of its own.
+//!
+//! Every enqueue is one round trip: the statement goes out unnamed, with its parameter types and
+//! values, in one piece. Nothing stays prepared on the server, so a pooler in transaction mode
+//! (pgbouncer) needs no setting. With deadpool-postgres, hand over `&*transaction`.
+//!
+//! Dropping a [`Transaction`](::tokio_postgres::Transaction) queues its rollback, also when the
+//! future that held it was cancelled.
+//!
+//! # Examples
+//! ```no_run
+//! # use posthaste::{EnqueueError, Message, Outbox};
+//! # async fn example(outbox: Outbox, client: &mut tokio_postgres::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let transaction = client.transaction().await?;
+//! transaction.execute("insert into orders (id) values (17)", &[]).await?;
+//! outbox.enqueue(&transaction, &Message::new("orders.created").text("17")).await?;
+//! transaction.commit().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{error::Error as _, io};
+
+use ::tokio_postgres::{
+    Error, GenericClient,
+    types::{ToSql, Type},
+};
+
+use super::{columns::Columns, refuse_answered};
+use crate::{EnqueueError, EnqueueErrorKind, Entry, Statements, Writer, encode::header_pairs};
+
+type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+impl<C: GenericClient + Sync> Writer for &C {
+    async fn write(
+        &mut self,
+        statements: &Statements,
+        entries: &[Entry<'_>],
+    ) -> Result<(), EnqueueError> {
+        match entries {
+            [entry] => insert(*self, &statements.postgres.insert, *entry).await,
+            _ => insert_many(*self, &statements.postgres.insert_many, entries).await,
+        }
+    }
+
+    async fn abort(&mut self, statements: &Statements, reason: &str) -> Result<(), EnqueueError> {
+        let parameters: &[Parameter<'_>] = &[(&reason, Type::TEXT)];
+        match self.execute_typed(&statements.postgres.refuse, parameters).await {
+            Ok(_) => Err(refuse_answered()),
+            // Any error of the server aborts, also "there is no such function".
+            Err(error) if error.as_db_error().is_some() || is_lost(&error) => Ok(()),
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+async fn insert<C: GenericClient + Sync>(
+    client: &C,
+    statement: &str,
+    Entry { id, message }: Entry<'_>,
+) -> Result<(), EnqueueError> {
+    let parameters: &[Parameter<'_>] = &[
+        (&id, Type::UUID),
+        (&message.topic(), Type::TEXT),
+        (&message.ordering_key(), Type::TEXT),
+        (&message.payload(), Type::BYTEA),
+        (&message.media_type(), Type::TEXT),
+        (&header_pairs(message), Type::TEXT_ARRAY),
+        (&message.correlation(), Type::TEXT),
+    ];
+    client.execute_typed(statement, parameters).await.map(drop).map_err(failed)
+}
+
+async fn insert_many<C: GenericClient + Sync>(
+    client: &C,
+    statement: &str,
+    entries: &[Entry<'_>],
+) -> Result<(), EnqueueError> {
+    let columns = Columns::of(entries);
+    let parameters: &[Parameter<'_>] = &[
+        (&columns.ids, Type::UUID_ARRAY),
+        (&columns.topics, Type::TEXT_ARRAY),
+        (&columns.keys, Type::TEXT_ARRAY),
+        (&columns.payloads, Type::BYTEA_ARRAY),
+        (&columns.content_types, Type::TEXT_ARRAY),
+        (&columns.headers, Type::TEXT_ARRAY),
+        (&columns.correlation_ids, Type::TEXT_ARRAY),
+    ];
+    client.execute_typed(statement, parameters).await.map(drop).map_err(failed)
+}
+
+fn failed(error: Error) -> EnqueueError {
+    let kind = match error.code() {
+        Some(code) => EnqueueErrorKind::from_sqlstate(code.code()),
+        None if is_lost(&error) => EnqueueErrorKind::Unavailable,
+        None => EnqueueErrorKind::Database,
+    };
+    EnqueueError::new(kind, error)
+}
+
+fn is_lost(error: &Error) -> bool {
+    error.is_closed() || error.source().is_some_and(<dyn std::error::Error>::is::<io::Error>)
+}

@@ -1,0 +1,139 @@
+//! Why an enqueue failed: a kind to act on and the untouched cause. No I/O.
+
+use std::{error::Error, fmt};
+
+use posthaste_core::InvalidMessage;
+
+type Source = Box<dyn Error + Send + Sync>;
+
+/// A failed enqueue. Unless [`transaction_aborted`](Self::transaction_aborted) says otherwise, the
+/// caller's transaction cannot commit any more.
+///
+/// `Display` holds no payload and no secret, and neither does `Debug`. The database's own error is
+/// in [`Error::source`], untouched: its detail may quote the row that the database refused.
+pub struct EnqueueError {
+    kind: EnqueueErrorKind,
+    /// Where the message at fault stands among several.
+    index: Option<usize>,
+    aborted: bool,
+    source: Option<Source>,
+}
+
+/// What kind of failure it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EnqueueErrorKind {
+    /// The message is not allowed; nothing was written.
+    Invalid(InvalidMessage),
+    /// Posthaste's tables are not there.
+    MissingSchema,
+    /// The role may not write messages.
+    Privilege,
+    /// A deadlock, a serialisation failure or a lock time-out: run the transaction again.
+    Conflict,
+    /// The connection is gone or the server is stopping: run the transaction again.
+    Unavailable,
+    /// The transaction had failed before.
+    AlreadyAborted,
+    /// Anything else that the database or its client reports.
+    Database,
+}
+
+impl EnqueueErrorKind {
+    /// The kind that a PostgreSQL error code stands for (PostgreSQL manual, appendix A).
+    pub fn from_sqlstate(code: &str) -> Self {
+        match code {
+            "3F000" | "42P01" | "42883" | "42703" => Self::MissingSchema,
+            "42501" => Self::Privilege,
+            "40001" | "40P01" | "55P03" => Self::Conflict,
+            "25P02" => Self::AlreadyAborted,
+            "57P01" | "57P02" | "57P03" => Self::Unavailable,
+            other if other.starts_with("08") => Self::Unavailable,
+            _ => Self::Database,
+        }
+    }
+
+    const fn remedy(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "correct the message",
+            Self::MissingSchema => "run `posthaste migrate`, or check the schema name",
+            Self::Privilege => "grant the role the writer's privileges",
+            Self::Conflict | Self::Unavailable => "run the transaction again",
+            Self::AlreadyAborted => "an earlier statement failed; roll back",
+            Self::Database => "see the cause",
+        }
+    }
+}
+
+impl EnqueueError {
+    /// An error from a database client; for adapters.
+    pub fn new(kind: EnqueueErrorKind, source: impl Into<Source>) -> Self {
+        Self { kind, index: None, aborted: true, source: Some(source.into()) }
+    }
+
+    pub(crate) fn invalid(cause: InvalidMessage, index: Option<usize>) -> Self {
+        Self { kind: EnqueueErrorKind::Invalid(cause), index, aborted: true, source: None }
+    }
+
+    /// Records that the transaction could not be aborted, and why.
+    pub(crate) fn not_aborted(mut self, why: Self) -> Self {
+        self.aborted = false;
+        self.source = self.source.or(why.source);
+        self
+    }
+
+    /// The kind of failure.
+    pub const fn kind(&self) -> &EnqueueErrorKind {
+        &self.kind
+    }
+
+    /// Which message was invalid, counted from 0, when several were enqueued at once.
+    pub const fn index(&self) -> Option<usize> {
+        self.index
+    }
+
+    /// Whether the caller's transaction is certain not to commit. `false` is rare (the schema's
+    /// `refuse` was replaced, for example); roll back without fail then.
+    pub const fn transaction_aborted(&self) -> bool {
+        self.aborted
+    }
+}
+
+impl fmt::Display for EnqueueError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(index) = self.index {
+            write!(f, "messages[{index}]: ")?;
+        }
+        match &self.kind {
+            EnqueueErrorKind::Invalid(cause) => write!(f, "{cause}")?,
+            kind => write!(f, "message not enqueued ({})", kind.remedy())?,
+        }
+        if !self.aborted {
+            f.write_str("; the transaction can still commit without the message: roll it back")?;
+        }
+        Ok(())
+    }
+}
+
+/// Leaves the cause out: a database's detail can quote the refused row.
+impl fmt::Debug for EnqueueError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EnqueueError")
+            .field("kind", &self.kind)
+            .field("index", &self.index)
+            .field("aborted", &self.aborted)
+            .field("has_source", &self.source.is_some())
+            .finish()
+    }
+}
+
+impl Error for EnqueueError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match (&self.source, &self.kind) {
+            (Some(source), _) => Some(source.as_ref()),
+            // `Display` says the same; this is for callers that look for the type in the chain.
+            (None, EnqueueErrorKind::Invalid(cause)) => Some(cause),
+            (None, _) => None,
+        }
+    }
+}

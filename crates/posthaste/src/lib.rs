@@ -1,0 +1,58 @@
+//! Posthaste for applications: write a message in the same SQL transaction as your data.
+//!
+//! The relay publishes every message whose transaction committed, and none whose transaction did
+//! not. This crate only enqueues: it opens no connection, starts no task and begins or ends no
+//! transaction. It sends its statements over the connection that it is handed.
+//!
+//! | client | feature | what [`Outbox::enqueue`] is handed |
+//! |---|---|---|
+//! | tokio-postgres | `tokio-postgres` | `&transaction` (or `&client`) |
+//! | sqlx, PostgreSQL | `sqlx-postgres` | `&mut *transaction` |
+//! | sqlx, SQLite | `sqlx-sqlite` | `&mut *transaction` |
+//! | rusqlite | `rusqlite` | `&transaction`, with [`Outbox::enqueue_blocking`] |
+//!
+#![cfg_attr(not(feature = "rusqlite"), doc = "[`Outbox::enqueue_blocking`]: #")]
+//! # Examples
+#![cfg_attr(feature = "tokio-postgres", doc = "```no_run")]
+#![cfg_attr(not(feature = "tokio-postgres"), doc = "```text")]
+//! use posthaste::{Message, Outbox};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let (mut client, connection) =
+//!     tokio_postgres::connect("postgres://app@localhost/shop", tokio_postgres::NoTls).await?;
+//! tokio::spawn(connection);
+//! let outbox = Outbox::default();
+//!
+//! let transaction = client.transaction().await?;
+//! transaction.execute("update orders set state = 'paid' where id = 17", &[]).await?;
+//! let message = Message::new("orders.paid")
+//!     .key("order-17")
+//!     .header("tenant", "acme")
+//!     .json(&serde_json::json!({ "order": 17 }));
+//! outbox.enqueue(&transaction, &message).await?;
+//! transaction.commit().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # When an enqueue fails
+//! The caller gets a typed [`EnqueueError`], and its transaction can no longer commit, also when
+//! the message was refused before anything was sent. A transaction that swallowed the error would
+//! otherwise commit its data without the message. Roll back; or enqueue inside a savepoint, and
+//! roll back to that.
+
+pub mod adapters;
+mod chunks;
+mod encode;
+mod error;
+mod outbox;
+mod writer;
+
+pub use posthaste_core::{InvalidMessage, Limits, Message, MessageId, SchemaName};
+pub use posthaste_store::statements::{PostgresWriter, SqliteWriter};
+
+pub use crate::{
+    error::{EnqueueError, EnqueueErrorKind},
+    outbox::Outbox,
+    writer::{Entry, Statements, Writer},
+};

@@ -1,0 +1,146 @@
+//! Checks messages, gives them ids and has an adapter write them.
+//!
+//! The one place that decides what happens after a failure: whatever it was, the caller's
+//! transaction is aborted (ATOMIC would otherwise rest on the caller's error handling).
+
+use std::sync::Arc;
+
+use posthaste_core::{Limits, Message, MessageId, SchemaName};
+use uuid::Uuid;
+
+use crate::{EnqueueError, Entry, Statements, Writer, chunks::chunks};
+
+/// Enqueues messages in the caller's own transaction. Cheap to clone; one per process is enough.
+///
+/// # Examples
+/// ```
+/// use posthaste::{Limits, Outbox, SchemaName};
+///
+/// let schema: SchemaName = "billing_outbox".parse()?;
+/// let outbox = Outbox::new(schema).with_limits(Limits { payload_bytes: 64 * 1024, ..Limits::DEFAULT });
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Outbox {
+    statements: Arc<Statements>,
+    limits: Limits,
+}
+
+impl Outbox {
+    /// An outbox in `schema`, with the default limits.
+    #[allow(clippy::needless_pass_by_value)] // Parsed once, where the configuration is read, and given up here.
+    pub fn new(schema: SchemaName) -> Self {
+        Self { statements: Arc::new(Statements::new(&schema)), limits: Limits::DEFAULT }
+    }
+
+    /// Sets the limits that messages are checked against before anything is written.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Writes one message in the transaction that `writer` stands in, and answers its id. In one
+    /// statement, which is one round trip (see the adapters in [`crate::adapters`]).
+    ///
+    /// # Errors
+    /// The message is invalid or the database failed. Either way the caller's transaction is
+    /// aborted: roll back, to a savepoint or altogether.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it open whether the message is in the transaction. It opens no
+    /// transaction and keeps none open; roll yours back (dropping it does).
+    pub async fn enqueue<W: Writer>(
+        &self,
+        mut writer: W,
+        message: &Message,
+    ) -> Result<MessageId, EnqueueError> {
+        let entry = match self.entry(message) {
+            Ok(entry) => entry,
+            Err(error) => return Err(self.aborted(&mut writer, error).await),
+        };
+        match writer.write(&self.statements, &[entry]).await {
+            Ok(()) => Ok(entry.id),
+            Err(error) => Err(self.aborted(&mut writer, error).await),
+        }
+    }
+
+    /// Writes messages in their order, and answers their ids in the same order. All are checked
+    /// before the first is written; many share a statement.
+    ///
+    /// Hand it a transaction: on a bare connection every statement commits by itself, and a
+    /// failure in the middle leaves the messages before it written.
+    ///
+    /// # Errors
+    /// As [`enqueue`](Self::enqueue); [`EnqueueError::index`] says which message was invalid.
+    ///
+    /// # Cancel safety
+    /// As [`enqueue`](Self::enqueue): some of the messages may be in the transaction.
+    pub async fn enqueue_many<W: Writer>(
+        &self,
+        mut writer: W,
+        messages: &[Message],
+    ) -> Result<Vec<MessageId>, EnqueueError> {
+        match self.write_many(&mut writer, messages).await {
+            Ok(ids) => Ok(ids),
+            Err(error) => Err(self.aborted(&mut writer, error).await),
+        }
+    }
+
+    async fn write_many<W: Writer>(
+        &self,
+        writer: &mut W,
+        messages: &[Message],
+    ) -> Result<Vec<MessageId>, EnqueueError> {
+        let entries = self.entries(messages)?;
+        for chunk in chunks(&entries) {
+            writer.write(&self.statements, chunk).await?;
+        }
+        Ok(entries.iter().map(|entry| entry.id).collect())
+    }
+
+    async fn aborted<W: Writer>(&self, writer: &mut W, error: EnqueueError) -> EnqueueError {
+        match writer.abort(&self.statements, &error.to_string()).await {
+            Ok(()) => error,
+            Err(why) => error.not_aborted(why),
+        }
+    }
+
+    /// The statement texts, for the adapters that are not a [`Writer`].
+    #[cfg(feature = "rusqlite")]
+    pub(crate) fn statements(&self) -> &Statements {
+        &self.statements
+    }
+
+    /// Checks one message.
+    pub(crate) fn entry<'a>(&self, message: &'a Message) -> Result<Entry<'a>, EnqueueError> {
+        self.limits.check(message).map_err(|cause| EnqueueError::invalid(cause, None))?;
+        Ok(Entry::new(message))
+    }
+
+    /// Checks all messages before any of them is written.
+    pub(crate) fn entries<'a>(
+        &self,
+        messages: &'a [Message],
+    ) -> Result<Vec<Entry<'a>>, EnqueueError> {
+        for (index, message) in messages.iter().enumerate() {
+            self.limits
+                .check(message)
+                .map_err(|cause| EnqueueError::invalid(cause, Some(index)))?;
+        }
+        Ok(messages.iter().map(Entry::new).collect())
+    }
+}
+
+impl Default for Outbox {
+    /// An outbox in the schema `posthaste`.
+    fn default() -> Self {
+        Self::new(SchemaName::default())
+    }
+}
+
+impl<'a> Entry<'a> {
+    /// Ids made here rise within a process, also inside one millisecond.
+    fn new(message: &'a Message) -> Self {
+        Self { id: message.message_id().unwrap_or_else(Uuid::now_v7), message }
+    }
+}

@@ -1,0 +1,59 @@
+//! The seam between the outbox and a database client.
+//!
+//! An adapter sends statements; it decides nothing. Checks, ids, chunks and what happens after a
+//! failure are the outbox's. Called by [`Outbox`](crate::Outbox) only.
+
+use posthaste_core::{Message, MessageId, SchemaName};
+use posthaste_store::statements::{PostgresWriter, SqliteWriter};
+
+use crate::EnqueueError;
+
+/// A message that passed the checks, with the id that it will have.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// The message's own id, or the one made for it.
+    pub id: MessageId,
+    /// The message.
+    pub message: &'a Message,
+}
+
+/// The statement texts for one schema.
+#[derive(Clone, Debug)]
+pub struct Statements {
+    /// For adapters of PostgreSQL clients.
+    pub postgres: PostgresWriter,
+    /// For adapters of SQLite clients.
+    pub sqlite: SqliteWriter,
+}
+
+impl Statements {
+    pub(crate) fn new(schema: &SchemaName) -> Self {
+        Self { postgres: PostgresWriter::new(schema), sqlite: SqliteWriter::new(schema) }
+    }
+}
+
+/// Sends statements over a connection that stands in the caller's transaction.
+///
+/// Implemented here for references to the clients' connections and transactions. Implement it for
+/// a client of your own to enqueue through that.
+pub trait Writer: Send {
+    /// Writes `entries`, which are few enough for one statement, in their order: one entry by the
+    /// plain insert, several by whatever is the client's fastest way.
+    fn write(
+        &mut self,
+        statements: &Statements,
+        entries: &[Entry<'_>],
+    ) -> impl Future<Output = Result<(), EnqueueError>> + Send;
+
+    /// Sees to it that the caller's transaction cannot commit. Called after every failure, also
+    /// when nothing was sent yet and when the database has already aborted the transaction.
+    ///
+    /// # Errors
+    /// Only when the transaction may still commit. A lost connection took its transaction along,
+    /// and outside a transaction there is nothing to abort: both are `Ok`.
+    fn abort(
+        &mut self,
+        statements: &Statements,
+        reason: &str,
+    ) -> impl Future<Output = Result<(), EnqueueError>> + Send;
+}

@@ -1,0 +1,78 @@
+//! What an enqueue costs on the wire, counted by message and not by time; and that nothing stays
+//! prepared on the server, which a pooler in transaction mode could not carry.
+
+use posthaste::{Message, Outbox};
+use posthaste_testkit::{Database, Postgres};
+use sqlx::{Connection as _, PgConnection};
+use tokio_postgres::{Client, NoTls};
+
+use crate::support::{self, proxy::Proxy};
+
+async fn behind_proxy() -> (Database, Proxy, String) {
+    let database = support::postgres().await;
+    let port = Postgres::shared().port();
+    let proxy = Proxy::start(port).await;
+    let url = proxy.url(database.url(), port);
+    (database, proxy, url)
+}
+
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+#[tokio::test]
+async fn r6_enqueue_is_one_statement_and_one_round_trip() {
+    let (database, proxy, url) = behind_proxy().await;
+    let mut client = connect(&url).await;
+    let (outbox, message) = (Outbox::default(), Message::new("t").header("a", "b").text("17"));
+
+    let transaction = client.transaction().await.unwrap();
+    for _ in 0..2 {
+        proxy.take();
+        outbox.enqueue(&transaction, &message).await.unwrap();
+        assert_eq!(proxy.take(), "PBDES", "the first and every later enqueue cost the same");
+    }
+    outbox.enqueue_many(&transaction, &vec![message; 1_000]).await.unwrap();
+    assert_eq!(proxy.take(), "PBDES", "a bulk of 1,000 is one statement as well");
+    let prepared = "select count(*) from pg_prepared_statements";
+    let row = transaction.query_typed(prepared, &[]).await.unwrap();
+    assert_eq!(row[0].get::<_, i64>(0), 0);
+    transaction.commit().await.unwrap();
+    assert_eq!(support::postgres_log(&database).await.len(), 1_002);
+}
+
+#[tokio::test]
+async fn r6_sqlx_enqueue_is_one_round_trip_where_the_connection_caches_statements() {
+    let (_database, proxy, url) = behind_proxy().await;
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let (outbox, message) = (Outbox::default(), Message::new("t").text("17"));
+
+    sqlx::query("insert into orders (id) values ($1)")
+        .bind(17)
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    outbox.enqueue(&mut connection, &message).await.unwrap();
+    proxy.take();
+    outbox.enqueue(&mut connection, &message).await.unwrap();
+    assert_eq!(proxy.take(), "BECS");
+}
+
+#[tokio::test]
+async fn sqlx_enqueue_stays_unnamed_where_the_connection_caches_no_statement() {
+    let (_database, proxy, url) = behind_proxy().await;
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let (outbox, message) = (Outbox::default(), Message::new("t").text("17"));
+
+    for _ in 0..2 {
+        proxy.take();
+        outbox.enqueue(&mut connection, &message).await.unwrap();
+        assert_eq!(proxy.take(), "PDSBECS");
+    }
+    let prepared =
+        sqlx::query_scalar("select count(*) from pg_prepared_statements where name <> ''");
+    let count: i64 = prepared.persistent(false).fetch_one(&mut connection).await.unwrap();
+    assert_eq!(count, 0);
+}

@@ -1,0 +1,158 @@
+//! Databases with Posthaste's schema, and what stands in their logs. Used by every module here.
+
+pub(crate) mod proxy;
+pub(crate) mod sessions;
+
+use std::path::{Path, PathBuf};
+
+use posthaste::{Message, MessageId};
+use posthaste_store::{
+    Store as _,
+    postgres::{PostgresOptions, PostgresStore},
+    sqlite::{SqliteOptions, SqliteStore},
+};
+use posthaste_testkit::{Database, Postgres};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+/// A table of the application's own, to see what else a transaction left.
+const ORDERS: &str = "create table orders (id integer)";
+
+/// A database with the schema, the application's table and nothing in either.
+pub(crate) enum Place {
+    Postgres(Database),
+    Sqlite(TempDir),
+}
+
+/// A message as it stands in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) id: MessageId,
+    pub(crate) topic: String,
+    pub(crate) key: Option<String>,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) content_type: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) correlation_id: Option<String>,
+}
+
+impl Row {
+    pub(crate) fn of(id: MessageId, message: &Message) -> Self {
+        Self {
+            id,
+            topic: message.topic().to_owned(),
+            key: message.ordering_key().map(str::to_owned),
+            payload: message.payload().to_vec(),
+            content_type: message.media_type().to_owned(),
+            headers: message.header_pairs().to_vec(),
+            correlation_id: message.correlation().map(str::to_owned),
+        }
+    }
+}
+
+impl Place {
+    pub(crate) async fn postgres() -> Self {
+        Self::Postgres(postgres().await)
+    }
+
+    pub(crate) async fn sqlite() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = sqlite_file(directory.path());
+        let options = SqliteOptions { create: true, ..SqliteOptions::default() };
+        SqliteStore::open(&file, &options).await.unwrap().migrate().await.unwrap();
+        Connection::open(&file).unwrap().execute_batch(ORDERS).unwrap();
+        Self::Sqlite(directory)
+    }
+
+    pub(crate) fn database(&self) -> &Database {
+        let Self::Postgres(database) = self else { panic!("this place is not PostgreSQL") };
+        database
+    }
+
+    pub(crate) fn file(&self) -> PathBuf {
+        let Self::Sqlite(directory) = self else { panic!("this place is not SQLite") };
+        sqlite_file(directory.path())
+    }
+
+    /// The committed messages in log order.
+    pub(crate) async fn log(&self) -> Vec<Row> {
+        match self {
+            Self::Postgres(database) => postgres_log(database).await,
+            Self::Sqlite(_) => sqlite_log(&self.file()),
+        }
+    }
+
+    /// The application's committed rows.
+    pub(crate) async fn orders(&self) -> i64 {
+        let count = "select count(*) from orders";
+        match self {
+            Self::Postgres(database) => {
+                database.connect().await.query_one(count, &[]).await.unwrap().get(0)
+            }
+            Self::Sqlite(_) => {
+                let connection = Connection::open(self.file()).unwrap();
+                connection.query_row(count, [], |row| row.get(0)).unwrap()
+            }
+        }
+    }
+}
+
+/// A PostgreSQL database with the schema and the application's table.
+pub(crate) async fn postgres() -> Database {
+    let database = Postgres::shared().database().await;
+    let store = PostgresStore::connect(database.url(), &PostgresOptions::default()).unwrap();
+    store.migrate().await.unwrap();
+    database.connect().await.batch_execute(ORDERS).await.unwrap();
+    database
+}
+
+pub(crate) async fn postgres_log(database: &Database) -> Vec<Row> {
+    let statement = "select id, topic, key, payload, content_type, headers, correlation_id \
+                     from posthaste.log order by position";
+    let rows = database.connect().await.query(statement, &[]).await.unwrap();
+    let row = |row: &tokio_postgres::Row| Row {
+        id: row.get("id"),
+        topic: row.get("topic"),
+        key: row.get("key"),
+        payload: row.get("payload"),
+        content_type: row.get("content_type"),
+        headers: pairs(row.get("headers")),
+        correlation_id: row.get("correlation_id"),
+    };
+    rows.iter().map(row).collect()
+}
+
+fn sqlite_log(file: &Path) -> Vec<Row> {
+    let connection = Connection::open(file).unwrap();
+    let mut statement =
+        connection.prepare("select * from posthaste_log order by position").unwrap();
+    let rows = statement.query_map([], |row| {
+        Ok(Row {
+            id: MessageId::from_bytes(row.get("id")?),
+            topic: row.get("topic")?,
+            key: row.get("key")?,
+            payload: row.get("payload")?,
+            content_type: row.get("content_type")?,
+            headers: sqlite_headers(&connection, row.get("headers")?),
+            correlation_id: row.get("correlation_id")?,
+        })
+    });
+    rows.unwrap().map(Result::unwrap).collect()
+}
+
+/// Through SQLite's own reader of JSON, which keeps the order.
+fn sqlite_headers(connection: &Connection, json: String) -> Vec<(String, String)> {
+    let mut statement = connection.prepare("select key, value from json_each(?1)").unwrap();
+    let pairs = statement.query_map([json], |row| Ok((row.get(0)?, row.get(1)?)));
+    pairs.unwrap().map(Result::unwrap).collect()
+}
+
+pub(crate) fn pairs(flat: Vec<String>) -> Vec<(String, String)> {
+    let (pairs, rest) = flat.as_chunks::<2>();
+    assert!(rest.is_empty(), "headers are not pairs: {flat:?}");
+    pairs.iter().map(|[name, value]| (name.clone(), value.clone())).collect()
+}
+
+fn sqlite_file(directory: &Path) -> PathBuf {
+    directory.join("shop.sqlite")
+}
