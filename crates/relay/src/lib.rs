@@ -20,6 +20,7 @@ mod settler;
 pub mod sink;
 pub mod sinks;
 mod source;
+mod supervisor;
 
 pub use monitor::{Monitor, State, SubscriptionSnapshot};
 pub use relay::{Relay, RelayError, Subscription};

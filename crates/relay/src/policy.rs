@@ -1,6 +1,8 @@
 //! What follows from a failure: pure, so that every case can be tested. Edges classify, this
 //! decides.
 
+use std::error::Error;
+
 use posthaste_store::StoreErrorKind;
 
 use crate::sink::{Outcome, Receipt, SinkErrorKind};
@@ -70,6 +72,20 @@ pub(crate) fn retain_unaccepted(pending: &mut Vec<u32>, receipt: Receipt) -> Opt
     }
     *pending = kept;
     setback
+}
+
+/// An error with its causes in one line.
+pub(crate) fn describe(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 #[cfg(test)]

@@ -12,9 +12,8 @@ use tokio::{
 use crate::{
     drain::Draining,
     monitor::{Gauge, State},
-    policy::{self, Directive},
+    policy::{self, Directive, describe},
     reader::Portion,
-    relay::describe,
     settings::RelaySettings,
     sink::{Batch, Context, Receipt, Sink, SinkError, SinkErrorKind, Target},
 };

@@ -10,12 +10,12 @@ use crate::{
     drain::{Drain, Draining},
     monitor::{Monitor, State},
     pages::Pages,
-    pipeline::{Outcome, Pipeline},
-    policy::{self, Directive},
-    publisher::Publisher,
+    pipeline::Pipeline,
+    policy::{self, Directive, describe},
     settings::RelaySettings,
     sink::{Context, Target},
     source::{self, Newest},
+    supervisor::supervise,
 };
 
 /// A subscription and where it publishes.
@@ -266,86 +266,4 @@ impl Running {
              the log says why"
         )))
     }
-}
-
-/// Runs a pipeline again and again: after a back-off when the database was away, after a delay
-/// when it panicked. Returns the state it ended in.
-async fn supervise(
-    pipeline: Pipeline,
-    target: Arc<dyn Target>,
-    context: Context,
-    settings: RelaySettings,
-) -> State {
-    let gauge = Arc::clone(&pipeline.gauge);
-    let mut draining = pipeline.draining.clone();
-    let backoff: Backoff = settings.retry.into();
-    let mut failures = 0;
-    loop {
-        let run =
-            run_once(pipeline.clone(), Arc::clone(&target), context.clone(), settings.clone());
-        // A task of its own, so that a panic ends this run and nothing else.
-        let mut task = JoinSet::new();
-        task.spawn(run);
-        let pause = match task.join_next().await {
-            Some(Ok(Outcome::Done)) => {
-                gauge.enter(State::Drained);
-                return State::Drained;
-            }
-            Some(Ok(Outcome::Fenced)) => {
-                let taken = "another relay took this subscription over; this one stops it";
-                gauge.stopped(State::Fenced, taken.to_owned());
-                return State::Fenced;
-            }
-            Some(Ok(Outcome::Sink(error))) => {
-                gauge.stopped(State::Stopped, describe(&error));
-                return State::Stopped;
-            }
-            Some(Ok(Outcome::Store(error))) => {
-                if policy::after_store_error(error.kind()) == Directive::Stop {
-                    gauge.stopped(State::Stopped, describe(&error));
-                    return State::Stopped;
-                }
-                gauge.setback(State::BackingOff, describe(&error));
-                failures += 1;
-                backoff.delay(failures, rand::random())
-            }
-            Some(Err(panic)) => {
-                gauge.panicked();
-                gauge.setback(State::BackingOff, format!("the pipeline panicked: {panic}"));
-                settings.restart_delay
-            }
-            None => return State::Stopped,
-        };
-        if draining.sleep(pause).await {
-            gauge.enter(State::Drained);
-            return State::Drained;
-        }
-    }
-}
-
-async fn run_once(
-    pipeline: Pipeline,
-    target: Arc<dyn Target>,
-    context: Context,
-    settings: RelaySettings,
-) -> Outcome {
-    let gauge = Arc::clone(&pipeline.gauge);
-    let mut publisher = Publisher::new(target, context, pipeline.filter.clone(), &settings, gauge);
-    let outcome = pipeline.run(&mut publisher).await;
-    publisher.close().await;
-    outcome
-}
-
-/// An error with its causes in one line.
-pub(crate) fn describe(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -7,7 +7,11 @@ use posthaste_core::{Backoff, TickRef, Window};
 use posthaste_store::{Advance, Store, StoreError};
 use tokio::sync::watch;
 
-use crate::{drain::Draining, policy, relay::describe, settings::RelaySettings};
+use crate::{
+    drain::Draining,
+    policy::{self, describe},
+    settings::RelaySettings,
+};
 
 /// While transactions may still hold invisible positions, looks are this many times as frequent
 /// as while nothing can come.

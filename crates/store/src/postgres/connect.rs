@@ -1,11 +1,11 @@
-//! Connections: URL and TLS, a bounded pool, and the time-out around every wait.
+//! Connections: the URL, a bounded pool, and the time-out around every wait.
 //!
 //! A connection goes back to the pool only after a complete answer; after an error, a time-out or
 //! a dropped future it is closed, so that no statement ever runs behind a forgotten one.
 
 use std::{
-    fmt, fs,
-    path::Path,
+    fmt,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,15 +15,16 @@ use std::{
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use futures_util::future::poll_fn;
-use rustls::{ClientConfig, RootCertStore, client::WebPkiServerVerifier};
-use rustls_pki_types::{CertificateDer, pem::PemObject};
 use secrecy::ExposeSecret;
 use tokio::time::timeout;
 use tokio_postgres::{AsyncMessage, Client, Config, config::SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use url::Url;
 
-use super::{PostgresOptions, errors};
+use super::{
+    PostgresOptions, errors,
+    tls::{self, Verify},
+};
 use crate::{Result, StoreError, StoreErrorKind};
 
 /// Longest wait for a new connection, login included.
@@ -71,6 +72,12 @@ impl Connections {
     /// `postgres://host:port/database`, without user and secrets.
     pub(super) fn describe(&self) -> &str {
         &self.description
+    }
+
+    /// A connection outside the pool, set up like those in it.
+    pub(super) async fn detached(&self) -> Result<Client> {
+        use managed::Manager as _;
+        Ok(self.pool.manager().create().await?.client)
     }
 
     /// Lends a connection, within the operation time-out.
@@ -199,15 +206,8 @@ impl managed::Manager for Connector {
 struct Target {
     config: Config,
     verify: Verify,
-    ca_file: Option<std::path::PathBuf>,
+    ca_file: Option<PathBuf>,
     description: String,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Verify {
-    Nothing,
-    Chain,
-    ChainAndHost,
 }
 
 impl Target {
@@ -269,168 +269,7 @@ impl Target {
     }
 
     fn connector(self) -> Result<Connector> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(|e| StoreError::caused(StoreErrorKind::Unexpected, "set up TLS", e))?;
-        let config = match self.verify {
-            Verify::Nothing => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(tls::Unverified::new(provider)))
-                .with_no_client_auth(),
-            Verify::Chain => {
-                let roots = Arc::new(roots(self.ca_file.as_deref())?);
-                let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider)
-                    .build()
-                    .map_err(|e| StoreError::caused(StoreErrorKind::Invalid, "set up TLS", e))?;
-                builder
-                    .dangerous()
-                    .with_custom_certificate_verifier(Arc::new(tls::ChainOnly::new(verifier)))
-                    .with_no_client_auth()
-            }
-            Verify::ChainAndHost => builder
-                .with_root_certificates(roots(self.ca_file.as_deref())?)
-                .with_no_client_auth(),
-        };
-        Ok(Connector { config: self.config, tls: MakeRustlsConnect::new(config) })
-    }
-}
-
-/// The authorities in `ca_file`, else the system's.
-fn roots(ca_file: Option<&Path>) -> Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    let Some(path) = ca_file else {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        return Ok(roots);
-    };
-    let doing = || format!("read the certificate file {}", path.display());
-    let invalid = |e: String| StoreError::caused(StoreErrorKind::Invalid, doing(), e);
-    let pem = fs::read(path).map_err(|e| invalid(e.to_string()))?;
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|e| invalid(e.to_string()))?;
-        roots.add(certificate).map_err(|e| invalid(e.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(invalid("it holds no certificate in PEM form".to_owned()));
-    }
-    Ok(roots)
-}
-
-/// Certificate verifiers for the modes in which libpq checks less than rustls does.
-mod tls {
-    use std::sync::Arc;
-
-    use rustls::{
-        CertificateError, DigitallySignedStruct, Error, SignatureScheme,
-        client::{
-            WebPkiServerVerifier,
-            danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        },
-        crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
-    };
-    use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-
-    /// `sslmode=prefer` and `require`: encrypts, but does not know to whom, as in libpq.
-    #[derive(Debug)]
-    pub(super) struct Unverified {
-        provider: Arc<CryptoProvider>,
-    }
-
-    impl Unverified {
-        pub(super) fn new(provider: Arc<CryptoProvider>) -> Self {
-            Self { provider }
-        }
-    }
-
-    impl ServerCertVerifier for Unverified {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            let algorithms = &self.provider.signature_verification_algorithms;
-            verify_tls12_signature(message, cert, dss, algorithms)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            let algorithms = &self.provider.signature_verification_algorithms;
-            verify_tls13_signature(message, cert, dss, algorithms)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.provider.signature_verification_algorithms.supported_schemes()
-        }
-    }
-
-    /// `sslmode=verify-ca`: the chain must hold, the host name need not match.
-    #[derive(Debug)]
-    pub(super) struct ChainOnly {
-        inner: Arc<WebPkiServerVerifier>,
-    }
-
-    impl ChainOnly {
-        pub(super) fn new(inner: Arc<WebPkiServerVerifier>) -> Self {
-            Self { inner }
-        }
-    }
-
-    impl ServerCertVerifier for ChainOnly {
-        fn verify_server_cert(
-            &self,
-            end_entity: &CertificateDer<'_>,
-            intermediates: &[CertificateDer<'_>],
-            name: &ServerName<'_>,
-            ocsp: &[u8],
-            now: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            let checked = self.inner.verify_server_cert(end_entity, intermediates, name, ocsp, now);
-            match checked {
-                // Reported only after the chain has been verified.
-                Err(Error::InvalidCertificate(
-                    CertificateError::NotValidForName
-                    | CertificateError::NotValidForNameContext { .. },
-                )) => Ok(ServerCertVerified::assertion()),
-                other => other,
-            }
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            self.inner.verify_tls12_signature(message, cert, dss)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            self.inner.verify_tls13_signature(message, cert, dss)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.inner.supported_verify_schemes()
-        }
+        let tls = tls::connector(self.verify, self.ca_file.as_deref())?;
+        Ok(Connector { config: self.config, tls })
     }
 }

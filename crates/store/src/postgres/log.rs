@@ -226,19 +226,21 @@ async fn fill(
     let params: &[(&(dyn ToSql + Sync), Type)] =
         &[(&exact, Type::TEXT_ARRAY), (&prefixes, Type::TEXT_ARRAY)];
     let params = if filter.is_all() { &[] } else { params };
-    let rows = loan
-        .bounded("read a page", loan.client().query_typed_raw(sql, params.iter().cloned()))
-        .await?;
-    pin_mut!(rows);
-    while let Some(row) = loan.bounded("read a page", rows.try_next()).await? {
-        let message = rows::message(&row)?;
-        page.push(&message);
-        if page.bytes() >= limit.bytes {
-            page.cut(message.position);
-            return Ok(false);
+    // One time-out for the page: a timer for each row would cost more than the row.
+    let read = async {
+        let rows = loan.client().query_typed_raw(sql, params.iter().cloned()).await?;
+        pin_mut!(rows);
+        while let Some(row) = rows.try_next().await? {
+            let message = rows::message(&row)?;
+            page.push(&message);
+            if page.bytes() >= limit.bytes {
+                page.cut(message.position);
+                return Ok(false);
+            }
         }
-    }
-    Ok(true)
+        Ok(true)
+    };
+    loan.bounded("read a page", read).await
 }
 
 /// Writes messages in a transaction of their own.

@@ -14,6 +14,7 @@ mod status;
 mod subscriptions;
 mod sweep;
 mod ticker;
+mod tls;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -99,6 +100,12 @@ impl PostgresStore {
             stride: StrideHint::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// A connection of its own with this store's address, password and TLS settings, for code that
+    /// plays the application beside the store, as the demo does.
+    pub async fn application_client(&self) -> Result<tokio_postgres::Client> {
+        self.shared.connections.detached().await
     }
 
     fn schema(&self) -> &SchemaName {

@@ -52,21 +52,18 @@ impl<'a> FromSql<'a> for Elements<'a> {
 }
 
 /// A message from a row of [`MESSAGE_COLUMNS`].
-pub(super) fn message(row: &Row) -> Result<MessageRef<'_>> {
-    let read = || -> Result<MessageRef<'_>, tokio_postgres::Error> {
-        Ok(MessageRef {
-            position: row.try_get(0)?,
-            id: row.try_get::<_, Uuid>(1)?,
-            topic: row.try_get(2)?,
-            key: row.try_get(3)?,
-            payload: row.try_get(4)?,
-            content_type: row.try_get(5)?,
-            headers: Headers::packed(row.try_get::<_, Elements<'_>>(6)?.0),
-            correlation_id: row.try_get(7)?,
-            enqueued_at: Timestamp(row.try_get::<_, Micros>(8)?.0),
-        })
-    };
-    read().map_err(|error| StoreError::caused(StoreErrorKind::Unexpected, "read a message", error))
+pub(super) fn message(row: &Row) -> Result<MessageRef<'_>, tokio_postgres::Error> {
+    Ok(MessageRef {
+        position: row.try_get(0)?,
+        id: row.try_get::<_, Uuid>(1)?,
+        topic: row.try_get(2)?,
+        key: row.try_get(3)?,
+        payload: row.try_get(4)?,
+        content_type: row.try_get(5)?,
+        headers: Headers::packed(row.try_get::<_, Elements<'_>>(6)?.0),
+        correlation_id: row.try_get(7)?,
+        enqueued_at: Timestamp(row.try_get::<_, Micros>(8)?.0),
+    })
 }
 
 /// A `pg_snapshot` sent as text.

@@ -6,6 +6,7 @@ use tokio_postgres::Row;
 use super::{
     PostgresStore,
     connect::Loan,
+    errors,
     rows::{self, MESSAGE_COLUMNS, Micros},
     subscriptions,
 };
@@ -93,7 +94,7 @@ pub(super) async fn recent(
 }
 
 fn stored(row: &Row) -> Result<StoredMessage> {
-    let message = rows::message(row)?;
+    let message = rows::message(row).map_err(|error| errors::classify("read a message", error))?;
     let own = |headers: Headers<'_>| {
         headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     };

@@ -1,0 +1,83 @@
+//! Keeps one subscription's pipeline running: after a back-off when the database was away, after
+//! a delay when it panicked.
+
+use std::sync::Arc;
+
+use posthaste_core::Backoff;
+use tokio::task::JoinSet;
+
+use crate::{
+    monitor::State,
+    pipeline::{Outcome, Pipeline},
+    policy::{self, Directive, describe},
+    publisher::Publisher,
+    settings::RelaySettings,
+    sink::{Context, Target},
+};
+
+/// Runs a pipeline again and again; returns the state it ended in.
+pub(crate) async fn supervise(
+    pipeline: Pipeline,
+    target: Arc<dyn Target>,
+    context: Context,
+    settings: RelaySettings,
+) -> State {
+    let gauge = Arc::clone(&pipeline.gauge);
+    let mut draining = pipeline.draining.clone();
+    let backoff: Backoff = settings.retry.into();
+    let mut failures = 0;
+    loop {
+        let run =
+            run_once(pipeline.clone(), Arc::clone(&target), context.clone(), settings.clone());
+        // A task of its own, so that a panic ends this run and nothing else.
+        let mut task = JoinSet::new();
+        task.spawn(run);
+        let pause = match task.join_next().await {
+            Some(Ok(Outcome::Done)) => {
+                gauge.enter(State::Drained);
+                return State::Drained;
+            }
+            Some(Ok(Outcome::Fenced)) => {
+                let taken = "another relay took this subscription over; this one stops it";
+                gauge.stopped(State::Fenced, taken.to_owned());
+                return State::Fenced;
+            }
+            Some(Ok(Outcome::Sink(error))) => {
+                gauge.stopped(State::Stopped, describe(&error));
+                return State::Stopped;
+            }
+            Some(Ok(Outcome::Store(error))) => {
+                if policy::after_store_error(error.kind()) == Directive::Stop {
+                    gauge.stopped(State::Stopped, describe(&error));
+                    return State::Stopped;
+                }
+                gauge.setback(State::BackingOff, describe(&error));
+                failures += 1;
+                backoff.delay(failures, rand::random())
+            }
+            Some(Err(panic)) => {
+                gauge.panicked();
+                gauge.setback(State::BackingOff, format!("the pipeline panicked: {panic}"));
+                settings.restart_delay
+            }
+            None => return State::Stopped,
+        };
+        if draining.sleep(pause).await {
+            gauge.enter(State::Drained);
+            return State::Drained;
+        }
+    }
+}
+
+async fn run_once(
+    pipeline: Pipeline,
+    target: Arc<dyn Target>,
+    context: Context,
+    settings: RelaySettings,
+) -> Outcome {
+    let gauge = Arc::clone(&pipeline.gauge);
+    let mut publisher = Publisher::new(target, context, pipeline.filter.clone(), &settings, gauge);
+    let outcome = pipeline.run(&mut publisher).await;
+    publisher.close().await;
+    outcome
+}
