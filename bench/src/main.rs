@@ -1,2 +1,156 @@
+//! The benchmarks: what Posthaste costs, each figure beside the leanest thing that does the same.
 //!
-fn main() {}
+//! One file per benchmark. All run against private servers on the loopback interface, which end
+//! with this process; `cargo xtask bench` builds everything for release and starts it.
+
+mod drain;
+mod enqueue;
+mod failure;
+mod idle;
+mod latency;
+mod machine;
+mod memory;
+mod messages;
+mod process;
+mod relay;
+mod report;
+mod resp;
+mod servers;
+
+use std::{fmt, path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use serde_json::{Map, Value};
+
+use crate::{
+    failure::{During, Result},
+    machine::Machine,
+    report::Report,
+    servers::{Persistence, Servers},
+};
+
+/// What to measure, and how long.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask bench", max_term_width = 100)]
+pub(crate) struct Options {
+    /// What to measure
+    #[arg(value_enum)]
+    bench: Benchmark,
+    /// The `posthaste` binary, built for release
+    #[arg(long, value_name = "FILE")]
+    posthaste: PathBuf,
+    /// End with one JSON object on the last line
+    #[arg(long)]
+    json: bool,
+    /// Rounds that count; figures are medians over them
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    runs: u32,
+    /// Messages of one drain [default: 1000000]; of memory, in proportion to its own counts
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1_000..=5_000_000))]
+    messages: Option<u64>,
+    /// Seconds of one run of latency [default: 20], idle [30] and enqueue [2]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: Option<u64>,
+    /// Messages per second of latency
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(10..=100_000))]
+    rate: u32,
+    /// What Redis keeps on disk, the same for all contestants
+    #[arg(long, value_enum, default_value_t = Persistence::None)]
+    redis: Persistence,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Benchmark {
+    /// A large backlog to a Redis stream, beside the leanest loop
+    Drain,
+    /// From commit to subscriber at a steady rate
+    Latency,
+    /// Writing messages, beside a plain insert
+    Enqueue,
+    /// What a relay costs while nothing happens
+    Idle,
+    /// The most memory a relay ever holds
+    Memory,
+    /// All of them
+    All,
+}
+
+impl Benchmark {
+    fn each(self) -> Vec<Self> {
+        match self {
+            Self::All => {
+                vec![Self::Drain, Self::Latency, Self::Enqueue, Self::Idle, Self::Memory]
+            }
+            one => vec![one],
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match measure(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("bench: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(options: &Options) -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new().during("start threads")?;
+    let mut objects = Map::new();
+    for bench in options.bench.each() {
+        let report = runtime.block_on(measure_one(options, bench))?;
+        println!("{}", report.text());
+        objects.insert(format!("{bench:?}").to_lowercase(), report.json());
+    }
+    if options.json {
+        println!("{}", last_line(options.bench, objects));
+    }
+    Ok(())
+}
+
+/// Every benchmark has servers of its own, so that none inherits what another left in a cache.
+async fn measure_one(options: &Options, bench: Benchmark) -> Result<Report> {
+    let servers = Servers::start(options.redis)?;
+    let machine = Machine::of(&servers).await?;
+    eprintln!("{}", machine.text());
+    let mut report = match bench {
+        Benchmark::Drain => drain::run(options, &servers).await,
+        Benchmark::Latency => latency::run(options, &servers).await,
+        Benchmark::Enqueue => enqueue::run(options, &servers).await,
+        Benchmark::Idle => idle::run(options, &servers).await,
+        Benchmark::Memory | Benchmark::All => memory::run(options, &servers).await,
+    }?;
+    if machine.is_noisy() {
+        report.note("something else was running before: these figures are noisy");
+    }
+    report.on(&machine)?;
+    Ok(report)
+}
+
+fn last_line(bench: Benchmark, mut objects: Map<String, Value>) -> Value {
+    if bench != Benchmark::All {
+        return objects.into_iter().next().map_or(Value::Null, |(_, object)| object);
+    }
+    objects.insert("bench".to_owned(), "all".into());
+    Value::Object(objects)
+}
+
+/// Says how far a benchmark has come; results go to the standard output alone.
+fn progress(text: fmt::Arguments<'_>) {
+    eprintln!("  {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Options;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Options::command().debug_assert();
+    }
+}

@@ -32,12 +32,8 @@ pub(crate) fn cpu_seconds_of_ended_children() -> f64 {
 /// and its backends.
 pub(crate) fn cpu_seconds_of_tree(pid: u32) -> f64 {
     let all: HashMap<u32, Vec<u64>> = pids().filter_map(|pid| Some((pid, stat(pid)?))).collect();
-    let columns = [
-        USER_TIME,
-        SYSTEM_TIME,
-        USER_TIME_OF_ENDED_CHILDREN,
-        SYSTEM_TIME_OF_ENDED_CHILDREN,
-    ];
+    let columns =
+        [USER_TIME, SYSTEM_TIME, USER_TIME_OF_ENDED_CHILDREN, SYSTEM_TIME_OF_ENDED_CHILDREN];
     let is_inside = |member: u32, fields: &[u64]| {
         member == pid || fields.get(PARENT).is_some_and(|parent| *parent == u64::from(pid))
     };

@@ -77,7 +77,9 @@ impl Client {
             ":" => Ok(Reply::Integer(number()?)),
             "$" => number()?.try_into().map_or(Ok(Reply::Nil), |length| self.read_bytes(length)),
             "*" => match usize::try_from(number()?) {
-                Ok(length) => Ok(Reply::List((0..length).map(|_| self.read()).collect::<Result<_>>()?)),
+                Ok(length) => {
+                    Ok(Reply::List((0..length).map(|_| self.read()).collect::<Result<_>>()?))
+                }
                 Err(_) => Ok(Reply::Nil),
             },
             "-" => Err(Failure::new(format!("Redis answered: {rest}"))),

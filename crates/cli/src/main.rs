@@ -25,21 +25,23 @@ use crate::{cli::Cli, exit::Exit, failure::Failure};
 
 fn main() -> ExitCode {
     panics::install();
+    // The hook has printed what a user should see of a panic.
+    std::panic::catch_unwind(run_to_exit).unwrap_or_else(|_panic| Exit::Failed.into())
+}
+
+fn run_to_exit() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
     let json = cli.global.json;
-    // The hook has printed what a user should see of a panic.
-    let ended = std::panic::catch_unwind(|| commands::run(cli));
-    match ended {
-        Ok(Ok(())) => Exit::Ok.into(),
-        Ok(Err(failure)) if failure.is_broken_pipe() => Exit::Ok.into(),
-        Ok(Err(failure)) => {
+    match commands::run(cli) {
+        Ok(()) => Exit::Ok.into(),
+        Err(failure) if failure.is_broken_pipe() => Exit::Ok.into(),
+        Err(failure) => {
             report(&failure, json);
             failure.exit().into()
         }
-        Err(_panic) => Exit::Failed.into(),
     }
 }
 

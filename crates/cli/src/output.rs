@@ -55,9 +55,9 @@ impl Output {
         self.line(&render(header, rows))
     }
 
-    /// Columns of the terminal; 80 where it does not say.
+    /// Columns of the terminal; 80 where it does not say, or says nonsense.
     pub(crate) fn width() -> usize {
-        Table::new().width().map_or(80, usize::from)
+        Table::new().width().map(usize::from).filter(|columns| *columns >= 20).unwrap_or(80)
     }
 }
 

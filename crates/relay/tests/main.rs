@@ -1,4 +1,6 @@
 //! Integration tests of the relay, one binary: real servers, a fresh database each.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod history;
 mod pipeline;
+mod sinks;

@@ -13,6 +13,7 @@ mod cluster;
 mod database;
 mod error;
 mod guard;
+pub mod history;
 pub mod install;
 mod npm;
 mod postgres;

@@ -48,7 +48,7 @@ pub(crate) struct EnqueueArgs {
 #[group(multiple = false)]
 struct Payload {
     /// JSON payload, kept byte for byte
-    #[arg(long = "json-payload", value_name = "JSON")]
+    #[arg(id = "json_payload", long = "json-payload", value_name = "JSON")]
     json: Option<String>,
     /// Text payload
     #[arg(long)]

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::{
     config::Config,
+    exit::Exit,
     failure::{Failure, Result},
     output::Output,
     signals::Stop,
@@ -58,7 +59,8 @@ pub(crate) async fn run(args: &TailArgs, config: &Config, out: &mut Output) -> R
     if !args.follow {
         return Ok(());
     }
-    let stop = Stop::listen()?;
+    let stop = Stop::listen()
+        .map_err(|error| Failure::caused(Exit::Failed, "cannot listen for signals", error))?;
     loop {
         let page = store.recent(Some(after), SEARCHED_MAX).await?;
         for message in &page {

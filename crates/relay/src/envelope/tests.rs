@@ -58,7 +58,7 @@ fn extension(event: &Event, name: &str) -> Option<String> {
 fn attributes_are_what_the_message_says() {
     let event = event(&message("application/json", b"{}", &[]));
     assert_eq!(event.id(), "01920000-0000-7000-8000-000000000001");
-    assert_eq!(event.source().to_string(), "/shop");
+    assert_eq!(event.source(), "/shop");
     assert_eq!(event.ty(), "orders.created");
     assert_eq!(event.subject(), Some("order-ö"));
     assert_eq!(event.datacontenttype(), Some("application/json"));
@@ -116,10 +116,20 @@ fn text_goes_as_a_string_and_bytes_as_base64() {
         ("text/plain", b"\xff\x00".as_slice()),
         ("application/octet-stream", b"plain"),
         ("application/octet-stream", b""),
-        ("application/jsonx", b"1"),
     ] {
         let event = event_of(content_type, payload);
         assert_eq!(event.data(), Some(&Data::Binary(payload.to_vec())), "{content_type}");
+    }
+}
+
+#[test]
+fn only_json_media_types_count_as_json() {
+    for json in ["application/json", "Application/JSON ; charset=utf-8", "a/b+json", "a/b+Json;v=1"]
+    {
+        assert!(is_json(json), "{json}");
+    }
+    for other in ["application/jsonx", "text/json-seq", "+json", "json", "a/b;x=+json", "ö+jso"] {
+        assert!(!is_json(other), "{other}");
     }
 }
 

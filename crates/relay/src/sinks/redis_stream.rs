@@ -28,12 +28,12 @@ use call::Call;
 use entry::Body;
 
 /// The registry entry.
-pub const KIND: SinkKind = SinkKind {
+pub(super) const KIND: SinkKind = SinkKind {
     name: "redis-stream",
     about: "appends messages to Redis streams",
     place: PlaceKeeping::None,
     parse,
-    schema: || schemars::schema_for!(StreamSettings),
+    schema: || RedisSettings::extend_schema(schemars::schema_for!(StreamSettings)),
 };
 
 /// Messages one script call appends at most: about 3 ms of Redis, which serves nobody else
@@ -51,8 +51,6 @@ const APPENDING: &str = "appending a batch";
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct StreamSettings {
-    #[serde(flatten)]
-    server: RedisSettings,
     /// Name of the stream: text with `{topic}`, `{key}` or `{header:NAME}`. A message that lacks
     /// the value is rejected.
     #[serde(default = "default_stream")]
@@ -72,8 +70,9 @@ fn default_stream() -> String {
     "posthaste:{topic}".to_owned()
 }
 
-fn parse(table: toml::Table) -> Result<Box<dyn Target>, InvalidTarget> {
+fn parse(mut table: toml::Table) -> Result<Box<dyn Target>, InvalidTarget> {
     let invalid = |key: &str, message| InvalidTarget { key: key.to_owned(), message };
+    let server = RedisSettings::take_from(&mut table)?.check()?;
     let settings: StreamSettings =
         table.try_into().map_err(|error: toml::de::Error| invalid("", error.to_string()))?;
     let stream = Template::parse(&settings.stream)
@@ -89,7 +88,7 @@ fn parse(table: toml::Table) -> Result<Box<dyn Target>, InvalidTarget> {
         return Err(invalid("cloudevents_source", message));
     }
     Ok(Box::new(StreamTarget {
-        server: settings.server.check()?,
+        server,
         stream,
         maxlen: settings.maxlen.unwrap_or(0),
         format: settings.format,

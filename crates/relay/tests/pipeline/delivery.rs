@@ -2,7 +2,7 @@
 
 use posthaste_relay::State;
 
-use super::support::{numbered, numbers, receive, relay_to_local, store, Running};
+use super::support::{Running, numbered, numbers, receive, relay_to_local, store};
 
 #[tokio::test]
 async fn messages_arrive_in_commit_order_while_the_relay_runs() {

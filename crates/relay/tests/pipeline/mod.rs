@@ -1,4 +1,4 @@
 //! The pipeline end to end: from committed messages to a sink and a settled place.
 
 mod delivery;
-mod support;
+pub(crate) mod support;

@@ -16,9 +16,13 @@ const FILES: &[(&str, &str)] = &[
 const LOCK_SPACE: i32 = 0x5048_5354;
 const MIGRATION_LOCK: i32 = 1;
 
+/// The oldest server with `xid8` and `pg_snapshot`.
+const SERVER_VERSION_MIN: i32 = 130_000;
+
 /// Which migrations the database has and lacks.
 pub(super) async fn state(store: &PostgresStore) -> Result<SchemaState> {
     let loan = store.shared.connections.lend().await?;
+    refuse_old_server(store, &loan).await?;
     let version = version(store, &loan).await?;
     loan.give_back();
     Ok(SchemaState { version, pending: pending(store, version) })
@@ -27,6 +31,7 @@ pub(super) async fn state(store: &PostgresStore) -> Result<SchemaState> {
 /// Applies what is missing.
 pub(super) async fn migrate(store: &PostgresStore) -> Result<MigrationReport> {
     let mut loan = store.shared.connections.lend().await?;
+    refuse_old_server(store, &loan).await?;
     let from = version(store, &loan).await?;
     refuse_newer(store, from)?;
     let mut applied = Vec::new();
@@ -44,6 +49,7 @@ pub(super) async fn migrate(store: &PostgresStore) -> Result<MigrationReport> {
 /// Checks that the schema is this build's and the server takes writes.
 pub(super) async fn check(store: &PostgresStore) -> Result<()> {
     let loan = store.shared.connections.lend().await?;
+    refuse_old_server(store, &loan).await?;
     super::ticker::current_snapshot(&loan).await?;
     let version = version(store, &loan).await?;
     refuse_newer(store, version)?;
@@ -59,6 +65,21 @@ pub(super) async fn check(store: &PostgresStore) -> Result<()> {
     store.geometry(&loan).await?;
     loan.give_back();
     Ok(())
+}
+
+async fn refuse_old_server(store: &PostgresStore, loan: &Loan) -> Result<()> {
+    let sql = "select current_setting('server_version_num')::int, \
+               current_setting('server_version')";
+    let rows =
+        loan.bounded("read the server's version", loan.client().query_typed(sql, &[])).await?;
+    match rows.first().map(|row| (row.get::<_, i32>(0), row.get::<_, String>(1))) {
+        Some((number, text)) if number < SERVER_VERSION_MIN => {
+            let doing =
+                format!("{} is PostgreSQL {text}; 13 or later is needed", store.shared.description);
+            Err(StoreError::new(StoreErrorKind::Invalid, doing))
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn version(store: &PostgresStore, loan: &Loan) -> Result<i32> {

@@ -7,10 +7,10 @@ use redis::{ErrorKind, RedisError};
 use crate::sink::{SinkError, SinkErrorKind};
 
 /// An error of the client library as the sink reports it.
-pub(super) fn fault(doing: String, error: RedisError) -> SinkError {
+pub(super) fn fault(doing: &str, error: RedisError) -> SinkError {
     let kind = classify(&error);
     let hint = error.code().and_then(hint);
-    let doing = hint.map_or(doing.clone(), |hint| format!("{doing}: {hint}"));
+    let doing = hint.map_or_else(|| doing.to_owned(), |hint| format!("{doing}: {hint}"));
     SinkError::caused(kind, doing, error)
 }
 

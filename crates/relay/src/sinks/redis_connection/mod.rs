@@ -31,7 +31,9 @@ impl RedisServer {
         let opened = timeout(self.connect_timeout, self.open_unbounded(address.clone())).await;
         opened.unwrap_or_else(|_elapsed| {
             let waited = self.connect_timeout;
-            let doing = format!("Redis at {address} was not ready within {waited:?}");
+            // A server without TLS waits for the end of what it takes for a command.
+            let hint = if self.is_tls { "; rediss:// needs a port that speaks TLS" } else { "" };
+            let doing = format!("Redis at {address} was not ready within {waited:?}{hint}");
             Err(SinkError::new(SinkErrorKind::Timeout, doing))
         })
     }
@@ -46,10 +48,10 @@ impl RedisServer {
         let inner = client
             .get_multiplexed_async_connection_with_config(&config)
             .await
-            .map_err(|error| classify::fault(doing(), error))?;
+            .map_err(|error| classify::fault(&doing(), error))?;
         let mut connection = RedisConnection { inner, address: address.clone() };
         let ping = connection.query(&redis::cmd("PING")).await;
-        ping.map_err(|error| classify::fault(doing(), error))?;
+        ping.map_err(|error| classify::fault(&doing(), error))?;
         Ok(connection)
     }
 
@@ -63,7 +65,7 @@ impl RedisServer {
         }
         let doing = || format!("preparing a connection to Redis at {}", self.address());
         if !self.is_tls {
-            return Client::open(info).map_err(|error| classify::fault(doing(), error));
+            return Client::open(info).map_err(|error| classify::fault(&doing(), error));
         }
         install_crypto();
         let ca_file = self.ca_file.clone();
@@ -72,7 +74,7 @@ impl RedisServer {
             .unwrap_or_else(|panicked| Err(panicked.into()))
             .map_err(|error| SinkError::caused(SinkErrorKind::Misconfigured, doing(), error))?;
         let certificates = TlsCertificates { client_tls: None, root_cert: Some(roots) };
-        Client::build_with_tls(info, certificates).map_err(|error| classify::fault(doing(), error))
+        Client::build_with_tls(info, certificates).map_err(|error| classify::fault(&doing(), error))
     }
 }
 
@@ -88,7 +90,7 @@ impl RedisConnection {
 
     /// What an error of [`Self::query`] means for the sink.
     pub(super) fn fault(&self, doing: &str, error: RedisError) -> SinkError {
-        classify::fault(format!("{doing} on Redis at {}", self.address), error)
+        classify::fault(&format!("{doing} on Redis at {}", self.address), error)
     }
 
     /// An answer that a command should never give.

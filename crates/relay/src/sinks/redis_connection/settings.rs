@@ -3,15 +3,17 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use redis::{ConnectionInfo, IntoConnectionInfo as _};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_json::Value;
 use url::Url;
 
 use crate::sink::InvalidTarget;
 
 /// Where a Redis server is and how to log in.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(in crate::sinks) struct RedisSettings {
     /// `redis://host:port/database`, or `rediss://` for TLS; user and password may stand in it.
     /// Port 6379 and database 0 unless given.
@@ -57,6 +59,34 @@ pub(in crate::sinks) struct RedisServer {
 }
 
 impl RedisSettings {
+    /// Takes these settings out of a sink's table and leaves the sink's own. (`serde(flatten)`
+    /// would do, but its errors do not name the key.)
+    pub(in crate::sinks) fn take_from(table: &mut toml::Table) -> Result<Self, InvalidTarget> {
+        let schema = schemars::schema_for!(Self);
+        let properties = schema.get("properties").and_then(Value::as_object);
+        let keys = properties.into_iter().flat_map(serde_json::Map::keys);
+        let own: toml::Table = keys.filter_map(|key| table.remove_entry(key.as_str())).collect();
+        own.try_into().map_err(|error| invalid("", &error.to_string()))
+    }
+
+    /// Adds these settings to the schema of a sink's own.
+    pub(in crate::sinks) fn extend_schema(mut schema: Schema) -> Schema {
+        let shared = schemars::schema_for!(Self);
+        for part in ["properties", "required"] {
+            match (schema.get_mut(part), shared.get(part)) {
+                (Some(Value::Object(own)), Some(Value::Object(shared))) => {
+                    own.extend(shared.clone());
+                }
+                (Some(Value::Array(own)), Some(Value::Array(shared))) => {
+                    own.extend(shared.iter().cloned());
+                }
+                (None, Some(shared)) => drop(schema.insert(part.to_owned(), shared.clone())),
+                _ => {}
+            }
+        }
+        schema
+    }
+
     /// Checks what can be checked without the server and its files.
     pub(in crate::sinks) fn check(self) -> Result<RedisServer, InvalidTarget> {
         let url = parse_url(self.url.expose_secret())?;
