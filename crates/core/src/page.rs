@@ -134,6 +134,16 @@ impl Page {
         });
     }
 
+    /// Whether `message` may be pushed under `limit_bytes`: an empty page takes any message.
+    pub fn has_room_for(&self, message: &MessageRef<'_>, limit_bytes: usize) -> bool {
+        let text = message.topic.len()
+            + message.key.map_or(0, str::len)
+            + message.content_type.len()
+            + message.correlation_id.map_or(0, str::len);
+        let size = text + message.headers.packed.len() + message.payload.len();
+        self.is_empty() || self.bytes() + size <= limit_bytes
+    }
+
     /// The position up to which this page covers its window.
     pub const fn through(&self) -> Position {
         self.through

@@ -4,7 +4,9 @@
 create view @schema@.place as
 select s.id as subscription_id, s.name as subscription, s.topics, s.prefixes, s.start_snapshot,
        l.epoch, l.holder, p.n, p.base_tick, p.base_id, p.head_tick, p.head_id, p.position,
-       p.message_id, p.at as settled_at,
+       p.message_id, p.epoch as settled_epoch,
+       -- The row with epoch 0 is the start, which nobody settled.
+       case when p.epoch > 0 then p.at end as settled_at,
        coalesce(b.snapshot, '1:1:'::pg_snapshot) as base_snapshot,
        h.snapshot as head_snapshot
   from @schema@.subscription s

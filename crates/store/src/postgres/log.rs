@@ -44,11 +44,12 @@ impl StrideHint {
         }
     }
 
-    /// Aims the next page at three quarters of the byte limit.
+    /// Aims the next page at three quarters of the byte limit; a page without messages says
+    /// nothing of their size.
     fn learn(&self, span: i64, bytes: usize, limit: PageLimit) {
-        let per_position = (bytes as i64 / span.max(1)).max(1);
-        let fitting = (limit.bytes as i64 * 3 / 4 / per_position).max(1);
-        self.0.store(fitting, Ordering::Relaxed);
+        let per_position = bytes as i64 / span.max(1);
+        let fitting = (limit.bytes as i64 * 3 / 4).checked_div(per_position).unwrap_or(0);
+        self.0.store(fitting.max(i64::from(per_position > 0)), Ordering::Relaxed);
     }
 }
 
@@ -232,11 +233,11 @@ async fn fill(
         pin_mut!(rows);
         while let Some(row) = rows.try_next().await? {
             let message = rows::message(&row)?;
-            page.push(&message);
-            if page.bytes() >= limit.bytes {
-                page.cut(message.position);
+            if !page.has_room_for(&message, limit.bytes) {
+                page.cut(message.position - 1);
                 return Ok(false);
             }
+            page.push(&message);
         }
         Ok(true)
     };

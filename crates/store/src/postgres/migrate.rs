@@ -37,7 +37,7 @@ pub(super) async fn migrate(store: &PostgresStore) -> Result<MigrationReport> {
     let mut applied = Vec::new();
     for migration in pending(store, from) {
         if apply(store, &mut loan, &migration).await? {
-            applied.push(format!("{:04}_{}", migration.version, migration.name));
+            applied.push(migration.name.to_owned());
         }
     }
     let to = version(store, &loan).await?;

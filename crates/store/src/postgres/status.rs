@@ -59,7 +59,7 @@ fn subscription_state(row: &Row) -> SubscriptionStatus {
     SubscriptionStatus {
         progress: Progress {
             place: subscriptions::place(row),
-            at: Some(Timestamp(row.get::<_, Micros>(6).0)),
+            at: row.get::<_, Option<Micros>>(6).map(|micros| Timestamp(micros.0)),
         },
         name: row.get(7),
         filter: TopicFilter::from_parts(row.get(8), row.get(9)),

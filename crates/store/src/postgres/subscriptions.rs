@@ -120,23 +120,36 @@ pub(super) async fn acquire(
 
 /// Appends a place, guarded by the lease row.
 ///
-/// `for share` is the guard: it waits for a takeover that is under way and then sees the raised
-/// epoch. A plain `exists` or `for key share` lets a stale settle in beside it. Appending instead
-/// of updating keeps the newest place cheap to read while something holds the horizon.
+/// FENCED: `for share` is the guard. It waits for a takeover that is under way and then sees the
+/// raised epoch; a plain `exists` or `for key share` lets a stale settle in beside it. Appending
+/// instead of updating keeps the newest place cheap to read while something holds the horizon.
 pub(super) async fn settle(
     store: &PostgresStore,
     subscription: &str,
     epoch: Epoch,
     place: &Place,
 ) -> Result<Settled> {
+    let loan = store.shared.connections.lend().await?;
+    let ticks = store.geometry(&loan).await?.tick;
     let schema = store.schema();
+    let head = place.within.map(|within| within.head);
+    // A place names only ticks of this incarnation; each is one probe of its slot's index.
+    let known = |at: TickRef| match at {
+        TickRef::BEGINNING => "true".to_owned(),
+        TickRef { n, id } => {
+            let slot = ticks.slot_of(n);
+            format!("exists (select from {schema}.tick_{slot} where n = {n} and id = '{id}')")
+        }
+    };
     let sql = format!(
         "insert into {schema}.progress (subscription, {PLACE_COLUMNS}, epoch) \
          select held.subscription, $3, $4, $5, $6, $7, $8, $2 from (\
          select l.subscription from {schema}.lease l where l.epoch = $2 and l.subscription = \
-         (select id from {schema}.subscription where name = $1) for share) held"
+         (select id from {schema}.subscription where name = $1) for share) held \
+         where {} and {}",
+        known(place.base),
+        head.map_or_else(|| "true".to_owned(), known),
     );
-    let head = place.within.map(|within| within.head);
     let (head_n, head_id) = (head.map(|head| head.n), head.map(|head| head.id));
     let position = place.within.map(|within| within.position);
     let params: &[(&(dyn ToSql + Sync), Type)] = &[
@@ -149,10 +162,37 @@ pub(super) async fn settle(
         (&position, Type::INT8),
         (&place.message, Type::UUID),
     ];
-    let loan = store.shared.connections.lend().await?;
     let written = loan.bounded("settle", loan.client().execute_typed(&sql, params)).await?;
+    let settled = match written {
+        1 => Settled::Recorded,
+        _ if is_held(store, &loan, subscription, epoch).await? => {
+            let doing = format!(
+                "settle {subscription:?}: a tick of the place is not in {}",
+                store.shared.description
+            );
+            return Err(StoreError::new(StoreErrorKind::Rewound, doing));
+        }
+        _ => Settled::Fenced,
+    };
     loan.give_back();
-    Ok(if written == 1 { Settled::Recorded } else { Settled::Fenced })
+    Ok(settled)
+}
+
+async fn is_held(
+    store: &PostgresStore,
+    loan: &Loan,
+    subscription: &str,
+    epoch: Epoch,
+) -> Result<bool> {
+    let schema = store.schema();
+    let sql = format!(
+        "select exists (select from {schema}.lease l join {schema}.subscription s \
+         on s.id = l.subscription where s.name = $1 and l.epoch = $2)"
+    );
+    let params: &[(&(dyn ToSql + Sync), Type)] =
+        &[(&subscription, Type::TEXT), (&epoch, Type::INT8)];
+    let rows = loan.bounded("read a lease", loan.client().query_typed(&sql, params)).await?;
+    Ok(rows.first().is_some_and(|row| row.get(0)))
 }
 
 /// Clears the holder, unless somebody took over meanwhile.

@@ -229,7 +229,7 @@ async fn copy_forward(store: &PostgresStore, loan: &Loan, through: i64) -> Resul
          (select subscription_id from {schema}.place where n <= {through}) for update; \
          insert into {schema}.progress ({columns}) \
          select p.subscription_id, p.base_tick, p.base_id, p.head_tick, p.head_id, p.position, \
-         p.message_id, p.epoch, p.settled_at from {schema}.place p where p.n <= {through}; \
+         p.message_id, p.settled_epoch, coalesce(p.settled_at, clock_timestamp()) from {schema}.place p where p.n <= {through}; \
          commit"
     );
     ended(loan, "copy places forward", &sql).await.map(|_| ())
