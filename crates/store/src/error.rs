@@ -55,7 +55,9 @@ impl StoreErrorKind {
     /// What an operator should do.
     pub const fn remedy(self) -> &'static str {
         match self {
-            Self::Unavailable => "check that the database runs and can be reached; retried meanwhile",
+            Self::Unavailable => {
+                "check that the database runs and can be reached; retried meanwhile"
+            }
             Self::Timeout => "the database did not answer in time; check its load and its locks",
             Self::Standby => "point the database URL at the primary",
             Self::Conflict => "retried by itself",
@@ -82,7 +84,11 @@ impl StoreError {
     }
 
     /// An error that keeps its cause.
-    pub fn caused(kind: StoreErrorKind, doing: impl Into<String>, source: impl Into<Source>) -> Self {
+    pub fn caused(
+        kind: StoreErrorKind,
+        doing: impl Into<String>,
+        source: impl Into<Source>,
+    ) -> Self {
         Self { kind, doing: doing.into(), source: Some(source.into()) }
     }
 

@@ -16,7 +16,9 @@ pub mod sqlite;
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use posthaste_core::{Epoch, Message, MessageId, Page, PageLimit, Place, TickRef, TopicFilter, Window};
+use posthaste_core::{
+    Epoch, Message, MessageId, Page, PageLimit, Place, TickRef, TopicFilter, Window,
+};
 
 pub use crate::{
     error::{StoreError, StoreErrorKind},

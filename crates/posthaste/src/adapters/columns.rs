@@ -1,5 +1,6 @@
 //! Messages turned into one array per column, as `insert_many` takes them. Pure.
 
+use posthaste_core::Message;
 use uuid::Uuid;
 
 use crate::{Entry, encode::header_literal};
@@ -20,12 +21,12 @@ impl<'a> Columns<'a> {
         let messages = || entries.iter().map(|entry| entry.message);
         Self {
             ids: entries.iter().map(|entry| entry.id).collect(),
-            topics: messages().map(|message| message.topic()).collect(),
-            keys: messages().map(|message| message.ordering_key()).collect(),
-            payloads: messages().map(|message| message.payload()).collect(),
-            content_types: messages().map(|message| message.media_type()).collect(),
+            topics: messages().map(Message::topic).collect(),
+            keys: messages().map(Message::ordering_key).collect(),
+            payloads: messages().map(Message::payload).collect(),
+            content_types: messages().map(Message::media_type).collect(),
             headers: messages().map(header_literal).collect(),
-            correlation_ids: messages().map(|message| message.correlation()).collect(),
+            correlation_ids: messages().map(Message::correlation).collect(),
         }
     }
 }

@@ -92,7 +92,7 @@ fn insert_many(statement: &str, entries: &[Entry<'_>]) -> Statement {
 }
 
 fn failed(error: Error) -> EnqueueError {
-    let code = error.as_database_error().and_then(|error| error.code());
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     let kind = match (code, &error) {
         (Some(code), _) => EnqueueErrorKind::from_sqlstate(&code),
         (None, Error::Io(_)) => EnqueueErrorKind::Unavailable,

@@ -20,7 +20,7 @@ const ORDERS: &str = "create table orders (id integer)";
 
 /// A database with the schema, the application's table and nothing in either.
 pub(crate) enum Place {
-    Postgres(Database),
+    Postgres(Box<Database>),
     Sqlite(TempDir),
 }
 
@@ -52,7 +52,7 @@ impl Row {
 
 impl Place {
     pub(crate) async fn postgres() -> Self {
-        Self::Postgres(postgres().await)
+        Self::Postgres(Box::new(postgres().await))
     }
 
     pub(crate) async fn sqlite() -> Self {
@@ -116,7 +116,7 @@ pub(crate) async fn postgres_log(database: &Database) -> Vec<Row> {
         key: row.get("key"),
         payload: row.get("payload"),
         content_type: row.get("content_type"),
-        headers: pairs(row.get("headers")),
+        headers: pairs(&row.get::<_, Vec<String>>("headers")),
         correlation_id: row.get("correlation_id"),
     };
     rows.iter().map(row).collect()
@@ -147,7 +147,7 @@ fn sqlite_headers(connection: &Connection, json: String) -> Vec<(String, String)
     pairs.unwrap().map(Result::unwrap).collect()
 }
 
-pub(crate) fn pairs(flat: Vec<String>) -> Vec<(String, String)> {
+fn pairs(flat: &[String]) -> Vec<(String, String)> {
     let (pairs, rest) = flat.as_chunks::<2>();
     assert!(rest.is_empty(), "headers are not pairs: {flat:?}");
     pairs.iter().map(|[name, value]| (name.clone(), value.clone())).collect()

@@ -1,6 +1,6 @@
 //! Migrations: numbered SQL files, embedded, each in one transaction.
 
-use tokio_postgres::types::Type;
+use tokio_postgres::{IsolationLevel, types::Type};
 
 use super::{PostgresStore, connect::Loan};
 use crate::{Migration, MigrationReport, Result, SchemaState, StoreError, StoreErrorKind};
@@ -132,7 +132,14 @@ async fn apply(store: &PostgresStore, loan: &mut Loan, migration: &Migration) ->
     let doing = format!("apply migration {:04}_{}", migration.version, migration.name);
     let limit = loan.operation_timeout();
     let work = async {
-        let transaction = loan.client_mut().transaction().await?;
+        // `read committed`, whatever the database's default, so that what another process has
+        // applied while this one waited for the lock is seen.
+        let transaction = loan
+            .client_mut()
+            .build_transaction()
+            .isolation_level(IsolationLevel::ReadCommitted)
+            .start()
+            .await?;
         // Two processes that create the same schema would otherwise collide on the catalogue.
         transaction
             .batch_execute(&format!(

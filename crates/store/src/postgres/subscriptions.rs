@@ -162,8 +162,13 @@ pub(super) async fn settle(
         (&position, Type::INT8),
         (&place.message, Type::UUID),
     ];
-    let written = loan.bounded("settle", loan.client().execute_typed(&sql, params)).await?;
-    let settled = match written {
+    let mut written = loan.bounded("settle", loan.client().execute_typed(&sql, params)).await;
+    if written.as_ref().is_err_and(|error| error.kind() == StoreErrorKind::Conflict) {
+        // FENCED: where the database's default is `repeatable read`, a settle that waited behind
+        // a takeover fails instead of seeing the raised epoch; the second try sees it.
+        written = loan.bounded("settle", loan.client().execute_typed(&sql, params)).await;
+    }
+    let settled = match written? {
         1 => Settled::Recorded,
         _ if is_held(store, &loan, subscription, epoch).await? => {
             let doing = format!(

@@ -1,0 +1,236 @@
+//! The embedded store: a log in a SQLite file on a local disk, next to the application's tables.
+//!
+//! SQLite has a single writer, so position order is commit order and the machinery of snapshots
+//! shrinks to a number (`ticks`). Three threads own a connection each (`worker`): the writer
+//! takes the write lock, the reader looks and reads pages without ever waiting for it, and the
+//! observer answers people. Applications write to the same file from their own connections and
+//! processes; they must not use `synchronous = off`, and they must be on the same machine.
+
+mod append;
+mod connection;
+mod faults;
+mod headers;
+mod mounts;
+mod pages;
+mod schema;
+mod session;
+mod status;
+mod subscriptions;
+mod sweep;
+mod ticks;
+mod worker;
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use posthaste_core::{
+    Epoch, Message, MessageId, Page, PageLimit, Place, SchemaName, TickRef, TopicFilter, Window,
+};
+
+use self::{
+    connection::{Opening, Role},
+    session::Scope,
+    ticks::SqliteTicker,
+    worker::Worker,
+};
+use crate::{
+    MigrationReport, Result, SchemaState, Settled, Status, Store, StoredMessage, SubscriptionSpec,
+    SweepReport, Ticker,
+};
+
+/// How to open a SQLite log.
+#[derive(Clone, Debug)]
+pub struct SqliteOptions {
+    /// Prefix of the names of all tables.
+    pub schema: SchemaName,
+    /// Whether to create the file when it does not exist.
+    pub create: bool,
+    /// Longest wait for one call, with the locks it needs.
+    pub operation_timeout: Duration,
+    /// How long messages stay readable after every subscription has published them.
+    pub retention: Duration,
+}
+
+impl Default for SqliteOptions {
+    /// Ten seconds are well above a slow disk's sync; the retention is that of PostgreSQL.
+    fn default() -> Self {
+        Self {
+            schema: SchemaName::default(),
+            create: false,
+            operation_timeout: Duration::from_secs(10),
+            retention: Duration::from_hours(1),
+        }
+    }
+}
+
+/// A log in a SQLite file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    description: String,
+    retention: Duration,
+    operation_timeout: Duration,
+    writer: Arc<Worker>,
+    reader: Arc<Worker>,
+    observer: Worker,
+}
+
+impl SqliteStore {
+    /// Opens the file at `path` and switches it to WAL mode. Neither creates nor checks tables:
+    /// see [`Store::migrate`] and [`Store::check`].
+    ///
+    /// # Errors
+    /// `MissingSchema` when there is no file and none may be created; `Invalid` for a path in
+    /// memory or on a network file system, a file that is no database, and a schema name that
+    /// SQLite reserves; `Privilege` when the file is read-only.
+    pub async fn open(path: impl AsRef<Path>, options: &SqliteOptions) -> Result<Self> {
+        let bound = options.operation_timeout;
+        let opening = Opening::new(path.as_ref(), &options.schema, options.create, bound)?;
+        let description =
+            format!("sqlite:{} (schema {})", opening.path().display(), options.schema);
+        let writer = Worker::start(opening.clone(), Role::Writer, bound).await?;
+        let reader = Worker::start(opening.clone(), Role::Reader, bound).await?;
+        let observer = Worker::start(opening, Role::Observer, bound).await?;
+        Ok(Self {
+            description,
+            retention: options.retention,
+            operation_timeout: bound,
+            writer: Arc::new(writer),
+            reader: Arc::new(reader),
+            observer,
+        })
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        doing: &str,
+        work: impl FnOnce(&Scope<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.writer.call(doing, |session| session.write(work)).await
+    }
+
+    async fn observe<T: Send + 'static>(
+        &self,
+        doing: &str,
+        work: impl FnOnce(&Scope<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.observer.call(doing, |session| session.read(work)).await
+    }
+
+    /// Deletes chunk after chunk until nothing is left or the time is up; the next sweep goes on.
+    async fn sweep_all(
+        &self,
+        doing: &str,
+        until: Instant,
+        chunk: impl Fn(&Scope<'_>) -> Result<usize> + Send + Copy + 'static,
+    ) -> Result<u64> {
+        let mut deleted = 0;
+        loop {
+            let now = self.write(doing, chunk).await?;
+            deleted += now as u64;
+            if now == 0 || Instant::now() >= until {
+                return Ok(deleted);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    fn describe(&self) -> &str {
+        &self.description
+    }
+
+    async fn schema_state(&self) -> Result<SchemaState> {
+        self.observer.call("read the schema version", schema::state).await
+    }
+
+    async fn migrate(&self) -> Result<MigrationReport> {
+        self.writer.call("migrate", schema::migrate).await
+    }
+
+    async fn check(&self) -> Result<()> {
+        self.writer.call("check the schema", schema::check).await
+    }
+
+    async fn append(&self, messages: &[Message]) -> Result<Vec<MessageId>> {
+        let messages = messages.to_vec();
+        self.write("append messages", move |scope| append::append(scope, &messages)).await
+    }
+
+    fn ticker(&self) -> Box<dyn Ticker> {
+        let (reader, writer) = (Arc::clone(&self.reader), Arc::clone(&self.writer));
+        Box::new(SqliteTicker { reader, writer, seen: None })
+    }
+
+    async fn window(&self, base: TickRef, head: Option<TickRef>) -> Result<Option<Arc<Window>>> {
+        let found = self.reader.call("read the window", move |session| {
+            session.read(|scope| ticks::window(scope, base, head))
+        });
+        Ok(found.await?.map(Arc::new))
+    }
+
+    async fn read(
+        &self,
+        window: &Window,
+        after: i64,
+        filter: &TopicFilter,
+        limit: PageLimit,
+    ) -> Result<Option<Page>> {
+        let Some(range) = pages::next_range(window, after, limit.stride) else { return Ok(None) };
+        let filter = filter.clone();
+        let page = self.reader.call("read a page", move |session| {
+            session.read(|scope| pages::read(scope, range, &filter, limit))
+        });
+        page.await.map(Some)
+    }
+
+    async fn reconcile(&self, specs: &[SubscriptionSpec]) -> Result<()> {
+        let specs = specs.to_vec();
+        self.write("reconcile subscriptions", move |scope| subscriptions::reconcile(scope, &specs))
+            .await
+    }
+
+    async fn acquire(&self, subscription: &str, holder: &str) -> Result<(Epoch, Place)> {
+        let (name, holder) = (subscription.to_owned(), holder.to_owned());
+        self.write("take a subscription over", move |scope| {
+            subscriptions::acquire(scope, &name, &holder)
+        })
+        .await
+    }
+
+    async fn settle(&self, subscription: &str, epoch: Epoch, place: &Place) -> Result<Settled> {
+        let (name, place) = (subscription.to_owned(), *place);
+        self.write("settle", move |scope| subscriptions::settle(scope, &name, epoch, &place)).await
+    }
+
+    async fn release(&self, subscription: &str, epoch: Epoch) -> Result<()> {
+        let name = subscription.to_owned();
+        self.write("release a subscription", move |scope| {
+            subscriptions::release(scope, &name, epoch)
+        })
+        .await
+    }
+
+    async fn sweep(&self) -> Result<SweepReport> {
+        let until = Instant::now() + self.operation_timeout;
+        let retention = self.retention;
+        let rows_deleted = self
+            .sweep_all("sweep messages", until, move |scope| sweep::messages(scope, retention))
+            .await?;
+        self.sweep_all("sweep ticks", until, sweep::ticks).await?;
+        self.sweep_all("sweep settled places", until, sweep::progress).await?;
+        Ok(SweepReport { rows_deleted, ..SweepReport::default() })
+    }
+
+    async fn status(&self) -> Result<Status> {
+        self.observe("read the status", status::status).await
+    }
+
+    async fn recent(&self, after: Option<i64>, limit: u32) -> Result<Vec<StoredMessage>> {
+        self.observe("read recent messages", move |scope| status::recent(scope, after, limit)).await
+    }
+}

@@ -1,0 +1,120 @@
+//! Answers for people: counts, places and the newest messages. Not a reader of the log.
+
+use posthaste_core::{Headers, MessageId, Position, Timestamp};
+use rusqlite::Row;
+
+use super::{
+    headers,
+    session::Scope,
+    subscriptions::{self, Subscription},
+    ticks,
+};
+use crate::{Result, Status, StoreError, StoreErrorKind, StoredMessage, SubscriptionStatus};
+
+/// Counts and places, all on one snapshot.
+pub(super) fn status(scope: &Scope<'_>) -> Result<Status> {
+    let mut states = Vec::new();
+    for subscription in subscriptions::list(scope)? {
+        states.push(state_of(scope, subscription)?);
+    }
+    let count = "select count(*) from @schema@_log";
+    let messages: i64 = scope.first(count, [], |row| row.get(0))?.unwrap_or(0);
+    Ok(Status {
+        head: highest_handed_out(scope)?,
+        tick: ticks::newest(scope)?.at,
+        messages: messages as u64,
+        subscriptions: states,
+    })
+}
+
+fn state_of(scope: &Scope<'_>, subscription: Subscription) -> Result<SubscriptionStatus> {
+    let progress = subscriptions::progress(scope, &subscription)?;
+    let (backlog, oldest) = backlog(scope, &subscription)?;
+    let now = scope.now_micros()?;
+    Ok(SubscriptionStatus {
+        lag_micros: oldest.map_or(0, |Timestamp(oldest)| now.saturating_sub(oldest).max(0)),
+        name: subscription.name,
+        filter: subscription.filter,
+        epoch: subscription.epoch,
+        holder: subscription.holder,
+        progress,
+        backlog,
+    })
+}
+
+/// How many messages match and are not settled, and when the oldest was written. Walks the
+/// primary key from the settled position; the topic is read without the payload's pages.
+fn backlog(scope: &Scope<'_>, of: &Subscription) -> Result<(u64, Option<Timestamp>)> {
+    let mut statement = scope.prepare(
+        "select topic, enqueued_at from @schema@_log where position > \
+           (select through from @schema@_settled where subscription = ?1) order by position",
+    )?;
+    let mut rows = statement.query([of.id])?;
+    let (mut count, mut oldest) = (0, None);
+    while let Some(row) = rows.next()? {
+        if of.filter.is_all() || of.filter.matches(row.get_ref(0)?.as_str().unwrap_or_default()) {
+            count += 1;
+            if oldest.is_none() {
+                oldest = Some(Timestamp(row.get(1)?));
+            }
+        }
+    }
+    Ok((count, oldest))
+}
+
+/// Positions of deleted messages count: SQLite remembers them for `autoincrement`.
+fn highest_handed_out(scope: &Scope<'_>) -> Result<Position> {
+    let sql = "select seq from sqlite_sequence where name = '@schema@_log'";
+    Ok(scope.first(sql, [], |row| row.get(0))?.unwrap_or(0))
+}
+
+/// The `limit` messages above `after`, or the newest ones; oldest first.
+pub(super) fn recent(
+    scope: &Scope<'_>,
+    after: Option<Position>,
+    limit: u32,
+) -> Result<Vec<StoredMessage>> {
+    let order = if after.is_some() { "asc" } else { "desc" };
+    // Walks the primary key up or down. The sub-select finds the message's deliveries by its
+    // position; one that is null outweighs the others, as in the view `outbox`.
+    let sql = format!(
+        "select l.position, l.id, l.topic, l.key, l.content_type, l.headers, l.correlation_id, \
+                l.enqueued_at, l.payload, \
+                (select case when count(*) = count(d.published_at) then max(d.published_at) end \
+                 from @schema@_delivery d where d.position = l.position) \
+         from @schema@_log l where l.position > ?1 order by l.position {order} limit ?2"
+    );
+    let mut statement = scope.prepare(&sql)?;
+    let mut rows = statement.query((after.unwrap_or(0), limit))?;
+    let mut messages = Vec::new();
+    while let Some(row) = rows.next()? {
+        messages.push(stored(row)?);
+    }
+    if after.is_none() {
+        messages.reverse();
+    }
+    Ok(messages)
+}
+
+fn stored(row: &Row<'_>) -> Result<StoredMessage> {
+    let position = row.get(0)?;
+    let mut packed = Vec::new();
+    let json: String = row.get(5)?;
+    headers::pack(&json, &mut packed).map_err(|cause| {
+        let doing = format!("the headers of the message at position {position} are not readable");
+        StoreError::caused(StoreErrorKind::Invalid, doing, cause)
+    })?;
+    let pairs = Headers::packed(&packed).iter();
+    Ok(StoredMessage {
+        position,
+        id: MessageId::from_bytes(row.get(1)?),
+        topic: row.get(2)?,
+        key: row.get(3)?,
+        content_type: row.get(4)?,
+        headers: pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        correlation_id: row.get(6)?,
+        enqueued_at: Timestamp(row.get(7)?),
+        payload: row.get(8)?,
+        published_at: row.get::<_, Option<i64>>(9)?.map(Timestamp),
+    })
+}

@@ -1,0 +1,91 @@
+//! Deletes what nobody needs any more, in small transactions: writers wait for one chunk at most.
+//!
+//! Each function deletes one chunk and answers how many rows it deleted; the store calls it
+//! again until nothing is left.
+
+use std::time::Duration;
+
+use posthaste_core::Position;
+
+use super::session::Scope;
+use crate::Result;
+
+/// Rows a transaction deletes at most: a few milliseconds of the write lock for small messages,
+/// and at most 64,000 pages for messages of 256 KiB.
+pub(super) const CHUNK: usize = 1_000;
+
+/// Ticks and progress rows kept behind the newest, as many as the rings of the PostgreSQL store
+/// hold. Beyond it `published_at` becomes coarser and a place that a sink held can be too old.
+const HISTORY: i64 = 8 * 32_768;
+
+/// Deletes messages that every subscription has settled and that are older than `retention`.
+/// Without subscriptions nothing is settled. Looks only at the oldest `CHUNK` positions, in the
+/// order of the primary key.
+pub(super) fn messages(scope: &Scope<'_>, retention: Duration) -> Result<usize> {
+    let retention = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
+    let until = scope.now_micros()?.saturating_sub(retention);
+    scope.run(
+        "delete from @schema@_log where position in ( \
+           select position from ( \
+             select position, enqueued_at from @schema@_log \
+             where position <= (select min(through) from @schema@_settled) \
+             order by position limit ?1) \
+           where enqueued_at <= ?2)",
+        (CHUNK as i64, until),
+    )
+}
+
+/// Deletes ticks below every place: below the subscriptions' own, and below the last tick under
+/// the oldest message, from which a sink that fell behind would be read again.
+pub(super) fn ticks(scope: &Scope<'_>) -> Result<usize> {
+    let settled: Option<i64> = scope
+        .first(
+            "select min(coalesce((select p.base_tick from @schema@_progress p \
+                                  where p.subscription = s.id order by p.n desc limit 1), \
+                                 s.start_tick)) \
+             from @schema@_subscription s",
+            [],
+            |row| row.get(0),
+        )?
+        .flatten();
+    let Some(settled) = settled else { return Ok(0) };
+    // Ticks ascend in n and position alike, so this walks the primary key over the ticks that go.
+    let below_messages: Option<i64> = scope
+        .first(
+            "select coalesce( \
+               (select n - 1 from @schema@_tick where position >= ?1 order by n limit 1), \
+               (select max(n) from @schema@_tick))",
+            [oldest_message(scope)?],
+            |row| row.get(0),
+        )?
+        .flatten();
+    scope.run(
+        "delete from @schema@_tick where n in ( \
+           select n from @schema@_tick \
+           where n < min(?1, max(?2, (select max(n) from @schema@_tick) - ?3)) \
+           order by n limit ?4)",
+        (settled, below_messages.unwrap_or(0), HISTORY, CHUNK as i64),
+    )
+}
+
+/// Deletes progress rows that date no message of the log, never the newest of a subscription.
+/// Looks only at the oldest `CHUNK` rows: what can go stands there.
+pub(super) fn progress(scope: &Scope<'_>) -> Result<usize> {
+    let oldest = oldest_message(scope)?;
+    scope.run(
+        "delete from @schema@_progress where n in ( \
+           select p.n from ( \
+             select n, subscription, through from @schema@_progress order by n limit ?3) p \
+           where (p.through < ?1 or p.n < (select max(n) from @schema@_progress) - ?2) \
+             and p.n < (select max(q.n) from @schema@_progress q \
+                        where q.subscription = p.subscription))",
+        (oldest, HISTORY, CHUNK as i64),
+    )
+}
+
+/// The lowest position in the log, or one above every position while it is empty.
+fn oldest_message(scope: &Scope<'_>) -> Result<Position> {
+    let sql = "select min(position) from @schema@_log";
+    let oldest: Option<Position> = scope.first(sql, [], |row| row.get(0))?.flatten();
+    Ok(oldest.unwrap_or(i64::MAX))
+}

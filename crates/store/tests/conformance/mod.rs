@@ -1,0 +1,111 @@
+//! What every store promises to the relay: one list of cases, run by each store's harness.
+//!
+//! A case is a generic function over [`harness::Harness`], in a file per promise. A store joins
+//! by a module that implements the harness and calls `every_case!` once (and
+//! `every_concurrent_case!` if it lets several transactions write at once).
+
+/// One `#[tokio::test]` per case, in modules named like the files of the cases.
+macro_rules! cases {
+    ($harness:ty: $($module:ident { $($case:ident,)* })*) => {$(
+        mod $module {$(
+            #[tokio::test]
+            async fn $case() {
+                Box::pin(crate::conformance::$module::$case::<$harness>()).await;
+            }
+        )*}
+    )*};
+}
+
+/// The list. A case that is not in it never runs, and the compiler says so.
+macro_rules! every_case {
+    ($harness:ty) => {
+        cases! { $harness:
+            messages {
+                messages_come_back_byte_for_byte_with_all_headers,
+                appended_messages_come_back_like_those_of_applications,
+                rolled_back_messages_never_appear,
+                recent_shows_the_newest_or_those_above_a_position,
+            }
+            windows {
+                window_holds_exactly_what_committed_between_two_ticks,
+                no_tick_is_taken_without_a_message,
+                ticks_are_numbered_consecutively_and_two_tickers_agree,
+                tickers_that_tick_at_once_lose_and_repeat_nothing,
+                interrupted_window_is_resumed_at_its_place,
+                no_window_follows_the_newest_tick,
+                tick_with_another_id_is_rewound,
+                tick_that_is_missing_is_rewound,
+            }
+            pages {
+                big_window_is_paged_in_order_without_gaps_or_repeats,
+                page_keeps_its_byte_limit_and_an_oversize_message_stands_alone,
+                filter_selects_exact_topics_and_prefixes,
+                pages_without_a_match_move_on,
+                settled_reach_never_covers_what_commits_later,
+            }
+            subscriptions {
+                settled_place_is_what_the_next_holder_acquires,
+                settled_tick_is_what_the_next_holder_acquires,
+                stale_settle_is_fenced_after_takeover,
+                place_of_another_incarnation_cannot_be_settled,
+                release_clears_the_holder_under_its_own_epoch_only,
+                subscription_from_now_skips_what_was_committed_before,
+                subscription_from_the_beginning_gets_everything,
+                reconciling_again_keeps_the_place_and_updates_the_filter,
+                unknown_subscription_is_named,
+                status_counts_what_matches_and_is_not_settled,
+            }
+            sweeping {
+                sweep_keeps_what_a_lagging_subscription_needs,
+                sweep_empties_what_every_subscription_has_passed,
+                sweep_keeps_messages_for_the_retention_time,
+                sweep_without_subscriptions_deletes_nothing,
+                positions_and_ticks_go_on_after_everything_was_swept,
+            }
+            views {
+                published_at_is_null_until_every_matching_subscription_has_settled,
+                message_that_no_subscription_matches_is_never_published,
+                messages_before_a_subscriptions_start_are_not_its_own,
+            }
+            migrations {
+                schema_is_missing_until_it_is_migrated,
+                migrating_twice_changes_nothing,
+                four_processes_migrate_at_once,
+                newer_schema_is_refused,
+            }
+            random {
+                random_schedules_lose_repeat_and_reorder_nothing,
+            }
+        }
+    };
+}
+
+/// Cases for stores that let several transactions write at once.
+#[cfg(feature = "postgres")]
+macro_rules! every_concurrent_case {
+    ($harness:ty) => {
+        cases! { $harness:
+            concurrent {
+                long_transaction_delays_only_its_own_messages,
+            }
+        }
+    };
+}
+
+#[cfg(feature = "postgres")]
+mod concurrent;
+mod harness;
+mod messages;
+mod migrations;
+mod pages;
+mod random;
+mod reader;
+mod subscriptions;
+mod sweeping;
+mod views;
+mod windows;
+
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "sqlite")]
+mod sqlite;

@@ -1,0 +1,239 @@
+//! SQLite runs every case, and what only an embedded file promises.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use posthaste_core::{Message, MessageId, SchemaName};
+use posthaste_store::{
+    Store, StoreErrorKind,
+    sqlite::{SqliteOptions, SqliteStore},
+    statements::SqliteWriter,
+};
+use rusqlite::{Connection, Params, Row};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::{
+    harness::{Application, Delivery, Harness, LONG, commit, migrated},
+    reader::{read_all, tick},
+};
+
+every_case!(crate::conformance::sqlite::SqliteHarness);
+
+/// A file in a directory of its own, which goes away with the harness.
+pub(crate) struct SqliteHarness {
+    directory: TempDir,
+}
+
+impl SqliteHarness {
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("app.db")
+    }
+
+    /// A connection as an application opens it.
+    fn connect(&self) -> Connection {
+        let connection = Connection::open(self.path()).unwrap();
+        connection.busy_timeout(Duration::from_secs(10)).unwrap();
+        connection.pragma_update(None, "foreign_keys", true).unwrap();
+        connection
+    }
+
+    fn execute(&self, sql: &str, values: impl Params) {
+        assert_eq!(self.connect().execute(sql, values).unwrap(), 1, "{sql}");
+    }
+
+    fn rows<T>(&self, sql: &str, row: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> Vec<T> {
+        let connection = self.connect();
+        let mut statement = connection.prepare(sql).unwrap();
+        statement.query_map([], row).unwrap().collect::<Result<_, _>>().unwrap()
+    }
+}
+
+impl Harness for SqliteHarness {
+    const WRITERS_MAX: usize = 1;
+    const SWEEP_LEAVES_MAX: u64 = 0;
+    type Application = Transaction;
+
+    async fn empty() -> Self {
+        Self { directory: tempfile::tempdir().unwrap() }
+    }
+
+    async fn open(&self, retention: Duration) -> Arc<dyn Store> {
+        let options = SqliteOptions { create: true, retention, ..SqliteOptions::default() };
+        Arc::new(SqliteStore::open(self.path(), &options).await.unwrap())
+    }
+
+    async fn begin(&self) -> Transaction {
+        let connection = self.connect();
+        connection.execute_batch("begin").unwrap();
+        Transaction { connection, writer: SqliteWriter::new(&SchemaName::default()) }
+    }
+
+    async fn outbox(&self) -> Vec<(MessageId, Option<String>)> {
+        let sql = "select id, published_at from posthaste_outbox order by position";
+        self.rows(sql, |row| Ok((uuid(row)?, row.get(1)?)))
+    }
+
+    async fn messages(&self) -> Vec<Delivery> {
+        let sql = "select id, subscription, state, published_at from posthaste_messages \
+                   order by position, subscription";
+        self.rows(sql, |row| {
+            Ok(Delivery {
+                id: uuid(row)?,
+                subscription: row.get(1)?,
+                state: row.get(2)?,
+                published_at: row.get(3)?,
+            })
+        })
+    }
+
+    async fn exchange_tick(&self, n: i64) {
+        let id = Uuid::new_v4();
+        self.execute("update posthaste_tick set id = ?2 where n = ?1", (n, id.as_bytes()));
+    }
+
+    async fn remove_tick(&self, n: i64) {
+        self.execute("delete from posthaste_tick where n = ?1", [n]);
+    }
+
+    async fn record_unknown_migration(&self) {
+        let sql = "insert into posthaste_migration (version, name) values (9999, 'unknown')";
+        self.execute(sql, []);
+    }
+}
+
+fn uuid(row: &Row<'_>) -> rusqlite::Result<Uuid> {
+    let text: String = row.get(0)?;
+    Ok(text.parse().expect("the view shows ids in their text form"))
+}
+
+/// An application's transaction on a connection of its own.
+pub(crate) struct Transaction {
+    connection: Connection,
+    writer: SqliteWriter,
+}
+
+impl Application for Transaction {
+    async fn insert(&mut self, message: &Message) -> MessageId {
+        let id = Uuid::now_v7();
+        let text = |text: &String| serde_json::to_string(text).unwrap();
+        let pairs = message.header_pairs().iter();
+        let headers: Vec<String> =
+            pairs.map(|(name, value)| format!("{}:{}", text(name), text(value))).collect();
+        let values = (
+            id.as_bytes(),
+            message.topic(),
+            message.ordering_key(),
+            message.payload(),
+            message.media_type(),
+            format!("{{{}}}", headers.join(",")),
+            message.correlation(),
+        );
+        self.connection.execute(&self.writer.insert, values).unwrap();
+        id
+    }
+
+    async fn commit(self) {
+        self.connection.execute_batch("commit").unwrap();
+    }
+
+    async fn rollback(self) {
+        self.connection.execute_batch("rollback").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn refused_message_makes_the_whole_transaction_fail() {
+    let (harness, store) = migrated::<SqliteHarness>().await;
+    let mut application = harness.begin().await;
+    application.insert(&Message::new("a")).await;
+    let connection = &application.connection;
+    let on: bool = connection.query_row(SqliteWriter::FOREIGN_KEYS, [], |row| row.get(0)).unwrap();
+    assert!(on);
+    connection.execute(&application.writer.refuse, []).unwrap();
+    let error = connection.execute_batch("commit").unwrap_err();
+    assert!(error.to_string().contains("FOREIGN KEY"), "{error}");
+    drop(application);
+    assert!(read_all(&*store).await.is_empty());
+}
+
+#[tokio::test]
+async fn pages_and_looks_do_not_wait_for_an_open_writer() {
+    let (harness, store) = migrated::<SqliteHarness>().await;
+    let mut ticker = store.ticker();
+    let expected = commit(&harness, &["a"]).await;
+    let newest = tick(ticker.as_mut()).await;
+    let mut application = harness.begin().await;
+    application.insert(&Message::new("open")).await;
+    assert_eq!(tick(ticker.as_mut()).await, newest);
+    assert!(read_all(&*store).await.iter().map(|message| message.id).eq(expected));
+    application.rollback().await;
+}
+
+#[tokio::test]
+async fn writer_that_holds_the_lock_too_long_is_a_conflict_or_a_timeout() {
+    let (harness, _store) = migrated::<SqliteHarness>().await;
+    let operation_timeout = Duration::from_millis(200);
+    let options = SqliteOptions { operation_timeout, ..SqliteOptions::default() };
+    let store = SqliteStore::open(harness.path(), &options).await.unwrap();
+    let mut application = harness.begin().await;
+    application.insert(&Message::new("a")).await;
+    let error = store.append(&[Message::new("b")]).await.unwrap_err();
+    assert!(error.kind().is_transient(), "{error}");
+    application.commit().await;
+    store.append(&[Message::new("b")]).await.unwrap();
+}
+
+#[tokio::test]
+async fn several_schemas_share_one_file() {
+    let (harness, store) = migrated::<SqliteHarness>().await;
+    let options = SqliteOptions { schema: "other".parse().unwrap(), ..SqliteOptions::default() };
+    let other = SqliteStore::open(harness.path(), &options).await.unwrap();
+    assert_eq!(other.check().await.unwrap_err().kind(), StoreErrorKind::MissingSchema);
+    other.migrate().await.unwrap();
+    other.append(&[Message::new("a")]).await.unwrap();
+    assert_eq!(read_all(&*store).await.len(), 0);
+    assert_eq!(read_all(&other).await.len(), 1);
+}
+
+#[tokio::test]
+async fn missing_file_is_a_missing_schema_and_named() {
+    let harness = SqliteHarness::empty().await;
+    let error = SqliteStore::open(harness.path(), &SqliteOptions::default()).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::MissingSchema);
+    assert!(error.to_string().contains("app.db"), "{error}");
+}
+
+#[tokio::test]
+async fn row_that_is_not_utf8_is_named_and_neither_altered_nor_skipped() {
+    let (harness, store) = migrated::<SqliteHarness>().await;
+    commit(&harness, &["a", "a"]).await;
+    harness.execute("update posthaste_log set key = cast(x'ff' as text) where position = 2", []);
+    tick(store.ticker().as_mut()).await;
+    let begin = posthaste_core::TickRef::BEGINNING;
+    let window = store.window(begin, None).await.unwrap().unwrap();
+    let filter = posthaste_core::TopicFilter::all();
+    let error = store.read(&window, 0, &filter, super::reader::WIDE).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Invalid);
+    assert!(error.to_string().contains("position 2 has a key"), "{error}");
+}
+
+#[tokio::test]
+async fn sweep_keeps_the_ticks_and_settles_that_messages_need() {
+    let (harness, _long) = migrated::<SqliteHarness>().await;
+    let store = harness.open(Duration::ZERO).await;
+    let start = posthaste_store::Start::Beginning;
+    store.reconcile(&[super::reader::subscription("s", &["*"], start)]).await.unwrap();
+    for _ in 0..5 {
+        commit(&harness, &["a"]).await;
+        super::reader::publish_all(&*store, "s").await;
+    }
+    let count = |table: &str| {
+        let sql = format!("select count(*) from posthaste_{table}");
+        harness.rows(&sql, |row| row.get::<_, i64>(0))[0]
+    };
+    // Retained messages keep what dates them and what a sink that fell behind would start from.
+    harness.open(LONG).await.sweep().await.unwrap();
+    assert_eq!([count("log"), count("tick"), count("progress")], [5, 5, 5]);
+    store.sweep().await.unwrap();
+    assert_eq!([count("log"), count("tick"), count("progress")], [0, 1, 1]);
+}

@@ -1,0 +1,107 @@
+//! Retention: what may be deleted, and above all what may not.
+
+use std::{sync::Arc, time::Duration};
+
+use posthaste_core::{Message, MessageId, PageLimit};
+use posthaste_store::{Start, Store};
+use posthaste_testkit::eventually_async;
+
+use super::{
+    harness::{Harness, commit, migrated},
+    reader::{Reader, WIDE, publish_all, subscription, tick},
+};
+
+/// Sweeps needed until nothing changes: a slot is sealed by one and emptied by another.
+const SWEEPS: u32 = 4;
+/// Well above the moment that open transactions of other tests keep a slot from being sealed.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A migrated database, and a store that keeps nothing longer than it must.
+async fn without_retention<H: Harness>() -> (H, Arc<dyn Store>) {
+    let (harness, _store) = migrated::<H>().await;
+    let store = harness.open(Duration::ZERO).await;
+    (harness, store)
+}
+
+async fn append(store: &dyn Store, count: usize) -> Vec<MessageId> {
+    let messages: Vec<Message> = (0..count).map(|_| Message::new("a")).collect();
+    store.append(&messages).await.unwrap()
+}
+
+async fn sweep(store: &dyn Store) {
+    for _ in 0..SWEEPS {
+        store.sweep().await.unwrap();
+    }
+}
+
+async fn held(store: &dyn Store) -> u64 {
+    store.status().await.unwrap().messages
+}
+
+pub(crate) async fn sweep_keeps_what_a_lagging_subscription_needs<H: Harness>() {
+    let (_harness, store) = without_retention::<H>().await;
+    let specs = ["fast", "slow"].map(|name| subscription(name, &["*"], Start::Beginning));
+    store.reconcile(&specs).await.unwrap();
+    let expected = append(&*store, 500).await;
+    publish_all(&*store, "fast").await;
+
+    tick(store.ticker().as_mut()).await;
+    let (epoch, place) = store.acquire("slow", "one").await.unwrap();
+    let mut reader =
+        Reader { limit: PageLimit { stride: 150, bytes: WIDE.bytes }, ..Reader::at(place) };
+    reader.step(&*store).await;
+    store.settle("slow", epoch, &reader.place).await.unwrap();
+    sweep(&*store).await;
+    let published = reader.received.len() as u64;
+    assert!(held(&*store).await >= 500 - published);
+    reader.drain(&*store).await;
+    assert_eq!(reader.ids(), expected);
+}
+
+pub(crate) async fn sweep_empties_what_every_subscription_has_passed<H: Harness>() {
+    let (_harness, store) = without_retention::<H>().await;
+    let specs =
+        [subscription("s", &["*"], Start::Beginning), subscription("t", &["b"], Start::Beginning)];
+    store.reconcile(&specs).await.unwrap();
+    append(&*store, 2_500).await;
+    publish_all(&*store, "s").await;
+    publish_all(&*store, "t").await;
+    let store = &*store;
+    eventually_async("settled messages are gone", LIMIT, || async move {
+        sweep(store).await;
+        held(store).await <= H::SWEEP_LEAVES_MAX
+    })
+    .await;
+}
+
+pub(crate) async fn sweep_keeps_messages_for_the_retention_time<H: Harness>() {
+    let (_harness, store) = migrated::<H>().await;
+    store.reconcile(&[subscription("s", &["*"], Start::Beginning)]).await.unwrap();
+    append(&*store, 500).await;
+    publish_all(&*store, "s").await;
+    sweep(&*store).await;
+    assert_eq!(held(&*store).await, 500);
+}
+
+pub(crate) async fn sweep_without_subscriptions_deletes_nothing<H: Harness>() {
+    let (_harness, store) = without_retention::<H>().await;
+    append(&*store, 500).await;
+    tick(store.ticker().as_mut()).await;
+    sweep(&*store).await;
+    assert_eq!(held(&*store).await, 500);
+}
+
+pub(crate) async fn positions_and_ticks_go_on_after_everything_was_swept<H: Harness>() {
+    let (harness, store) = without_retention::<H>().await;
+    store.reconcile(&[subscription("s", &["*"], Start::Beginning)]).await.unwrap();
+    append(&*store, 500).await;
+    publish_all(&*store, "s").await;
+    let before = store.status().await.unwrap();
+    sweep(&*store).await;
+    sweep(&*store).await;
+    let expected = commit(&harness, &["a", "b"]).await;
+    assert_eq!(publish_all(&*store, "s").await, expected);
+    let after = store.status().await.unwrap();
+    assert_eq!(after.tick.n, before.tick.n + 1);
+    assert!(after.head >= before.head + 2, "{} after {}", after.head, before.head);
+}

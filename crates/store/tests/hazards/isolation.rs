@@ -1,0 +1,89 @@
+//! A database whose transactions are `repeatable read` unless they say otherwise.
+
+use posthaste_core::Place;
+use posthaste_store::{
+    Settled, Store,
+    postgres::{PostgresOptions, PostgresStore},
+};
+use posthaste_testkit::{Database, Postgres, eventually_async};
+use tokio::task::JoinSet;
+
+use super::database::{LIMIT, Log, enqueue, enqueue_many, read, tick};
+
+async fn strict_database() -> Database {
+    let database = Postgres::shared().database().await;
+    let alter = "alter database {name} set default_transaction_isolation = 'repeatable read'";
+    let alter = alter.replace("{name}", database.name());
+    database.connect().await.batch_execute(&alter).await.unwrap();
+    database
+}
+
+fn store(database: &Database) -> PostgresStore {
+    PostgresStore::connect(database.url(), &PostgresOptions::default()).unwrap()
+}
+
+/// Defence: every transaction that waits for a lock names its isolation level.
+#[tokio::test]
+async fn several_processes_migrate_a_repeatable_read_database() {
+    let database = strict_database().await;
+    let mut migrations = JoinSet::new();
+    for _ in 0..4 {
+        let store = store(&database);
+        migrations.spawn(async move { store.migrate().await.unwrap() });
+    }
+    migrations.join_all().await;
+    store(&database).check().await.unwrap();
+}
+
+/// Defence: a tick's transaction is `read committed`, so that it sees the tick that another
+/// process committed while it waited.
+#[tokio::test]
+async fn tickers_go_on_in_a_repeatable_read_database() {
+    let database = strict_database().await;
+    let store = store(&database);
+    store.migrate().await.unwrap();
+    let log = Log { database, store };
+    let mut tasks = JoinSet::new();
+    for _ in 0..2 {
+        let store = log.another_store();
+        tasks.spawn(async move {
+            let mut ticker = store.ticker();
+            for _ in 0..50 {
+                ticker.advance().await.unwrap();
+            }
+        });
+    }
+    let writer = log.writer().await;
+    let expected: Vec<String> = (0..50).map(|n| n.to_string()).collect();
+    for text in &expected {
+        enqueue(&writer, text).await;
+    }
+    tasks.join_all().await;
+    tick(log.store.ticker().as_mut()).await;
+    assert_eq!(read(&log.store, &mut Place::beginning()).await, expected);
+}
+
+/// Defence: a settle that waited behind a takeover is fenced, not failed: after a failure the
+/// relay would take the subscription back.
+#[tokio::test]
+async fn stale_settle_is_fenced_in_a_repeatable_read_database() {
+    let database = strict_database().await;
+    let store = store(&database);
+    store.migrate().await.unwrap();
+    let log = Log { database, store };
+    log.subscribe("s").await;
+    enqueue_many(&log.writer().await, "message ", 3).await;
+    let newest = tick(log.store.ticker().as_mut()).await;
+    let (epoch, place) = log.store.acquire("s", "holder").await.unwrap();
+    let mut another = log.writer().await;
+    let takeover = another.transaction().await.unwrap();
+    takeover.batch_execute("update posthaste.lease set epoch = epoch + 1").await.unwrap();
+    let (old, place) = (log.store.clone(), place.finished(newest));
+    let settle = tokio::spawn(async move { old.settle("s", epoch, &place).await });
+    let waits = "select exists (select from pg_stat_activity where wait_event_type = 'Lock' \
+                 and application_name = 'posthaste' and datname = current_database())";
+    eventually_async("a wait for a lock", LIMIT, async || log.ask(waits).await).await;
+    takeover.commit().await.unwrap();
+    assert_eq!(settle.await.unwrap().unwrap(), Settled::Fenced);
+    assert_eq!(log.publish("s").await, ["message 1", "message 2", "message 3"]);
+}

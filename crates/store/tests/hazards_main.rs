@@ -1,0 +1,5 @@
+//! The hazards alone.
+#![allow(clippy::unwrap_used)]
+
+#[cfg(feature = "postgres")]
+mod hazards;
