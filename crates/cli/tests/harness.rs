@@ -65,7 +65,11 @@ impl Place {
     }
 
     pub(crate) fn run_in(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Ran {
-        let output = self.command(arguments).envs(variables.iter().copied()).output().expect("the program runs");
+        let output = self
+            .command(arguments)
+            .envs(variables.iter().copied())
+            .output()
+            .expect("the program runs");
         Ran::of(arguments, &output)
     }
 
@@ -81,7 +85,11 @@ impl Place {
 
     pub(crate) fn start(&self, arguments: &[&str]) -> Running {
         let mut command = self.command(arguments);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
         let log = Lines::of(child.stderr.take().expect("a pipe from stderr"));
         Running { child, log }
     }

@@ -109,9 +109,7 @@ fn password_in_the_flag_is_warned_of_and_masked_in_show() {
 }
 
 #[test]
-fn password_file_is_read_up_to_its_first_line_break() {
-    // A server that demands a password would be needed to see it used; that an unreadable file
-    // is named shows that it is read.
+fn password_file_that_cannot_be_read_is_named() {
     let place = Place::with(&database("password_file = \"nowhere\""));
     let ran = place.run(&["status"]).fails(2);
     assert!(ran.stderr.contains("database.password_file nowhere cannot be read"), "{ran:#?}");

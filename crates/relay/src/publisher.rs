@@ -120,7 +120,13 @@ impl Publisher {
             if *signals.fenced.borrow() {
                 return Err(Ended::Fenced);
             }
-            let tried = self.attempt(&Batch::new(page, &pending, place)).await;
+            // FENCED: whoever lost its lease stops at once, also while it connects or waits; the
+            // sink that was in use is dropped with the attempt.
+            let tried = tokio::select! {
+                biased;
+                _ = signals.fenced.wait_for(|fenced| *fenced) => return Err(Ended::Fenced),
+                tried = self.attempt(&Batch::new(page, &pending, place)) => tried,
+            };
             match tried {
                 Ok(receipt) => {
                     let before = pending.clone();

@@ -3,4 +3,5 @@
 
 mod history;
 mod pipeline;
+mod simulation;
 mod sinks;

@@ -6,9 +6,7 @@ use posthaste_relay::{
     sink::{Context, Target},
     sinks::{self, local::Delivery},
 };
-use redis::{
-    AsyncConnectionConfig, aio::MultiplexedConnection, streams::StreamReadReply,
-};
+use redis::{AsyncConnectionConfig, aio::MultiplexedConnection, streams::StreamReadReply};
 use serde::Deserialize;
 use tokio::{
     sync::{Mutex, mpsc},

@@ -1,4 +1,4 @@
-//! Migrations: numbered SQL files, embedded, each in one transaction.
+//! Migrations: numbered SQL files, embedded, applied in one transaction.
 
 use tokio_postgres::{IsolationLevel, types::Type};
 
@@ -28,18 +28,18 @@ pub(super) async fn state(store: &PostgresStore) -> Result<SchemaState> {
     Ok(SchemaState { version, pending: pending(store, version) })
 }
 
-/// Applies what is missing.
+/// Applies what is missing, all of it in one transaction.
 pub(super) async fn migrate(store: &PostgresStore) -> Result<MigrationReport> {
     let mut loan = store.shared.connections.lend().await?;
     refuse_old_server(store, &loan).await?;
     let from = version(store, &loan).await?;
     refuse_newer(store, from)?;
-    let mut applied = Vec::new();
-    for migration in pending(store, from) {
-        if apply(store, &mut loan, &migration).await? {
-            applied.push(migration.name.to_owned());
-        }
-    }
+    let migrations = pending(store, from);
+    let applied = if migrations.is_empty() {
+        Vec::new()
+    } else {
+        apply(store, &mut loan, migrations).await?
+    };
     let to = version(store, &loan).await?;
     refuse_newer(store, to)?;
     loan.give_back();
@@ -126,21 +126,19 @@ fn fit(store: &PostgresStore, text: &str) -> String {
         .replace("@payload_bytes_max@", &options.limits.payload_bytes.to_string())
 }
 
-/// Applies one migration under the advisory lock; false when another process has done it.
-async fn apply(store: &PostgresStore, loan: &mut Loan, migration: &Migration) -> Result<bool> {
+/// Applies migrations under an advisory lock of their transaction, and answers the names of those
+/// that no other process has applied meanwhile.
+async fn apply(
+    store: &PostgresStore,
+    loan: &mut Loan,
+    migrations: Vec<Migration>,
+) -> Result<Vec<String>> {
     let schema = store.schema();
-    let doing = format!("apply migration {:04}_{}", migration.version, migration.name);
     let limit = loan.operation_timeout();
     let work = async {
-        // `read committed`, whatever the database's default, so that what another process has
-        // applied while this one waited for the lock is seen.
-        let transaction = loan
-            .client_mut()
-            .build_transaction()
-            .isolation_level(IsolationLevel::ReadCommitted)
-            .start()
-            .await?;
-        // Two processes that create the same schema would otherwise collide on the catalogue.
+        let transaction = loan.client_mut().transaction().await?;
+        // The lock comes first: two processes that create the same schema would otherwise collide
+        // on the catalogue.
         transaction
             .batch_execute(&format!(
                 "select pg_advisory_xact_lock({LOCK_SPACE}, {MIGRATION_LOCK}); \
@@ -149,17 +147,20 @@ async fn apply(store: &PostgresStore, loan: &mut Loan, migration: &Migration) ->
                  name text not null, applied_at timestamptz not null default clock_timestamp())"
             ))
             .await?;
-        let sql = format!(
+        let record = format!(
             "insert into {schema}.migration (version, name) values ($1, $2) on conflict do nothing"
         );
-        let (number, name) = (migration.version, migration.name);
-        let is_new =
-            transaction.execute_typed(&sql, &[(&number, Type::INT4), (&name, Type::TEXT)]).await?;
-        if is_new == 1 {
-            transaction.batch_execute(&migration.sql).await?;
+        let mut applied = Vec::new();
+        for Migration { version, name, sql } in migrations {
+            let row: &[(&(dyn ToSql + Sync), Type)] =
+                &[(&version, Type::INT4), (&name, Type::TEXT)];
+            if transaction.execute_typed(&record, row).await? == 1 {
+                transaction.batch_execute(&sql).await?;
+                applied.push(name.to_owned());
+            }
         }
         transaction.commit().await?;
-        Ok(is_new == 1)
+        Ok(applied)
     };
-    super::connect::bounded(limit, &doing, work).await
+    super::connect::bounded(limit, "migrate the schema", work).await
 }

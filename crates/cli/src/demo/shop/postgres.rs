@@ -42,11 +42,8 @@ impl PostgresShop {
         let schema: SchemaName = format!("posthaste_demo_{run}").parse().map_err(|error| {
             Failure::caused(Exit::Failed, "the demo's schema has no valid name", error)
         })?;
-        let options = PostgresOptions {
-            schema: schema.clone(),
-            rings: RINGS,
-            ..PostgresOptions::default()
-        };
+        let options =
+            PostgresOptions { schema: schema.clone(), rings: RINGS, ..PostgresOptions::default() };
         let store = Arc::new(PostgresStore::connect(url, &options)?);
         store.migrate().await?;
         let shop = Self { run, schema, store };
@@ -102,9 +99,8 @@ impl PostgresShop {
         let sql =
             format!("select customer, count(*) from {}.demo_order group by customer", self.schema);
         let rows = client.query(&sql, &[]).await.map_err(failed)?;
-        let counts = |row: &tokio_postgres::Row| {
-            (row.get::<_, i32>(0) as u32, row.get::<_, i64>(1) as u64)
-        };
+        let counts =
+            |row: &tokio_postgres::Row| (row.get::<_, i32>(0) as u32, row.get::<_, i64>(1) as u64);
         Ok(rows.iter().map(counts).collect())
     }
 
