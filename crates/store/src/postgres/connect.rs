@@ -83,7 +83,7 @@ impl Connections {
     /// Lends a connection, within the operation time-out.
     pub(super) async fn lend(&self) -> Result<Loan> {
         let doing = || format!("connect to {}", self.description);
-        match timeout(self.operation_timeout, self.pool.get()).await {
+        match timeout(self.operation_timeout, Box::pin(self.pool.get())).await {
             Err(_elapsed) => Err(StoreError::new(StoreErrorKind::Timeout, doing())),
             Ok(Ok(object)) => {
                 Ok(Loan { object: Some(object), operation_timeout: self.operation_timeout })

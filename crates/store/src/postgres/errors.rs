@@ -58,7 +58,7 @@ fn kind_without_state(error: &Error) -> StoreErrorKind {
         StoreErrorKind::Unavailable
     } else if is_tls || is_login {
         StoreErrorKind::Authentication
-    } else if error.source().is_some_and(|source| source.is::<std::io::Error>()) {
+    } else if error.source().is_some_and(<dyn std::error::Error>::is::<std::io::Error>) {
         StoreErrorKind::Unavailable
     } else {
         StoreErrorKind::Unexpected

@@ -1,6 +1,9 @@
 //! Migrations: numbered SQL files, embedded, applied in one transaction.
 
-use tokio_postgres::{IsolationLevel, types::Type};
+use tokio_postgres::{
+    IsolationLevel,
+    types::{ToSql, Type},
+};
 
 use super::{PostgresStore, connect::Loan};
 use crate::{Migration, MigrationReport, Result, SchemaState, StoreError, StoreErrorKind};
@@ -136,7 +139,8 @@ async fn apply(
     let schema = store.schema();
     let limit = loan.operation_timeout();
     let work = async {
-        let transaction = loan.client_mut().transaction().await?;
+        let begin = loan.client_mut().build_transaction();
+        let transaction = begin.isolation_level(IsolationLevel::ReadCommitted).start().await?;
         // The lock comes first: two processes that create the same schema would otherwise collide
         // on the catalogue.
         transaction
