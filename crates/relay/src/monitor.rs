@@ -160,13 +160,12 @@ impl Gauge {
     pub(crate) fn setback(&self, state: State, error: String) {
         self.retries.fetch_add(1, Ordering::Relaxed);
         let mut status = self.status();
-        let is_news = status.state != state;
-        status.state = state;
-        status.last_error = Some(error.clone());
-        drop(status);
-        if is_news {
+        if status.state != state {
             tracing::warn!(subscription = self.name, ?state, "{error}");
         }
+        status.state = state;
+        status.last_error = Some(error);
+        drop(status);
         self.tell();
     }
 

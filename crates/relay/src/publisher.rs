@@ -39,7 +39,8 @@ struct BatchLimits {
 /// Why publishing ended before the reader did.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// The drain began while a batch was waiting for its next try. Nothing of it is settled.
+    /// The drain began before everything that was read had been published: between two batches,
+    /// or while one was waiting for its next try (nothing of that one is settled).
     Draining,
     /// The settler found that another relay holds the subscription.
     Fenced,
@@ -91,6 +92,11 @@ impl Publisher {
             let Some(portion) = portion else { return Ok(()) };
             let indices = matching(&portion.page, &self.filter);
             for batch in batches(&portion.page, &indices, self.limits) {
+                // A drain finishes the batch in flight, not the page: a slow sink may need longer
+                // for a page than the drain may take.
+                if signals.draining.has_begun() {
+                    return Err(Ended::Draining);
+                }
                 let last = portion.page.get(batch[batch.len() - 1] as usize);
                 let place =
                     portion.before.moved_to(portion.window.head.at, last.position, Some(last.id));
@@ -122,10 +128,11 @@ impl Publisher {
             }
             // FENCED: whoever lost its lease stops at once, also while it connects or waits; the
             // sink that was in use is dropped with the attempt.
+            let handed = Batch::new(page, &pending, place);
             let tried = tokio::select! {
                 biased;
                 _ = signals.fenced.wait_for(|fenced| *fenced) => return Err(Ended::Fenced),
-                tried = self.attempt(&Batch::new(page, &pending, place)) => tried,
+                tried = self.attempt(&handed) => tried,
             };
             match tried {
                 Ok(receipt) => {

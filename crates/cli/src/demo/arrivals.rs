@@ -38,7 +38,7 @@ pub(super) enum Arrivals {
 #[derive(Debug, Deserialize)]
 struct Order {
     customer: u32,
-    order: u64,
+    number: u64,
 }
 
 impl Arrivals {
@@ -138,8 +138,8 @@ async fn read_stream(mut connection: MultiplexedConnection, stream: String, ledg
 
 fn enter(ledger: &SharedLedger, id: Uuid, payload: &[u8]) {
     match serde_json::from_slice::<Order>(payload) {
-        Ok(Order { customer, order }) => {
-            ledger.lock().arrived(customer, order, id, Instant::now());
+        Ok(Order { customer, number }) => {
+            ledger.lock().arrived(customer, number, id, Instant::now());
         }
         Err(error) => tracing::error!(%id, "a message arrived that is no order: {error}"),
     }

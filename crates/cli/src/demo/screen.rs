@@ -43,7 +43,7 @@ impl Screen {
     /// Says what is about to happen.
     pub(super) fn open(&self) {
         if self.mode != Mode::Silent {
-            self.write(&format!(
+            write(&format!(
                 "orders from {} to {}; one transaction in five is rolled back; Ctrl-C ends\n",
                 self.from, self.to
             ));
@@ -76,21 +76,21 @@ impl Screen {
             counts.reordered
         );
         match self.mode {
-            Mode::Rewrite => self.write(&format!("\r{line}\x1b[K")),
-            _ => self.write(&format!("{line}\n")),
+            Mode::Rewrite => write(&format!("\r{line}\x1b[K")),
+            _ => write(&format!("{line}\n")),
         }
     }
 
     /// Leaves the live line.
     pub(super) fn close(&self) {
         if self.mode == Mode::Rewrite {
-            self.write("\n");
+            write("\n");
         }
     }
+}
 
-    fn write(&self, text: &str) {
-        let mut stderr = std::io::stderr();
-        // Nobody may be watching any more; the demo goes on.
-        let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
-    }
+fn write(text: &str) {
+    let mut stderr = std::io::stderr();
+    // Nobody may be watching any more; the demo goes on.
+    let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
 }

@@ -46,25 +46,25 @@ pub(super) struct Writing {
 pub(super) struct Pace {
     opened: Instant,
     interval: Duration,
-    next: Arc<AtomicU64>,
+    claimed: Arc<AtomicU64>,
 }
 
 #[derive(Serialize)]
 struct Order {
     customer: u32,
-    order: u64,
+    number: u64,
     amount_cents: u64,
 }
 
 impl Pace {
     pub(super) fn new(orders_per_second: u32) -> Self {
         let interval = Duration::from_secs(1) / orders_per_second;
-        Self { opened: Instant::now(), interval, next: Arc::default() }
+        Self { opened: Instant::now(), interval, claimed: Arc::default() }
     }
 
     /// Claims the next order: its number, and how long to wait for it.
     fn claim(&self) -> (u64, Duration) {
-        let nth = self.next.fetch_add(1, Ordering::Relaxed);
+        let nth = self.claimed.fetch_add(1, Ordering::Relaxed);
         let due = self.interval.saturating_mul(u32::try_from(nth).unwrap_or(u32::MAX));
         (nth, due.saturating_sub(self.opened.elapsed()))
     }
@@ -167,8 +167,8 @@ fn customer_of(nth: u64) -> u32 {
     (nth.wrapping_mul(7) % u64::from(CUSTOMERS)) as u32
 }
 
-fn message(customer: u32, order: u64) -> Message {
-    let order = Order { customer, order, amount_cents: 100 + order % 9_900 };
+fn message(customer: u32, number: u64) -> Message {
+    let order = Order { customer, number, amount_cents: 100 + number % 9_900 };
     Message::new("orders.created")
         .key(format!("customer-{customer}"))
         .header("shop", "demo")

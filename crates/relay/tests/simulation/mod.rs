@@ -1,0 +1,81 @@
+//! A seeded simulation of the relay: the real pipeline on a paused clock, against a model of the
+//! database and of sinks that fail in every way they may, while writers commit.
+//!
+//! A seed decides everything: topics, filters, limits, latencies, faults, drains, kills,
+//! take-overs. `POSTHASTE_SIM_SEED=n` repeats one seed, `POSTHASTE_SIM_SEEDS=n` runs the first n.
+//! `POSTHASTE_SIM_HISTORY=1` prints what happened when. Broken stores and sinks run through the same checks, which have to report them.
+
+mod broken;
+mod checks;
+#[path = "../../../core/tests/model.rs"]
+mod model;
+mod pages;
+mod plan;
+mod relays;
+mod run;
+mod sink;
+mod store;
+mod ticker;
+mod world;
+mod writers;
+
+use plan::Plan;
+use run::{Report, simulate};
+
+/// Seeds of one run of the test.
+const SEEDS: u64 = 300;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
+}
+
+/// Runs one seed and panics with the way to repeat it if an invariant was broken.
+fn check(seed: u64) -> Report {
+    let report = simulate(Plan::of(seed));
+    if std::env::var_os("POSTHASTE_SIM_HISTORY").is_some() {
+        println!("{}", report.history.join("\n"));
+    }
+    let complaints: Vec<String> = report.violations.iter().map(ToString::to_string).collect();
+    assert!(
+        complaints.is_empty(),
+        "seed {seed} broke {}\nrepeat with: POSTHASTE_SIM_SEED={seed} cargo test \
+         -p posthaste-relay --test main simulation",
+        complaints.join("\n")
+    );
+    report
+}
+
+#[test]
+fn relay_keeps_its_invariants_whatever_fails() {
+    if let Some(seed) = number("POSTHASTE_SIM_SEED") {
+        check(seed);
+        return;
+    }
+    let reports: Vec<Report> =
+        (0..number("POSTHASTE_SIM_SEEDS").unwrap_or(SEEDS)).map(check).collect();
+    let total = |count: fn(&Report) -> u64| reports.iter().map(count).sum::<u64>();
+    // A simulation in which nothing happens proves nothing.
+    assert!(total(|r| r.messages) > 10 * reports.len() as u64);
+    assert!(total(|r| r.faults) > reports.len() as u64);
+    if number("POSTHASTE_SIM_SEEDS").is_none() {
+        assert!(total(|r| r.late) > 100 && total(|r| r.lost_in_crashes) > 100);
+        assert!(total(|r| r.fenced) > 20 && total(|r| r.repeats) > 100);
+        assert!(total(|r| r.panics) > 20 && total(|r| r.drains) > 300);
+    }
+}
+
+/// With one subscription: tasks that wake in the same moment run in an order that tokio draws by
+/// itself, and of several subscriptions now this, now that one reads the page they share.
+#[test]
+fn seed_repeats_its_history() {
+    for seed in 0..6 {
+        let run = || {
+            let mut plan = Plan::of(seed);
+            plan.specs.truncate(1);
+            let mut history = simulate(plan).history;
+            history.sort_unstable();
+            history
+        };
+        assert!(run() == run(), "seed {seed} does not repeat its history");
+    }
+}

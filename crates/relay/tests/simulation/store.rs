@@ -1,0 +1,303 @@
+//! The simulated store: each call takes time, and may fail before or after its effect, get no
+//! answer, or take effect after the caller has given up.
+
+use std::{fmt, hash::Hash, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use posthaste_core::{
+    Epoch, Message, MessageId, Page, PageLimit, Place, Snapshot, TickRef, TopicFilter, Window,
+};
+use posthaste_store::{
+    MigrationReport, Result, SchemaState, Settled, Start, Status, Store, StoreError,
+    StoreErrorKind, StoredMessage, SubscriptionSpec, SweepReport, Ticker,
+};
+use rand::{Rng as _, rngs::SmallRng};
+use tokio::time::sleep;
+
+use super::{
+    broken::Broken,
+    pages,
+    ticker::SimTicker,
+    world::{Fate, State, Subscribed, World, millis},
+};
+
+/// The database as one relay sees it.
+#[derive(Clone)]
+pub(crate) struct SimStore {
+    pub(crate) world: World,
+    pub(crate) relay: u32,
+}
+
+impl fmt::Debug for SimStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "store of relay {}", self.relay)
+    }
+}
+
+impl SimStore {
+    /// One statement: `effect` happens at one moment, or not at all.
+    pub(crate) async fn call<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        key: impl Hash,
+        effect: impl FnOnce(&mut State) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let relay = self.relay;
+        let mut dice = self.world.with(|state| state.dice((relay, doing, key)));
+        let (fate, before, after, life) = self.world.with(|state| {
+            let fate = state.store_fate(&mut dice);
+            let latency = |dice: &mut SmallRng| millis(dice, 0, state.plan.store_ms);
+            (fate, latency(&mut dice), latency(&mut dice), state.life)
+        });
+        sleep(before).await;
+        match fate {
+            Fate::Done | Fate::After => {
+                let effect = |state: &mut State| {
+                    (state.life == life && !state.is_down).then(|| effect(state))
+                };
+                let Some(answer) = self.world.with(effect) else {
+                    return Err(self.failure(StoreErrorKind::Unavailable, doing));
+                };
+                sleep(after).await;
+                let is_lost = self.world.with(|state| state.life != life);
+                if fate == Fate::Done && !is_lost {
+                    return answer;
+                }
+            }
+            Fate::Hang => {
+                self.give_up().await;
+                return Err(self.failure(StoreErrorKind::Timeout, doing));
+            }
+            Fate::Stuck => {
+                self.come_later(life, millis(&mut dice, 0, 5_000), effect);
+                self.give_up().await;
+                return Err(self.failure(StoreErrorKind::Timeout, doing));
+            }
+            Fate::Before | Fate::Panic => {}
+        }
+        let kinds =
+            [StoreErrorKind::Unavailable, StoreErrorKind::Conflict, StoreErrorKind::Resources];
+        Err(self.failure(kinds[dice.random_range(0..kinds.len())], doing))
+    }
+
+    async fn give_up(&self) {
+        sleep(self.world.with(|state| state.plan.settings.operation_timeout)).await;
+    }
+
+    fn come_later<T: 'static>(
+        &self,
+        life: u64,
+        delay: Duration,
+        effect: impl FnOnce(&mut State) -> Result<T> + Send + 'static,
+    ) {
+        let world = self.world.clone();
+        tokio::spawn(async move {
+            sleep(delay).await;
+            world.with(|state| {
+                if state.life == life && !state.is_down {
+                    state.disturb("a stuck statement comes through");
+                    let _ = effect(state);
+                }
+            });
+        });
+    }
+
+    fn failure(&self, kind: StoreErrorKind, doing: &str) -> StoreError {
+        self.world.with(|state| state.disturb(doing));
+        StoreError::new(kind, doing)
+    }
+}
+
+/// Calls that the relay never makes.
+fn unused<T>() -> Result<T> {
+    Err(StoreError::new(StoreErrorKind::Unexpected, "the simulation has no such call"))
+}
+
+fn unknown() -> StoreError {
+    StoreError::new(StoreErrorKind::Invalid, "unknown subscription")
+}
+
+#[async_trait]
+impl Store for SimStore {
+    fn describe(&self) -> &'static str {
+        "simulated"
+    }
+
+    async fn schema_state(&self) -> Result<SchemaState> {
+        unused()
+    }
+
+    async fn migrate(&self) -> Result<MigrationReport> {
+        unused()
+    }
+
+    async fn check(&self) -> Result<()> {
+        unused()
+    }
+
+    async fn append(&self, _: &[Message]) -> Result<Vec<MessageId>> {
+        unused()
+    }
+
+    fn ticker(&self) -> Box<dyn Ticker> {
+        Box::new(SimTicker::new(self.clone()))
+    }
+
+    async fn window(&self, base: TickRef, head: Option<TickRef>) -> Result<Option<Arc<Window>>> {
+        self.call("window", (base, head), move |state| pages::window(state, base, head)).await
+    }
+
+    async fn read(
+        &self,
+        window: &Window,
+        after: i64,
+        filter: &TopicFilter,
+        limit: PageLimit,
+    ) -> Result<Option<Page>> {
+        let (relay, window, filter) = (self.relay, window.clone(), filter.clone());
+        let key = (window.base.at, window.head.at, after, filter.clone());
+        self.call("read", key, move |state| {
+            state.check_pages(relay);
+            let page = pages::read(state, &window, after, &filter, limit);
+            let ids = page.iter().flat_map(Page::iter).map(|message| message.id).collect();
+            state.pages.entry(relay).or_default().push(ids);
+            Ok(page)
+        })
+        .await
+    }
+
+    async fn reconcile(&self, specs: &[SubscriptionSpec]) -> Result<()> {
+        for spec in specs.to_vec() {
+            self.call("reconcile", spec.name.clone(), move |state| {
+                create(state, spec);
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn acquire(&self, subscription: &str, _holder: &str) -> Result<(Epoch, Place)> {
+        let (relay, name) = (self.relay, subscription.to_owned());
+        self.world.with(|state| state.check_not_fenced(relay, subscription, "acquires"));
+        let read = name.clone();
+        let held = self
+            .call("read an epoch", subscription.to_owned(), move |state| epoch_of(state, &read))
+            .await?;
+        let epoch = self
+            .call("acquire", subscription.to_owned(), move |state| {
+                // A statement that comes through after its caller gave up must not fence whoever
+                // has the subscription by then.
+                if epoch_of(state, &name)? != held && !state.is_broken(Broken::AcquireComesLate) {
+                    return Err(StoreError::new(StoreErrorKind::Conflict, "acquire"));
+                }
+                if !state.acquired.insert((relay, name.clone())) {
+                    // Only a fault makes a relay acquire twice.
+                    state.disturb("again");
+                }
+                state.pages.remove(&relay);
+                state.database.sync();
+                state.note(&format!("{relay} acquires {name}"));
+                let subscribed = state.subscribed.get_mut(&name).ok_or_else(unknown)?;
+                subscribed.epoch += 1;
+                Ok(subscribed.epoch)
+            })
+            .await?;
+        let name = subscription.to_owned();
+        let place = self
+            .call("read a place", subscription.to_owned(), move |state| {
+                state.subscribed.get(&name).map(|found| found.place).ok_or_else(unknown)
+            })
+            .await?;
+        Ok((epoch, place))
+    }
+
+    async fn settle(&self, subscription: &str, epoch: Epoch, place: &Place) -> Result<Settled> {
+        let (relay, name, place) = (self.relay, subscription.to_owned(), *place);
+        self.world.with(|state| state.check_not_fenced(relay, subscription, "settles"));
+        let settled = self
+            .call("settle", subscription.to_owned(), move |state| {
+                settle(state, &name, epoch, place)
+            })
+            .await?;
+        if settled == Settled::Fenced {
+            let told = (relay, subscription.to_owned());
+            self.world.with(|state| {
+                state.tally.fenced += 1;
+                state.fenced.insert(told, tokio::time::Instant::now());
+            });
+        }
+        Ok(settled)
+    }
+
+    async fn release(&self, subscription: &str, _: Epoch) -> Result<()> {
+        self.call("release", subscription.to_owned(), |_| Ok(())).await
+    }
+
+    async fn sweep(&self) -> Result<SweepReport> {
+        self.call("sweep", (), |_| Ok(SweepReport::default())).await
+    }
+
+    async fn status(&self) -> Result<Status> {
+        unused()
+    }
+
+    async fn recent(&self, _: Option<i64>, _: u32) -> Result<Vec<StoredMessage>> {
+        unused()
+    }
+}
+
+fn create(state: &mut State, spec: SubscriptionSpec) {
+    if state.subscribed.contains_key(&spec.name) {
+        return;
+    }
+    let (start, place) = match spec.start {
+        Start::Beginning => (Snapshot::nothing(), Place::beginning()),
+        Start::Now => {
+            let snapshot = state.database.snapshot();
+            let tick = pages::commit_tick(state, snapshot);
+            (tick.snapshot, Place::at(tick.at))
+        }
+    };
+    state.database.burn_xid();
+    state.database.sync();
+    let passed = std::collections::HashSet::new();
+    let subscribed = Subscribed { filter: spec.filter, start, epoch: 0, place, passed };
+    state.subscribed.insert(spec.name, subscribed);
+}
+
+fn epoch_of(state: &State, name: &str) -> Result<Epoch> {
+    state.subscribed.get(name).map(|found| found.epoch).ok_or_else(unknown)
+}
+
+fn settle(state: &mut State, name: &str, epoch: Epoch, place: Place) -> Result<Settled> {
+    if epoch_of(state, name)? != epoch && !state.is_broken(Broken::SettleIgnoresEpoch) {
+        return Ok(Settled::Fenced);
+    }
+    if state.is_broken(Broken::SettleForgets) {
+        return Ok(Settled::Recorded);
+    }
+    state.check_place(name, &place);
+    state.database.burn_xid();
+    state.database.sync();
+    state.subscribed.get_mut(name).ok_or_else(unknown)?.place = place;
+    Ok(Settled::Recorded)
+}
+
+/// Waits until `condition` holds, for at most `limit` of virtual time.
+pub(crate) async fn within(
+    world: &World,
+    limit: Duration,
+    condition: impl Fn(&State) -> bool,
+) -> bool {
+    let end = tokio::time::Instant::now() + limit;
+    loop {
+        if world.with(|state| condition(state)) {
+            return true;
+        }
+        if tokio::time::Instant::now() >= end {
+            return false;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}

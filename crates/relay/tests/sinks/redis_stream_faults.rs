@@ -1,0 +1,280 @@
+//! `redis-stream` beside a server that refuses, stalls or is full, and its settings.
+
+use std::{
+    error::Error,
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
+
+use posthaste_relay::{
+    sink::{Context, Outcome, Scope, SinkError, SinkErrorKind, Target},
+    sinks,
+};
+use posthaste_testkit::{Redis, RedisAuth, RedisOptions, Tls};
+
+use super::{
+    contract::CALL_LIMIT,
+    messages::{Sample, publish},
+    redis_stream::{client, entries, target},
+};
+
+const PASSWORD: &str = "hunter2-secret";
+
+fn one() -> [Sample; 1] {
+    [Sample::new("t", b"p".as_slice())]
+}
+
+async fn refused(target: &dyn Target) -> SinkError {
+    target.connect(&Context::default()).await.err().expect("the connection must be refused")
+}
+
+async fn accepts(target: &dyn Target) {
+    let mut sink = target.connect(&Context::default()).await.unwrap();
+    assert_eq!(publish(&mut *sink, &one()).await.unwrap(), [Outcome::Accepted]);
+}
+
+/// An error with all its causes, in both forms that may reach a log.
+fn everything_said(error: &SinkError) -> String {
+    let mut said = format!("{error}\n{error:?}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(said, "\n{error}\n{error:?}");
+        cause = error.source();
+    }
+    said
+}
+
+fn with_password() -> RedisOptions {
+    let auth = RedisAuth::Password(PASSWORD.to_owned());
+    RedisOptions { auth, ..RedisOptions::default() }
+}
+
+fn settings(key: &str, value: impl Into<toml::Value>) -> toml::Table {
+    toml::Table::from_iter([(key.to_owned(), value.into())])
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_told_without_the_password() {
+    let redis = Redis::start_with(with_password());
+    let plain = format!("redis://127.0.0.1:{}", redis.port());
+    let wrong = format!("redis://:{PASSWORD}x@127.0.0.1:{}", redis.port());
+    for target in [
+        target(&wrong, toml::Table::new()),
+        target(&plain, settings("password", format!("{PASSWORD}y"))),
+        target(&plain, toml::Table::new()),
+    ] {
+        let error = refused(&*target).await;
+        assert_eq!(error.kind(), SinkErrorKind::Authentication, "{error:?}");
+        let said = everything_said(&error) + &target.describe() + &format!("{target:?}");
+        assert!(!said.contains(PASSWORD), "{said}");
+        assert!(error.to_string().contains(&format!("127.0.0.1:{}", redis.port())), "{error}");
+    }
+    accepts(&*target(&plain, settings("password", PASSWORD))).await;
+    accepts(&*target(&redis.url(), toml::Table::new())).await;
+}
+
+#[tokio::test]
+async fn user_with_a_password_file_publishes_and_the_file_is_read_again() {
+    let auth = RedisAuth::User {
+        name: "relay".to_owned(),
+        password: PASSWORD.to_owned(),
+        rules: "~posthaste:* +ping +script|load +evalsha +xadd".to_owned(),
+    };
+    let redis = Redis::start_with(RedisOptions { auth, ..RedisOptions::default() });
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    std::fs::write(&file, "not yet").unwrap();
+    let mut table = settings("password_file", file.to_str().unwrap());
+    table.insert("username".to_owned(), "relay".into());
+    let url = format!("redis://127.0.0.1:{}", redis.port());
+    let target = target(&url, table);
+    assert_eq!(refused(&*target).await.kind(), SinkErrorKind::Authentication);
+    std::fs::write(&file, format!("{PASSWORD}\n")).unwrap();
+    accepts(&*target).await;
+    std::fs::remove_file(&file).unwrap();
+    let error = refused(&*target).await;
+    assert_eq!(error.kind(), SinkErrorKind::Misconfigured);
+    assert!(error.to_string().contains(file.to_str().unwrap()), "{error}");
+}
+
+#[tokio::test]
+async fn missing_permission_is_told_and_nothing_is_lost() {
+    let auth = RedisAuth::User {
+        name: "relay".to_owned(),
+        password: PASSWORD.to_owned(),
+        rules: "~* +ping +script|load +evalsha".to_owned(),
+    };
+    let redis = Redis::start_with(RedisOptions { auth, ..RedisOptions::default() });
+    let target = target(&redis.url(), toml::Table::new());
+    let mut sink = target.connect(&Context::default()).await.unwrap();
+    let outcomes = publish(&mut *sink, &one()).await.unwrap();
+    let [Outcome::Retry { scope: Scope::Sink, reason }] = outcomes.as_slice() else {
+        panic!("{outcomes:?}");
+    };
+    assert!(reason.contains("can't run this command"), "{reason}");
+}
+
+#[tokio::test]
+async fn tls_trusts_the_configured_authority_and_no_other() {
+    let tls = RedisOptions { tls: Some(Tls::generate()), ..with_password() };
+    let redis = Redis::start_with(tls);
+    let ca_file = redis.ca_file();
+    let ca_file = ca_file.to_str().unwrap();
+    accepts(&*target(&redis.url(), settings("ca_file", ca_file))).await;
+    let directory = tempfile::tempdir().unwrap();
+    let other = directory.path().join("other.crt");
+    std::fs::write(&other, Tls::generate().ca_pem()).unwrap();
+    for unknown in [settings("ca_file", other.to_str().unwrap()), toml::Table::new()] {
+        let error = refused(&*target(&redis.url(), unknown)).await;
+        assert_eq!(error.kind(), SinkErrorKind::Authentication, "{error:?}");
+        assert!(everything_said(&error).contains("invalid peer certificate"), "{error:?}");
+    }
+    std::fs::write(&other, "no certificate").unwrap();
+    let error = refused(&*target(&redis.url(), settings("ca_file", other.to_str().unwrap()))).await;
+    assert_eq!(error.kind(), SinkErrorKind::Misconfigured);
+    assert!(everything_said(&error).contains("other.crt"), "{error:?}");
+}
+
+#[tokio::test]
+async fn tls_to_a_port_without_it_ends_in_a_hint() {
+    let url = Redis::shared().url().replace("redis://", "rediss://");
+    let error = refused(&*target(&url, settings("connect_timeout", "1s"))).await;
+    assert_eq!(error.kind(), SinkErrorKind::Timeout, "{error:?}");
+    assert!(error.to_string().contains("needs a port that speaks TLS"), "{error}");
+}
+
+#[tokio::test]
+async fn r12_redis_out_of_memory_keeps_the_batch_to_be_tried_again() {
+    let redis = Redis::start();
+    let target = target(&redis.url(), toml::Table::new());
+    let mut sink = target.connect(&Context::default()).await.unwrap();
+    let mut client = client(&redis).await;
+    let limit = |bytes: &str| {
+        let mut config = redis::cmd("CONFIG");
+        config.arg("SET").arg("maxmemory").arg(bytes);
+        let mut client = client.clone();
+        async move { config.exec_async(&mut client).await.unwrap() }
+    };
+    let samples: Vec<Sample> = (0..10).map(|n| Sample::new("t", format!("{n}"))).collect();
+    limit("1").await;
+    let outcomes = publish(&mut *sink, &samples).await.unwrap();
+    for outcome in &outcomes {
+        let Outcome::Retry { scope: Scope::Sink, reason } = outcome else { panic!("{outcome:?}") };
+        assert!(reason.contains("OOM"), "{reason}");
+    }
+    limit("0").await;
+    let outcomes = publish(&mut *sink, &samples).await.unwrap();
+    assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Accepted), "{outcomes:?}");
+    assert_eq!(entries(&mut client, "posthaste:t").await.len(), samples.len());
+}
+
+#[tokio::test]
+async fn r12_paused_redis_is_a_timeout_within_the_limit() {
+    let redis = Redis::start();
+    let limits = toml::toml! { operation_timeout = "1s" connect_timeout = "2s" };
+    let target = target(&redis.url(), limits);
+    let mut sink = target.connect(&Context::default()).await.unwrap();
+    redis.pause();
+    let since = Instant::now();
+    let answer = tokio::time::timeout(CALL_LIMIT, publish(&mut *sink, &one())).await;
+    let error = answer.expect("publishing must end by itself").unwrap_err();
+    assert_eq!(error.kind(), SinkErrorKind::Timeout, "{error:?}");
+    let waited = since.elapsed();
+    assert!((Duration::from_secs(1)..CALL_LIMIT).contains(&waited), "{waited:?}");
+    let error = refused(&*target).await;
+    assert_eq!(error.kind(), SinkErrorKind::Timeout, "{error:?}");
+    redis.resume();
+    accepts(&*target).await;
+}
+
+#[tokio::test]
+async fn r12_replica_keeps_the_batch_to_be_tried_again() {
+    let redis = Redis::start();
+    let target = target(&redis.url(), toml::Table::new());
+    let mut sink = target.connect(&Context::default()).await.unwrap();
+    let mut client = client(&redis).await;
+    let mut follow = redis::cmd("REPLICAOF");
+    follow.arg("127.0.0.1").arg(1).exec_async(&mut client).await.unwrap();
+    match publish(&mut *sink, &one()).await {
+        Ok(outcomes) => {
+            let outcome = &outcomes[0];
+            assert!(matches!(outcome, Outcome::Retry { scope: Scope::Sink, .. }), "{outcome:?}");
+        }
+        Err(error) => assert_eq!(error.kind(), SinkErrorKind::Resources, "{error:?}"),
+    }
+}
+
+#[tokio::test]
+async fn server_that_is_not_there_is_named() {
+    let redis = Redis::start();
+    let target = target(&redis.url(), toml::Table::new());
+    redis.kill();
+    let error = refused(&*target).await;
+    assert_eq!(error.kind(), SinkErrorKind::Unavailable, "{error:?}");
+    assert!(error.to_string().contains(&format!("127.0.0.1:{}", redis.port())), "{error}");
+}
+
+#[test]
+fn faulty_settings_name_the_key_and_never_the_secret() {
+    let parse = sinks::find("redis-stream").unwrap().parse;
+    let good = "redis://127.0.0.1";
+    let with_secret = format!("redis://u:{PASSWORD}@127.0.0.1");
+    let secret_number = toml::Value::Integer(47_114_711);
+    let cases: Vec<(&str, Vec<(&str, toml::Value)>)> = vec![
+        ("url", vec![]),
+        ("url", vec![("url", secret_number.clone())]),
+        ("url", vec![("url", format!("http://u:{PASSWORD}@h").into())]),
+        ("url", vec![("url", format!("rediss://u:{PASSWORD}@h#insecure").into())]),
+        ("url", vec![("url", format!("redis://u:{PASSWORD}@h/db").into())]),
+        ("url", vec![("url", PASSWORD.into())]),
+        ("password", vec![("url", good.into()), ("password", secret_number)]),
+        ("password", vec![("url", (*with_secret).into()), ("password", PASSWORD.into())]),
+        ("password", vec![("url", (*with_secret).into()), ("password_file", "/p".into())]),
+        ("username", vec![("url", (*with_secret).into()), ("username", "x".into())]),
+        ("ca_file", vec![("url", good.into()), ("ca_file", "/ca".into())]),
+        ("stream", vec![("url", good.into()), ("stream", "a{".into())]),
+        ("maxlen", vec![("url", good.into()), ("maxlen", 0.into())]),
+        ("format", vec![("url", good.into()), ("format", "xml".into())]),
+        ("cloudevents_source", vec![("url", good.into()), ("cloudevents_source", "".into())]),
+        ("operation_timeout", vec![("url", good.into()), ("operation_timeout", "1ms".into())]),
+        ("maxlne", vec![("url", good.into()), ("maxlne", 5.into())]),
+    ];
+    for (key, settings) in cases {
+        let table = settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let Err(error) = parse(table) else { panic!("{key} must be refused") };
+        assert!(error.message.contains(key), "{key}: {error}");
+        assert!(error.key.is_empty() || error.key == key, "{key}: {}", error.key);
+        assert!(!format!("{error} {error:?}").contains(PASSWORD), "{error:?}");
+        assert!(!format!("{error:?}").contains("47114711"), "{error:?}");
+    }
+}
+
+#[test]
+fn schema_lists_every_setting_with_its_description() {
+    let schema = (sinks::find("redis-stream").unwrap().schema)();
+    let properties = schema.get("properties").and_then(|value| value.as_object()).unwrap();
+    let expected = [
+        "ca_file",
+        "cloudevents_source",
+        "connect_timeout",
+        "format",
+        "maxlen",
+        "operation_timeout",
+        "password",
+        "password_file",
+        "stream",
+        "url",
+        "username",
+    ];
+    let mut names: Vec<&str> = properties.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, expected);
+    assert!(properties.values().all(|property| property.get("description").is_some()));
+}
+
+#[test]
+fn target_is_described_without_login() {
+    let url = format!("redis://relay:{PASSWORD}@cache.example:6380/3");
+    let described = target(&url, toml::Table::new()).describe();
+    assert_eq!(described, "redis://cache.example:6380/3 stream posthaste:{topic}");
+}
