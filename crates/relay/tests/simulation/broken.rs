@@ -99,7 +99,7 @@ fn checker_catches_a_page_that_skips_a_message() {
 #[test]
 fn checker_catches_a_tick_that_is_not_durable() {
     // Long ways to the sink, so that no settle makes durable what the tick did not.
-    let plan = |seed| Plan { sink_ms: 400, ..Plan::of(seed) };
+    let plan = |seed| Plan { sink_ms: 150, ..Plan::of(seed) };
     let faults = Faults { crash: 3.0, ..CALM };
     is_caught_in(plan, Broken::TickNotDurable, "ATOMIC", faults);
 }
@@ -107,13 +107,13 @@ fn checker_catches_a_tick_that_is_not_durable() {
 /// One batch at a time to a slow sink, from pages that hold everything.
 #[test]
 fn drain_does_not_wait_for_the_rest_of_a_big_page() {
-    for seed in 0..10 {
+    for seed in 0..4 {
         let mut plan = Plan { faults: CALM, sink_ms: 200, writers: 6, ..Plan::of(seed) };
         plan.writer_pause_ms = 20;
         plan.settings.batch_messages = 1;
         plan.settings.page_stride = 5_000;
         plan.settings.page_bytes = 1 << 20;
-        plan.duration = std::time::Duration::from_secs(6);
+        plan.duration = std::time::Duration::from_secs(3);
         let report = simulate(plan);
         assert!(report.violations.is_empty(), "seed {seed}: {:?}", report.violations);
     }

@@ -19,11 +19,15 @@ mod ticker;
 mod world;
 mod writers;
 
+use std::{panic, thread};
+
 use plan::Plan;
 use run::{Report, simulate};
 
 /// Seeds of one run of the test.
 const SEEDS: u64 = 300;
+/// Simulations that run at a time; each has one thread to itself.
+const THREADS: u64 = 2;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
@@ -51,8 +55,18 @@ fn relay_keeps_its_invariants_whatever_fails() {
         check(seed);
         return;
     }
-    let reports: Vec<Report> =
-        (0..number("POSTHASTE_SIM_SEEDS").unwrap_or(SEEDS)).map(check).collect();
+    let seeds = number("POSTHASTE_SIM_SEEDS").unwrap_or(SEEDS);
+    let part = |first: u64| (first..seeds).step_by(THREADS as usize).map(check);
+    let reports: Vec<Report> = thread::scope(|scope| {
+        let parts: Vec<_> = (0..THREADS)
+            .map(|first| scope.spawn(move || part(first).collect::<Vec<_>>()))
+            .collect();
+        let join = |part: thread::ScopedJoinHandle<'_, Vec<Report>>| match part.join() {
+            Ok(reports) => reports,
+            Err(complaint) => panic::resume_unwind(complaint),
+        };
+        parts.into_iter().flat_map(join).collect()
+    });
     let total = |count: fn(&Report) -> u64| reports.iter().map(count).sum::<u64>();
     // A simulation in which nothing happens proves nothing.
     assert!(total(|r| r.messages) > 10 * reports.len() as u64);

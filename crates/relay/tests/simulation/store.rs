@@ -156,14 +156,15 @@ impl Store for SimStore {
     ) -> Result<Option<Page>> {
         let (relay, window, filter) = (self.relay, window.clone(), filter.clone());
         let key = (window.base.at, window.head.at, after, filter.clone());
-        self.call("read", key, move |state| {
-            state.check_pages(relay);
-            let page = pages::read(state, &window, after, &filter, limit);
-            let ids = page.iter().flat_map(Page::iter).map(|message| message.id).collect();
-            state.pages.entry(relay).or_default().push(ids);
-            Ok(page)
-        })
-        .await
+        self.world.with(|state| state.check_pages(relay));
+        let page = self
+            .call("read", key, move |state| {
+                Ok(pages::read(state, &window, after, &filter, limit))
+            })
+            .await?;
+        let ids = page.iter().flat_map(Page::iter).map(|message| message.id).collect();
+        self.world.with(|state| state.pages.entry(relay).or_default().push(ids));
+        Ok(page)
     }
 
     async fn reconcile(&self, specs: &[SubscriptionSpec]) -> Result<()> {

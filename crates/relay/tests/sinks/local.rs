@@ -64,10 +64,6 @@ impl Harness for Local {
     fn come_back(&mut self) {
         self.receiver = Some(self.context.locals.subscribe(CHANNEL, ROOM));
     }
-
-    async fn refuse(&mut self, _topic: &str) -> bool {
-        false
-    }
 }
 
 impl Local {

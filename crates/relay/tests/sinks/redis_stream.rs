@@ -11,7 +11,7 @@ use posthaste_testkit::Redis;
 use redis::aio::MultiplexedConnection;
 
 use super::{
-    contract::{Harness, sink_contract},
+    contract::{Harness, Rejecting, sink_contract},
     messages::{Arrived, Sample, publish, read_event},
 };
 
@@ -109,12 +109,14 @@ impl<const EVENTS: bool> Harness for Stream<EVENTS> {
     fn come_back(&mut self) {
         self.redis().restart();
     }
+}
 
-    async fn refuse(&mut self, topic: &str) -> bool {
+#[async_trait]
+impl<const EVENTS: bool> Rejecting for Stream<EVENTS> {
+    async fn refuse(&mut self, topic: &str) {
         let stream = format!("{}{topic}", self.prefix);
         let mut client = client(self.redis()).await;
         redis::cmd("SET").arg(stream).arg("no stream").exec_async(&mut client).await.unwrap();
-        true
     }
 
     async fn relent(&mut self, topic: &str) {
@@ -124,8 +126,8 @@ impl<const EVENTS: bool> Harness for Stream<EVENTS> {
     }
 }
 
-sink_contract!(contract_of_raw_entries, super::Stream<false>);
-sink_contract!(contract_of_event_entries, super::Stream<true>);
+sink_contract!(contract_of_raw_entries, super::Stream<false>, rejection);
+sink_contract!(contract_of_event_entries, super::Stream<true>, rejection);
 
 /// A sink on the shared server, for streams below a prefix of its own.
 async fn sink(

@@ -104,10 +104,6 @@ impl<const EVENTS: bool> Harness for Lines<EVENTS> {
     fn come_back(&mut self) {
         self.0.0.lock().unwrap().is_closed = false;
     }
-
-    async fn refuse(&mut self, _topic: &str) -> bool {
-        false
-    }
 }
 
 sink_contract!(contract_of_raw_lines, super::Lines<false>);
