@@ -8,3 +8,5 @@
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod conformance;
+#[cfg(feature = "postgres")]
+mod connections;
