@@ -28,6 +28,11 @@ impl Output {
         self.json
     }
 
+    /// Whether JSON was asked for by name: then nothing else goes out but faults.
+    pub(crate) const fn is_asked_for_json(&self) -> bool {
+        self.asked
+    }
+
     /// Writes one object as one line.
     pub(crate) fn object(&mut self, value: &impl Serialize) -> io::Result<()> {
         let line = serde_json::to_string(value)?;

@@ -1,9 +1,14 @@
 //! The binary as its users see it: what it prints, where, and how it exits. Every test runs the
 //! real program in a directory and an environment of its own.
 
+// `allow-unwrap-in-tests` reaches test functions only, not what they call.
+#![allow(clippy::unwrap_used)]
+
 mod commands;
 mod configuration;
+mod demo;
 mod exits;
 mod harness;
 mod relay;
 mod secrets;
+mod servers;

@@ -96,7 +96,7 @@ async fn trade(args: &DemoArgs, shop: &Shop, stop: &Stop, out: &mut Output) -> R
     let arrivals = Arrivals::open(args.sink.as_deref(), &context, shop.run_id()).await?;
     let relay = relay(shop, &arrivals, context)?;
     let monitor = relay.monitor();
-    let mut screen = Screen::new(out.is_json(), shop.describe(), arrivals.describe());
+    let mut screen = Screen::new(out.is_asked_for_json(), shop.describe(), arrivals.describe());
     screen.open();
 
     let (close_relay, relay_closed) = oneshot::channel::<()>();
