@@ -84,3 +84,55 @@ pub fn contains(base: &Snapshot, head: &Snapshot, xid: u64) -> bool {
 pub fn main_xids(base: &Snapshot, head: &Snapshot) -> std::ops::Range<u64> {
     base.xmax()..head.xmax().max(base.xmax())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TickRef;
+
+    fn tick(n: i64, snapshot: &str) -> Tick {
+        let at = TickRef { n, ..TickRef::BEGINNING };
+        Tick { at, snapshot: snapshot.parse().unwrap() }
+    }
+
+    fn window(main: Option<(Position, Position)>, late: &[u64]) -> Window {
+        Window {
+            base: tick(1, "10:20:10,15"),
+            head: tick(2, "15:30:15"),
+            main,
+            late: late.to_vec(),
+        }
+    }
+
+    #[test]
+    fn window_holds_its_main_part_and_what_was_in_progress_at_its_base() {
+        let window = window(None, &[]);
+        let inside: Vec<u64> = (1..40).filter(|xid| window.contains(*xid)).collect();
+        let main: Vec<u64> = main_xids(&window.base.snapshot, &window.head.snapshot).collect();
+        assert_eq!(inside, [[10].as_slice(), &main].concat());
+    }
+
+    #[test]
+    fn gap_before_the_main_part_is_stepped_over() {
+        let window = window(Some((1_000, 1_010)), &[]);
+        assert_eq!(window.step(0, 5), Step::Read { after: 999, through: 1_004 });
+        assert_eq!(window.step(1_004, 50), Step::Read { after: 1_004, through: 1_054 });
+        assert_eq!(window.step(1_010, 5), Step::Done);
+    }
+
+    #[test]
+    fn late_part_is_sought_outside_the_main_part_only() {
+        let window = window(Some((1_000, 1_010)), &[10]);
+        assert_eq!(window.step(0, 5), Step::SeekLate { after: 0 });
+        assert_eq!(window.resume_at(0, Some(40)), Some(39));
+        assert_eq!(window.resume_at(40, Some(2_000)), Some(999));
+        assert_eq!(window.step(999, 5), Step::Read { after: 999, through: 1_004 });
+        assert_eq!(window.step(1_010, 5), Step::SeekLate { after: 1_010 });
+        assert_eq!(window.resume_at(1_010, None), None);
+    }
+
+    #[test]
+    fn head_that_is_older_than_its_base_has_no_main_part() {
+        assert!(main_xids(&"30:30:".parse().unwrap(), &"20:20:".parse().unwrap()).is_empty());
+    }
+}

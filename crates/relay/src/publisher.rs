@@ -172,12 +172,11 @@ impl Publisher {
             let doing = format!("{}: no answer in time", self.target.describe());
             SinkError::new(SinkErrorKind::Timeout, doing)
         };
-        let mut sink = match self.sink.take() {
-            Some(sink) => sink,
-            None => {
-                let connect = self.target.connect(&self.context);
-                timeout(self.operation_timeout, connect).await.map_err(late)??
-            }
+        let mut sink = if let Some(sink) = self.sink.take() {
+            sink
+        } else {
+            let connect = self.target.connect(&self.context);
+            timeout(self.operation_timeout, connect).await.map_err(late)??
         };
         let receipt =
             timeout(self.operation_timeout, sink.publish(batch)).await.map_err(late)??;

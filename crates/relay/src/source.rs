@@ -15,7 +15,7 @@ use crate::{
 
 /// While transactions may still hold invisible positions, looks are this many times as frequent
 /// as while nothing can come.
-const WATCHING_SPEEDUP: u32 = 8;
+const WATCHING_SPEEDUP: u32 = 4;
 
 /// The newest tick of the source, and the window that it closed.
 #[derive(Clone, Debug)]
@@ -132,6 +132,6 @@ mod tests {
         let quiet = |busy| Advance { tick: TickRef::BEGINNING, window: None, busy };
         let pauses: Vec<u128> = (0..8).map(|_| pace.after(&quiet(false)).as_millis()).collect();
         assert_eq!(pauses, [10, 20, 40, 80, 160, 200, 200, 200]);
-        assert_eq!(pace.after(&quiet(true)).as_millis(), 25);
+        assert_eq!(pace.after(&quiet(true)).as_millis(), 50);
     }
 }

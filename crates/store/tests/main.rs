@@ -10,3 +10,5 @@
 mod conformance;
 #[cfg(feature = "postgres")]
 mod connections;
+#[cfg(feature = "postgres")]
+mod hazards;

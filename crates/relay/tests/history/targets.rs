@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use posthaste_core::MessageId;
 use posthaste_relay::sink::{
     Batch, Context, Outcome, Receipt, Scope, Sink, SinkError, SinkErrorKind, Target,
 };
@@ -34,7 +33,7 @@ pub(crate) struct Moody {
     mood: Arc<watch::Sender<Mood>>,
     /// Batches handed to the sink, taken or not.
     batches: Arc<watch::Sender<u64>>,
-    taken: Arc<Mutex<Vec<(MessageId, Vec<u8>)>>>,
+    taken: Arc<Mutex<Vec<String>>>,
 }
 
 impl Moody {
@@ -59,14 +58,13 @@ impl Moody {
 
     /// Payloads in the order they were taken.
     pub(crate) fn texts(&self) -> Vec<String> {
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.iter().map(|(_, payload)| String::from_utf8(payload.clone()).unwrap()).collect()
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn take(&self, batch: &Batch<'_>, count: usize) {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let messages = batch.messages().take(count);
-        taken.extend(messages.map(|message| (message.id, message.payload.to_vec())));
+        let text = |payload: &[u8]| String::from_utf8(payload.to_vec()).unwrap();
+        taken.extend(batch.messages().take(count).map(|message| text(message.payload)));
     }
 }
 

@@ -74,7 +74,7 @@ fn faults(rng: &mut SmallRng) -> Faults {
         store: chance(&[0.0, 0.005, 0.03, 0.1]),
         sink: chance(&[0.0, 0.02, 0.1, 0.3]),
         partial: chance(&[0.0, 0.02, 0.1]),
-        crash: chance(&[0.0, 0.0, 0.1, 0.5]),
+        crash: chance(&[0.0, 0.0, 0.3, 1.0]),
         kill: chance(&[0.0, 0.3, 0.8]),
     }
 }

@@ -14,7 +14,7 @@ use tokio::{
 use super::{sink::SimTarget, store::SimStore, world::World};
 
 /// More than any drain may take.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// A relay that runs.
 pub(crate) struct RelayTask {

@@ -16,7 +16,7 @@ use super::{
 
 /// Virtual time within which everything has arrived once the faults have stopped: some
 /// operation time-outs, and a page for each message at the worst latencies.
-const CATCH_UP: Duration = Duration::from_secs(600);
+const CATCH_UP: Duration = Duration::from_mins(10);
 
 /// What came of it.
 pub(crate) struct Report {

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Longer than every time-out of a plan.
-const FOREVER: Duration = Duration::from_secs(3_600);
+const FOREVER: Duration = Duration::from_hours(1);
 
 /// One subscription's sink as one relay sees it.
 pub(crate) struct SimTarget {

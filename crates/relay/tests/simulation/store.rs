@@ -158,9 +158,7 @@ impl Store for SimStore {
         let key = (window.base.at, window.head.at, after, filter.clone());
         self.world.with(|state| state.check_pages(relay));
         let page = self
-            .call("read", key, move |state| {
-                Ok(pages::read(state, &window, after, &filter, limit))
-            })
+            .call("read", key, move |state| Ok(pages::read(state, &window, after, &filter, limit)))
             .await?;
         let ids = page.iter().flat_map(Page::iter).map(|message| message.id).collect();
         self.world.with(|state| state.pages.entry(relay).or_default().push(ids));
@@ -168,7 +166,7 @@ impl Store for SimStore {
     }
 
     async fn reconcile(&self, specs: &[SubscriptionSpec]) -> Result<()> {
-        for spec in specs.to_vec() {
+        for spec in specs.iter().cloned() {
             self.call("reconcile", spec.name.clone(), move |state| {
                 create(state, spec);
                 Ok(())

@@ -59,7 +59,7 @@ impl Default for PostgresOptions {
             password: None,
             ca_file: None,
             operation_timeout: Duration::from_secs(30),
-            retention: Duration::from_secs(3_600),
+            retention: Duration::from_hours(1),
             rings: RingSizes::default(),
             limits: Limits::DEFAULT,
             connections_max: 8,

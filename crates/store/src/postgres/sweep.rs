@@ -56,9 +56,10 @@ async fn learn(store: &PostgresStore, loan: &Loan, ring: Ring, last: i64) -> Res
     let is_new = |stretch: &i64| !known.contains_key(stretch);
     // X is taken after `last` was read: whoever still holds a position of a passed slot has a
     // lower xid.
-    let xid = match newest.iter().any(|(_, stretch)| is_new(stretch)) {
-        true => Some(take_xid(loan).await?),
-        false => None,
+    let xid = if newest.iter().any(|(_, stretch)| is_new(stretch)) {
+        Some(take_xid(loan).await?)
+    } else {
+        None
     };
     let snapshot = current_snapshot(loan).await?;
     for (slot, stretch) in newest {

@@ -7,7 +7,7 @@ use posthaste_store::{
     Start, Store, SubscriptionSpec, Ticker,
     postgres::{PostgresOptions, PostgresStore},
 };
-use posthaste_testkit::{Database, Postgres, PostgresOptions as ServerOptions};
+use posthaste_testkit::{Database, Postgres, PostgresOptions as ServerOptions, eventually_async};
 use tokio_postgres::{Client, GenericClient};
 
 /// No wait takes longer unless something is broken.
@@ -52,6 +52,13 @@ impl Log {
         T: for<'a> tokio_postgres::types::FromSql<'a>,
     {
         self.writer().await.query_one(sql, &[]).await.unwrap().get(0)
+    }
+
+    /// Waits until a statement of the store waits for a lock.
+    pub(crate) async fn somebody_waits(&self) {
+        let waits = "select exists (select from pg_stat_activity where wait_event_type = 'Lock' \
+                     and application_name = 'posthaste' and datname = current_database())";
+        eventually_async("a wait for a lock", LIMIT, async || self.ask(waits).await).await;
     }
 
     /// A subscription to everything.

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use posthaste_core::Place;
 use posthaste_store::{Settled, Store, postgres::PostgresStore};
-use posthaste_testkit::eventually_async;
 use tokio::task::JoinHandle;
 
-use super::database::{LIMIT, Log, enqueue, tick};
+use super::database::{Log, enqueue, tick};
 
 const RAISE: &str = "update posthaste.lease set epoch = epoch + 1, holder = 'another'";
 const PLACES: &str = "select count(*) from posthaste.progress";
@@ -25,15 +24,9 @@ async fn held(log: &Log) -> (i64, Place) {
 async fn blocked_settle(log: &Log, epoch: i64, place: Place) -> JoinHandle<Settled> {
     let store: Arc<PostgresStore> = Arc::new(log.store.clone());
     let settle = tokio::spawn(async move { store.settle("s", epoch, &place).await.unwrap() });
-    waits(log).await;
+    log.somebody_waits().await;
     assert!(!settle.is_finished());
     settle
-}
-
-async fn waits(log: &Log) {
-    let waits = "select exists (select from pg_stat_activity where wait_event_type = 'Lock' \
-                 and application_name = 'posthaste' and datname = current_database())";
-    eventually_async("a wait for a lock", LIMIT, async || log.ask(waits).await).await;
 }
 
 /// Defence: `for share` on the lease row. A plain `exists` does not wait and sees the old epoch.
@@ -82,7 +75,7 @@ async fn takeover_waits_for_a_settle_and_begins_at_its_place() {
     assert_eq!(settle.execute(&settled, &[]).await.unwrap(), 1);
     let store = log.store.clone();
     let takeover = tokio::spawn(async move { store.acquire("s", "another").await.unwrap() });
-    waits(&log).await;
+    log.somebody_waits().await;
     settle.commit().await.unwrap();
     let (raised, found) = takeover.await.unwrap();
     assert_eq!((raised, found.base), (epoch + 1, place.base));

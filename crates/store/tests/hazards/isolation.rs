@@ -5,10 +5,10 @@ use posthaste_store::{
     Settled, Store,
     postgres::{PostgresOptions, PostgresStore},
 };
-use posthaste_testkit::{Database, Postgres, eventually_async};
+use posthaste_testkit::{Database, Postgres};
 use tokio::task::JoinSet;
 
-use super::database::{LIMIT, Log, enqueue, enqueue_many, read, tick};
+use super::database::{Log, enqueue, enqueue_many, read, tick};
 
 async fn strict_database() -> Database {
     let database = Postgres::shared().database().await;
@@ -38,29 +38,27 @@ async fn several_processes_migrate_a_repeatable_read_database() {
 /// Defence: a tick's transaction is `read committed`, so that it sees the tick that another
 /// process committed while it waited.
 #[tokio::test]
-async fn tickers_go_on_in_a_repeatable_read_database() {
+async fn ticker_that_waited_for_another_goes_on_in_a_repeatable_read_database() {
     let database = strict_database().await;
     let store = store(&database);
     store.migrate().await.unwrap();
     let log = Log { database, store };
-    let mut tasks = JoinSet::new();
-    for _ in 0..2 {
-        let store = log.another_store();
-        tasks.spawn(async move {
-            let mut ticker = store.ticker();
-            for _ in 0..50 {
-                ticker.advance().await.unwrap();
-            }
-        });
-    }
     let writer = log.writer().await;
-    let expected: Vec<String> = (0..50).map(|n| n.to_string()).collect();
-    for text in &expected {
-        enqueue(&writer, text).await;
-    }
-    tasks.join_all().await;
-    tick(log.store.ticker().as_mut()).await;
-    assert_eq!(read(&log.store, &mut Place::beginning()).await, expected);
+    enqueue(&writer, "before").await;
+    let mut another = log.writer().await;
+    let ticking = another.transaction().await.unwrap();
+    let tick_one = "select from posthaste.meta for update; \
+                    insert into posthaste.tick (n, snapshot) values (1, pg_current_snapshot())";
+    ticking.batch_execute(tick_one).await.unwrap();
+    let mut ticker = log.store.ticker();
+    let advance = tokio::spawn(async move { (ticker.advance().await, ticker) });
+    log.somebody_waits().await;
+    ticking.commit().await.unwrap();
+    let (advance, mut ticker) = advance.await.unwrap();
+    assert_eq!(advance.unwrap().tick.n, 1, "the other process's tick shows the message");
+    enqueue(&writer, "after").await;
+    assert_eq!(tick(ticker.as_mut()).await.n, 2);
+    assert_eq!(read(&log.store, &mut Place::beginning()).await, ["before", "after"]);
 }
 
 /// Defence: a settle that waited behind a takeover is fenced, not failed: after a failure the
@@ -80,9 +78,7 @@ async fn stale_settle_is_fenced_in_a_repeatable_read_database() {
     takeover.batch_execute("update posthaste.lease set epoch = epoch + 1").await.unwrap();
     let (old, place) = (log.store.clone(), place.finished(newest));
     let settle = tokio::spawn(async move { old.settle("s", epoch, &place).await });
-    let waits = "select exists (select from pg_stat_activity where wait_event_type = 'Lock' \
-                 and application_name = 'posthaste' and datname = current_database())";
-    eventually_async("a wait for a lock", LIMIT, async || log.ask(waits).await).await;
+    log.somebody_waits().await;
     takeover.commit().await.unwrap();
     assert_eq!(settle.await.unwrap().unwrap(), Settled::Fenced);
     assert_eq!(log.publish("s").await, ["message 1", "message 2", "message 3"]);

@@ -114,17 +114,24 @@ async fn standby_is_refused() {
 /// success).
 #[tokio::test]
 async fn message_found_by_a_cancelled_look_is_ticked_by_the_next() {
-    let log = Log::shared().await;
+    let postgres = quiet_server(&[]);
+    let log = Log::on(&postgres, &PostgresOptions::default()).await;
     let mut ticker = log.store.ticker();
-    tick(ticker.as_mut()).await;
-    let mut expected = Vec::new();
-    for millis in 0..20 {
-        let text = format!("cancelled after {millis}");
-        enqueue(&log.writer().await, &text).await;
-        expected.push(text);
-        let look = ticker.advance();
-        let _ = tokio::time::timeout(Duration::from_micros(millis * 150), look).await;
+    let (mut writer, mut blocker) = (log.writer().await, log.writer().await);
+    let late = writer.transaction().await.unwrap();
+    enqueue(&late, "late").await;
+    for _ in 0..20 {
+        assert!(ticker.advance().await.unwrap().window.is_none());
     }
+    late.commit().await.unwrap();
+    // The look finds that every open transaction has ended, and gets no further.
+    let blocker = blocker.transaction().await.unwrap();
+    blocker.batch_execute("lock table posthaste.log_0 in access exclusive mode").await.unwrap();
+    tokio::select! {
+        advanced = ticker.advance() => panic!("nothing blocked it: {advanced:?}"),
+        () = log.somebody_waits() => {}
+    }
+    blocker.commit().await.unwrap();
     tick(ticker.as_mut()).await;
-    assert_eq!(read(&log.store, &mut Place::beginning()).await, expected);
+    assert_eq!(read(&log.store, &mut Place::beginning()).await, ["late"]);
 }

@@ -1,5 +1,0 @@
-//! The hazards alone.
-#![allow(clippy::unwrap_used)]
-
-#[cfg(feature = "postgres")]
-mod hazards;
