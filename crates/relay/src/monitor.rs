@@ -1,7 +1,7 @@
 //! What a relay is doing, for status lines, health answers and tests.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex, PoisonError, Weak,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -57,11 +57,12 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    pub(crate) fn new(names: impl Iterator<Item = String>) -> Self {
+    /// A monitor, and what the relay holds for as long as there is something to wait for.
+    pub(crate) fn new(names: impl Iterator<Item = String>) -> (Self, Alive) {
         let (sender, changes) = watch::channel(0);
-        let sender = Arc::new(sender);
-        let gauge = |name| Arc::new(Gauge::new(name, Arc::clone(&sender)));
-        Self { gauges: names.map(gauge).collect(), changes }
+        let alive = Alive { changes: Arc::new(sender) };
+        let gauge = |name| Arc::new(Gauge::new(name, Arc::downgrade(&alive.changes)));
+        (Self { gauges: names.map(gauge).collect(), changes }, alive)
     }
 
     /// Every subscription, in the order of the configuration.
@@ -91,6 +92,12 @@ impl Monitor {
     }
 }
 
+/// Wakes those who wait on a monitor, and tells them by its drop that the relay has ended.
+#[derive(Debug)]
+pub(crate) struct Alive {
+    changes: Arc<watch::Sender<u64>>,
+}
+
 /// The counters of one subscription: its pipeline writes, monitors read.
 #[derive(Debug)]
 pub(crate) struct Gauge {
@@ -99,7 +106,8 @@ pub(crate) struct Gauge {
     retries: AtomicU64,
     panics: AtomicU64,
     status: Mutex<Status>,
-    changes: Arc<watch::Sender<u64>>,
+    /// Weak, because monitors hold gauges: the relay's own handle decides when waits end.
+    changes: Weak<watch::Sender<u64>>,
 }
 
 #[derive(Debug, Default)]
@@ -110,7 +118,7 @@ struct Status {
 }
 
 impl Gauge {
-    fn new(name: String, changes: Arc<watch::Sender<u64>>) -> Self {
+    fn new(name: String, changes: Weak<watch::Sender<u64>>) -> Self {
         Self {
             name,
             published: AtomicU64::new(0),
@@ -199,7 +207,9 @@ impl Gauge {
     }
 
     fn tell(&self) {
-        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+        if let Some(changes) = self.changes.upgrade() {
+            changes.send_modify(|count| *count = count.wrapping_add(1));
+        }
     }
 
     fn status(&self) -> std::sync::MutexGuard<'_, Status> {

@@ -8,7 +8,7 @@ use tokio::{sync::watch, task::JoinSet, time::timeout};
 
 use crate::{
     drain::{Drain, Draining},
-    monitor::{Monitor, State},
+    monitor::{Alive, Monitor, State},
     pages::Pages,
     pipeline::Pipeline,
     policy::{self, Directive, describe},
@@ -36,6 +36,8 @@ pub struct Relay {
     context: Context,
     holder: Arc<str>,
     monitor: Monitor,
+    /// Dropped when the relay has ended, which ends the waits on its monitors.
+    _alive: Alive,
 }
 
 /// Why a relay ended without being asked to.
@@ -91,9 +93,9 @@ impl Relay {
         context: Context,
     ) -> Self {
         let names = subscriptions.iter().map(|subscription| subscription.spec.name.clone());
-        let monitor = Monitor::new(names);
+        let (monitor, alive) = Monitor::new(names);
         let holder = format!("{}-{:08x}", std::process::id(), rand::random::<u32>()).into();
-        Self { store, settings, subscriptions, context, holder, monitor }
+        Self { store, settings, subscriptions, context, holder, monitor, _alive: alive }
     }
 
     /// A view of what the relay is doing, also while it runs.
@@ -241,11 +243,15 @@ impl Running {
         mut failed: Vec<State>,
     ) -> Result<(), RelayError> {
         self.drain.start();
+        // A ticker that failed ends the pipelines as a drain does; its error must not get lost.
+        let mut broken = None;
         let all = async {
             while let Some(ended) = self.pipelines.join_next().await {
                 failed.extend(ended.ok().filter(|state| *state != State::Drained));
             }
-            while self.background.join_next().await.is_some() {}
+            while let Some(ended) = self.background.join_next().await {
+                broken = broken.take().or(ended.ok().and_then(Result::err));
+            }
         };
         let in_time = timeout(settings.drain_timeout, all).await.is_ok();
         if !in_time {
@@ -255,6 +261,9 @@ impl Running {
                  be published again"
             );
             return Err(RelayError::new(message));
+        }
+        if let Some(error) = broken {
+            return Err(error.into());
         }
         if failed.is_empty() {
             return Ok(());

@@ -23,6 +23,8 @@ async fn r55_drain_is_no_error() {
     assert!(verdict.is_exactly_once(), "{verdict}");
     let ended = &monitor.snapshot()[0];
     assert_eq!((ended.state, &ended.last_error, ended.retries), (State::Drained, &None, 0));
+    let waited = timeout(LIMIT, monitor.wait_for(|_| false)).await;
+    assert_eq!(waited, Ok(false), "a wait ends with the relay");
 }
 
 #[tokio::test]
