@@ -12,8 +12,10 @@
 --   stream is not appended and not listed.
 local pcall, byte, find, unpack = redis.pcall, string.byte, string.find, unpack
 
--- The two common shapes carry values alone; every other one has its field names in ARGV as well.
-local KEYED, KEYLESS = 1, 2
+-- The common shapes carry values alone: topic and content type, unless they are those of the last
+-- message that named them (`…_AGAIN`), then id, key if there is one, time and payload. Every other
+-- message has its field names in ARGV as well.
+local FREE, KEYED, KEYLESS, KEYED_AGAIN = 0, 1, 2, 3
 
 -- Whether an error is about one message or its stream. Any other one (memory, replica, permission,
 -- cluster …) would meet all that follow too.
@@ -36,24 +38,29 @@ end
 
 local function append_all(plan)
   local number, value = 0, 3
-  local failed, report
+  local failed, report, topic, content_type
   for at = 1, #plan, 5 do
     local high, low, shape, count_high, count_low = byte(plan, at, at + 4)
     local stream = high * 256 + low + 1
     local count = count_high * 256 + count_low
+    local first = value
+    value = value + count
     number = number + 1
+    if shape == KEYED or shape == KEYLESS then
+      topic, content_type, first = ARGV[first], ARGV[first + 1], first + 2
+    end
     if not (failed and failed[stream]) then
       local reply
-      if shape == KEYED then
-        reply = pcall('XADD', KEYS[stream], '*', 'id', ARGV[value], 'topic', ARGV[value + 1],
-          'key', ARGV[value + 2], 'content_type', ARGV[value + 3],
-          'enqueued_at', ARGV[value + 4], 'payload', ARGV[value + 5])
-      elseif shape == KEYLESS then
-        reply = pcall('XADD', KEYS[stream], '*', 'id', ARGV[value], 'topic', ARGV[value + 1],
-          'content_type', ARGV[value + 2], 'enqueued_at', ARGV[value + 3],
-          'payload', ARGV[value + 4])
+      if shape == FREE then
+        reply = pcall('XADD', KEYS[stream], '*', unpack(ARGV, first, first + count - 1))
+      elseif shape == KEYED or shape == KEYED_AGAIN then
+        reply = pcall('XADD', KEYS[stream], '*', 'id', ARGV[first], 'topic', topic,
+          'key', ARGV[first + 1], 'content_type', content_type,
+          'enqueued_at', ARGV[first + 2], 'payload', ARGV[first + 3])
       else
-        reply = pcall('XADD', KEYS[stream], '*', unpack(ARGV, value, value + count - 1))
+        reply = pcall('XADD', KEYS[stream], '*', 'id', ARGV[first], 'topic', topic,
+          'content_type', content_type, 'enqueued_at', ARGV[first + 1],
+          'payload', ARGV[first + 2])
       end
       if type(reply) == 'table' then
         failed, report = failed or {}, report or { 0 }
@@ -66,7 +73,6 @@ local function append_all(plan)
         failed[stream] = true
       end
     end
-    value = value + count
   end
   return report
 end

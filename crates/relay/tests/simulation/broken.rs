@@ -1,5 +1,7 @@
 //! Stores and sinks that are broken on purpose: the checks have to report each of them.
 
+use std::time::Duration;
+
 use super::{
     plan::{Faults, Plan},
     run::simulate,
@@ -82,8 +84,14 @@ fn checker_catches_a_settle_under_an_old_epoch() {
 
 #[test]
 fn checker_catches_an_acquire_that_comes_through_late() {
-    let faults = Faults { store: 0.1, kill: 0.8, ..CALM };
-    is_caught(Broken::AcquireComesLate, "COMPLETE", faults);
+    // A relay alone fences itself, and ends with its only subscription.
+    let plan = |seed| {
+        let mut plan = Plan { duration: Duration::from_secs(12), ..Plan::of(seed) };
+        plan.specs.truncate(1);
+        plan
+    };
+    let faults = Faults { store: 0.4, ..CALM };
+    is_caught_in(plan, Broken::AcquireComesLate, "COMPLETE", faults);
 }
 
 #[test]
@@ -99,8 +107,8 @@ fn checker_catches_a_page_that_skips_a_message() {
 #[test]
 fn checker_catches_a_tick_that_is_not_durable() {
     // Long ways to the sink, so that no settle makes durable what the tick did not.
-    let plan = |seed| Plan { sink_ms: 150, ..Plan::of(seed) };
-    let faults = Faults { crash: 3.0, ..CALM };
+    let plan = |seed| Plan { sink_ms: 150, store_ms: 1, writers: 1, ..Plan::of(seed) };
+    let faults = Faults { crash: 5.0, ..CALM };
     is_caught_in(plan, Broken::TickNotDurable, "ATOMIC", faults);
 }
 
@@ -113,7 +121,7 @@ fn drain_does_not_wait_for_the_rest_of_a_big_page() {
         plan.settings.batch_messages = 1;
         plan.settings.page_stride = 5_000;
         plan.settings.page_bytes = 1 << 20;
-        plan.duration = std::time::Duration::from_secs(3);
+        plan.duration = Duration::from_secs(3);
         let report = simulate(plan);
         assert!(report.violations.is_empty(), "seed {seed}: {:?}", report.violations);
     }

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use posthaste_core::Template;
 use redis::{Cmd, Value};
 
-use super::entry::{Body, VALUES_MAX};
+use super::entry::{Body, Shape, VALUES_MAX};
 use crate::{
     sink::{Batch, Outcome, Scope},
     sinks::outcomes::Outcomes,
@@ -45,6 +45,8 @@ struct Sent {
     in_batch: usize,
     /// Number of its stream in the call.
     stream: u16,
+    /// How its values are written.
+    shape: Shape,
 }
 
 impl Call {
@@ -78,13 +80,14 @@ impl Call {
         self.streams.clear();
         self.names.clear();
         self.name_ends.clear();
+        let mut named = None;
         for (in_part, message) in part.messages().enumerate() {
             let in_batch = start + in_part;
             if let Err(error) = self.stream.render(&message, &mut self.name) {
                 outcomes.set(in_batch, Outcome::Reject { reason: error.to_string() });
                 continue;
             }
-            let (shape, values) = self.body.shape(&message);
+            let (shape, values) = self.body.shape(&message, named.as_ref());
             if self.failed.contains(&self.name) {
                 outcomes.set(in_batch, follows_a_failure(&self.name));
             } else if values > VALUES_MAX {
@@ -93,7 +96,10 @@ impl Call {
                 self.failed.insert(self.name.clone());
             } else {
                 let stream = self.stream_number();
-                self.sent.push(Sent { in_part, in_batch, stream });
+                self.sent.push(Sent { in_part, in_batch, stream, shape });
+                if shape != Shape::Free {
+                    named = Some(message);
+                }
                 let [high, low] = stream.to_be_bytes();
                 let [count_high, count_low] = (values as u16).to_be_bytes();
                 self.plan.extend([high, low, shape as u8, count_high, count_low]);
@@ -122,10 +128,10 @@ impl Call {
             self.command.arg(stream_name(&self.names, &self.name_ends, number));
         }
         self.command.arg(self.maxlen).arg(self.plan.as_slice());
-        let mut sent = self.sent.iter().map(|sent| sent.in_part).peekable();
+        let mut sent = self.sent.iter().peekable();
         for (in_part, message) in part.messages().enumerate() {
-            if sent.next_if_eq(&in_part).is_some() {
-                self.body.write(&message, &mut self.command);
+            if let Some(Sent { shape, .. }) = sent.next_if(|sent| sent.in_part == in_part) {
+                self.body.write(&message, *shape, &mut self.command);
             }
         }
     }

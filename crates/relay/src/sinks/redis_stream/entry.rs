@@ -9,15 +9,19 @@ use crate::envelope::{CloudEvents, Format, TimeText};
 pub(super) const VALUES_MAX: usize = 4_000;
 
 /// What stands in an entry. The numbers are those of `redis_stream.lua`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Shape {
     /// Names and values.
     Free = 0,
-    /// The values of id, topic, key, content type, time and payload.
+    /// The values of topic, content type, id, key, time and payload.
     Keyed = 1,
     /// The same without the key.
     Keyless = 2,
+    /// As `Keyed`, with topic and content type of the last message that named them.
+    KeyedAgain = 3,
+    /// As `Keyless`, likewise.
+    KeylessAgain = 4,
 }
 
 /// Writes the values of an entry.
@@ -37,14 +41,24 @@ impl Body {
         }
     }
 
-    /// The shape of `message` and the number of values that [`Self::write`] adds.
-    pub(super) fn shape(&self, message: &MessageRef<'_>) -> (Shape, usize) {
+    /// The shape of `message` and the number of values that [`Self::write`] adds. `named` is the
+    /// last message before it in the call that is of a shape other than `Free`.
+    pub(super) fn shape(
+        &self,
+        message: &MessageRef<'_>,
+        named: Option<&MessageRef<'_>>,
+    ) -> (Shape, usize) {
         if matches!(self, Self::Event { .. }) {
             return (Shape::Free, 2);
         }
         let is_plain = message.headers.is_empty() && message.correlation_id.is_none();
+        let is_again = named.is_some_and(|named| {
+            named.topic == message.topic && named.content_type == message.content_type
+        });
         match message.key {
+            Some(_) if is_plain && is_again => (Shape::KeyedAgain, 4),
             Some(_) if is_plain => (Shape::Keyed, 6),
+            None if is_plain && is_again => (Shape::KeylessAgain, 3),
             None if is_plain => (Shape::Keyless, 5),
             key => {
                 let optional = usize::from(key.is_some())
@@ -55,21 +69,17 @@ impl Body {
         }
     }
 
-    /// Adds the values of `message`.
-    pub(super) fn write(&mut self, message: &MessageRef<'_>, command: &mut Cmd) {
+    /// Adds the values of `message` in its shape.
+    pub(super) fn write(&mut self, message: &MessageRef<'_>, shape: Shape, command: &mut Cmd) {
         match self {
             Self::Event { events, event } => {
                 event.clear();
                 events.write(message, event);
                 command.arg("cloudevent").arg(event.as_slice());
             }
-            Self::Raw { time, name } => {
-                let is_free = !message.headers.is_empty() || message.correlation_id.is_some();
-                let mut field = |field: &str, value: &[u8]| {
-                    if is_free {
-                        command.arg(field);
-                    }
-                    command.arg(value);
+            Self::Raw { time, name } if shape == Shape::Free => {
+                let mut field = |name: &str, value: &[u8]| {
+                    command.arg(name).arg(value);
                 };
                 field("id", message.id.hyphenated().encode_lower(&mut [0; 36]).as_bytes());
                 field("topic", message.topic.as_bytes());
@@ -88,6 +98,16 @@ impl Body {
                     field(name, value.as_bytes());
                 }
                 field("payload", message.payload);
+            }
+            Self::Raw { time, .. } => {
+                if matches!(shape, Shape::Keyed | Shape::Keyless) {
+                    command.arg(message.topic).arg(message.content_type);
+                }
+                command.arg(message.id.hyphenated().encode_lower(&mut [0; 36]).as_bytes());
+                if let Some(key) = message.key {
+                    command.arg(key);
+                }
+                command.arg(time.of(message.enqueued_at)).arg(message.payload);
             }
         }
     }
