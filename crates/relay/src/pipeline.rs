@@ -1,11 +1,14 @@
 //! One subscription's pipeline: `read page → publish → settle`, three stages side by side with
 //! room for one page between them, so that the next page is read while the last is published.
 
-use std::sync::Arc;
+use std::{panic::resume_unwind, sync::Arc};
 
 use posthaste_core::TopicFilter;
 use posthaste_store::{Settled, Store, StoreError};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 
 use crate::{
     drain::Draining,
@@ -90,8 +93,18 @@ impl Pipeline {
             }
             settled
         };
-        let (read, published, settled) =
-            tokio::join!(reader.run(place, portions_in), publish, settle);
+        // The reader has a task of its own: decoding a page must not hold up the answer to a batch.
+        // It is joined below, and aborted with this future.
+        let mut reading = JoinSet::new();
+        reading.spawn(reader.run(place, portions_in));
+        let read = async {
+            match reading.join_next().await {
+                Some(Ok(read)) => read,
+                Some(Err(error)) if error.is_panic() => resume_unwind(error.into_panic()),
+                _ => Ok(()),
+            }
+        };
+        let (read, published, settled) = tokio::join!(read, publish, settle);
 
         let outcome = conclude(read, published, settled);
         if matches!(outcome, Outcome::Done) {

@@ -69,7 +69,7 @@ impl Default for RelaySettings {
             enabled: true,
             busy_interval: Duration::from_millis(5),
             idle_interval: Duration::from_millis(200),
-            batch_messages: 1_000,
+            batch_messages: 5_000,
             batch_bytes: 4 << 20,
             page_stride: 5_000,
             page_bytes: 4 << 20,

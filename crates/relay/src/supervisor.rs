@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use posthaste_core::Backoff;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     monitor::State,
@@ -27,6 +27,7 @@ pub(crate) async fn supervise(
     let backoff: Backoff = settings.retry.into();
     let mut failures = 0;
     loop {
+        let began = Instant::now();
         let run =
             run_once(pipeline.clone(), Arc::clone(&target), context.clone(), settings.clone());
         // A task of its own, so that a panic ends this run and nothing else.
@@ -52,7 +53,8 @@ pub(crate) async fn supervise(
                     return State::Stopped;
                 }
                 gauge.setback(State::BackingOff, describe(&error));
-                failures += 1;
+                // A run that lasted longer than any back-off was healthy: begin with short waits.
+                failures = if began.elapsed() > backoff.cap { 1 } else { failures + 1 };
                 backoff.delay(failures, rand::random())
             }
             Some(Err(panic)) => {

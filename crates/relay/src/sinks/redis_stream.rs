@@ -114,63 +114,84 @@ impl Target for StreamTarget {
     }
 
     async fn connect(&self, _context: &Context) -> Result<Box<dyn Sink>, SinkError> {
+        let call =
+            || Call::new(self.stream.clone(), self.maxlen, Body::new(self.format, &self.source));
         let mut sink = StreamSink {
             connection: self.server.open().await?,
-            call: Call::new(self.stream.clone(), self.maxlen, Body::new(self.format, &self.source)),
+            call: call(),
+            next: call(),
             script_sha: redis::Script::new(SCRIPT).get_hash().to_owned(),
         };
         // Here and not at the first batch, so that a missing permission shows at once.
-        let loaded = sink.load_script().await;
+        let loaded = load_script(&mut sink.connection).await;
         loaded.map_err(|error| sink.connection.fault("loading the script", error))?;
         Ok(Box::new(sink))
     }
 }
 
+/// Two calls take turns: while Redis works on one, the other is made ready.
 struct StreamSink {
     connection: RedisConnection,
     call: Call,
+    next: Call,
     script_sha: String,
 }
 
 #[async_trait]
 impl Sink for StreamSink {
     async fn publish(&mut self, batch: &Batch<'_>) -> Result<Receipt, SinkError> {
+        let Self { connection, call, next, script_sha } = self;
         let mut outcomes = Outcomes::accepted(batch.len());
-        self.call.begin_batch();
+        call.begin_batch();
+        let mut is_planned = call.prepare(batch, 0, script_sha, &mut outcomes);
         for start in (0..batch.len()).step_by(SCRIPT_MESSAGES_MAX) {
-            let part = batch.slice(start..batch.len().min(start + SCRIPT_MESSAGES_MAX));
-            if !self.call.plan(&part, start, &mut outcomes) {
-                continue;
+            let following = start + SCRIPT_MESSAGES_MAX;
+            next.begin_batch_after(call);
+            let answer =
+                async { if is_planned { append(connection, call).await } else { Ok(Value::Nil) } };
+            let prepare = async { next.prepare(batch, following, script_sha, &mut outcomes) };
+            let (answer, is_next_planned) = tokio::join!(answer, prepare);
+            is_planned = is_next_planned;
+            match answer {
+                Ok(Value::Nil) => {}
+                Ok(answer) => {
+                    let what = "the script answered what it never should";
+                    let is_stopped = call.apply(&answer, &mut outcomes);
+                    if is_stopped.ok_or_else(|| connection.unexpected(APPENDING, what))? {
+                        break;
+                    }
+                    // What was refused decides what may follow: the next call is made anew.
+                    next.begin_batch_after(call);
+                    is_planned = next.prepare(batch, following, script_sha, &mut outcomes);
+                }
+                Err(error) if start == 0 => return Err(error),
+                // The parts before it were accepted; only this one is in doubt.
+                Err(error) => {
+                    outcomes.retry_sink_from(start, &error.to_string());
+                    break;
+                }
             }
-            self.call.encode(&part, &self.script_sha);
-            let answer = self.append().await?;
-            let is_stopped = self.call.apply(&answer, &mut outcomes);
-            let what = "the script answered what it never should";
-            if is_stopped.ok_or_else(|| self.connection.unexpected(APPENDING, what))? {
-                break;
-            }
+            std::mem::swap(call, next);
         }
         Ok(outcomes.into_receipt())
     }
 }
 
-impl StreamSink {
-    /// Runs the script; loads it again where the server has forgotten it (`SCRIPT FLUSH`, another
-    /// server behind the same name). `NOSCRIPT` means that nothing was appended.
-    async fn append(&mut self) -> Result<Value, SinkError> {
-        let mut answer = self.connection.query(self.call.command()).await;
-        if answer.as_ref().is_err_and(is_forgotten) {
-            answer = self.load_script().await;
-            if answer.is_ok() {
-                answer = self.connection.query(self.call.command()).await;
-            }
+/// Runs the script; loads it again where the server has forgotten it (`SCRIPT FLUSH`, another
+/// server behind the same name). `NOSCRIPT` means that nothing was appended.
+async fn append(connection: &mut RedisConnection, call: &Call) -> Result<Value, SinkError> {
+    let mut answer = connection.query(call.command()).await;
+    if answer.as_ref().is_err_and(is_forgotten) {
+        answer = load_script(connection).await;
+        if answer.is_ok() {
+            answer = connection.query(call.command()).await;
         }
-        answer.map_err(|error| self.connection.fault(APPENDING, error))
     }
+    answer.map_err(|error| connection.fault(APPENDING, error))
+}
 
-    async fn load_script(&mut self) -> Result<Value, RedisError> {
-        self.connection.query(redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT)).await
-    }
+async fn load_script(connection: &mut RedisConnection) -> Result<Value, RedisError> {
+    connection.query(redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT)).await
 }
 
 fn is_forgotten(error: &RedisError) -> bool {

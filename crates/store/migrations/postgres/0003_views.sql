@@ -35,7 +35,9 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       order by p.n desc limit 1))
 $$;
 
--- One row for each message and subscription that reads its topic.
+-- One row for each message and subscription that reads its topic. The places are collected into an
+-- array first: an uncorrelated subquery runs once for a whole statement, where the view itself
+-- would be evaluated (and its cost estimated) for every message.
 create view @schema@.messages as
 select m.position, m.id, m.topic, m.key, m.payload, m.content_type, m.headers, m.correlation_id,
        m.enqueued_at, p.subscription,
@@ -43,7 +45,7 @@ select m.position, m.id, m.topic, m.key, m.payload, m.content_type, m.headers, m
        case when m.published
             then @schema@.settled_at(p.subscription_id, m.xid, m.position, m.enqueued_at)
        end as published_at
-  from @schema@.place p
+  from unnest((select array_agg(p) from @schema@.place p)) p
   cross join lateral (
     select l.*,
            pg_visible_in_snapshot(l.xid, p.base_snapshot)
@@ -64,7 +66,7 @@ select m.position, m.id, m.topic, m.key, m.payload, m.content_type, m.headers, m
                         and m.position <= p.position))
                then max(@schema@.settled_at(p.subscription_id, m.xid, m.position, m.enqueued_at))
                end
-          from @schema@.place p
+          from unnest((select array_agg(p) from @schema@.place p)) p
          where (m.topic = any (p.topics) or m.topic ^@ any (p.prefixes))
            and not pg_visible_in_snapshot(m.xid, p.start_snapshot)) as published_at
   from @schema@.log m;

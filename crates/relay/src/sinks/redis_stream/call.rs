@@ -9,7 +9,10 @@ use std::collections::{HashMap, HashSet};
 use posthaste_core::Template;
 use redis::{Cmd, Value};
 
-use super::entry::{Body, Shape, VALUES_MAX};
+use super::{
+    SCRIPT_MESSAGES_MAX,
+    entry::{Body, Shape, VALUES_MAX},
+};
 use crate::{
     sink::{Batch, Outcome, Scope},
     sinks::outcomes::Outcomes,
@@ -71,10 +74,35 @@ impl Call {
         self.failed.clear();
     }
 
+    /// As [`Self::begin_batch`], for a batch of which `earlier` was a part.
+    pub(super) fn begin_batch_after(&mut self, earlier: &Self) {
+        self.failed.clone_from(&earlier.failed);
+    }
+
+    /// Makes the call for the part of `batch` that begins at `start`. False when there is nothing
+    /// to send: no such part, or no message of it goes anywhere.
+    pub(super) fn prepare(
+        &mut self,
+        batch: &Batch<'_>,
+        start: usize,
+        script_sha: &str,
+        outcomes: &mut Outcomes,
+    ) -> bool {
+        if start >= batch.len() {
+            return false;
+        }
+        let part = batch.slice(start..batch.len().min(start + SCRIPT_MESSAGES_MAX));
+        let is_planned = self.plan(&part, start, outcomes);
+        if is_planned {
+            self.encode(&part, script_sha);
+        }
+        is_planned
+    }
+
     /// Finds the stream of each message. Messages that go to none get their outcome here. Returns
     /// whether anything is left to send. `start` is the number of the part's first message in the
     /// batch; a part may not hold more messages than 16 bits count.
-    pub(super) fn plan(&mut self, part: &Batch<'_>, start: usize, outcomes: &mut Outcomes) -> bool {
+    fn plan(&mut self, part: &Batch<'_>, start: usize, outcomes: &mut Outcomes) -> bool {
         self.sent.clear();
         self.plan.clear();
         self.streams.clear();
@@ -121,7 +149,7 @@ impl Call {
     }
 
     /// Builds the command for what was planned.
-    pub(super) fn encode(&mut self, part: &Batch<'_>, script_sha: &str) {
+    fn encode(&mut self, part: &Batch<'_>, script_sha: &str) {
         self.command.clear();
         self.command.arg("EVALSHA").arg(script_sha).arg(self.name_ends.len());
         for number in 0..self.name_ends.len() {
