@@ -48,7 +48,7 @@ pub(crate) struct Options {
     /// Messages of one drain [default: 1000000]; of memory, in proportion to its own counts
     #[arg(long, value_parser = clap::value_parser!(u64).range(1_000..=5_000_000))]
     messages: Option<u64>,
-    /// Seconds of one run of latency [default: 20], idle [30] and enqueue [2]
+    /// Seconds of one run of latency (default: 20), idle (30) and enqueue (2)
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: Option<u64>,
     /// Messages per second of latency
