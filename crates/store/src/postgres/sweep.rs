@@ -22,8 +22,8 @@ const STRETCHES_AHEAD: i64 = 2;
 
 /// What the subscriptions still need.
 struct Needs {
-    /// Every transaction below it is settled for every subscription.
-    xmin: u64,
+    /// What each subscription has settled; equal ones once.
+    settled: Vec<Snapshot>,
     /// The lowest tick a place names.
     tick: i64,
 }
@@ -117,9 +117,11 @@ async fn needs(store: &PostgresStore, loan: &Loan) -> Result<Option<Needs>> {
     for row in &rows {
         let base: Snapshot = rows::snapshot(row.get(0))?;
         let tick: i64 = row.get(1);
-        let lowest = needs.get_or_insert(Needs { xmin: u64::MAX, tick: i64::MAX });
-        lowest.xmin = lowest.xmin.min(base.xmin());
-        lowest.tick = lowest.tick.min(tick);
+        let all = needs.get_or_insert(Needs { settled: Vec::new(), tick: i64::MAX });
+        if !all.settled.contains(&base) {
+            all.settled.push(base);
+        }
+        all.tick = all.tick.min(tick);
     }
     Ok(needs)
 }
@@ -136,8 +138,10 @@ async fn sweep_log(
     for (stretch, state) in known {
         let Knowledge::Sealed { max_xid: Some(max_xid) } = state else { continue };
         let slot = stretch % ring.slots;
-        let settled = max_xid < needs.xmin && ring.newest_stretch_in(slot, last) == Some(stretch);
-        if settled && is_old(store, loan, slot).await? {
+        if ring.newest_stretch_in(slot, last) == Some(stretch)
+            && is_settled(store, loan, slot, max_xid, needs).await?
+            && is_old(store, loan, slot).await?
+        {
             // The head may come round while we wait: a position of the next lap in this slot
             // means that it is in use again.
             let guard = format!(
@@ -153,6 +157,32 @@ async fn sweep_log(
         }
     }
     Ok(emptied)
+}
+
+/// Whether every subscription has published every message of a slot. Where something old was in
+/// progress at the settled tick, its xmin says too little and the rows above it are looked at:
+/// otherwise a log that falls quiet would keep its last slots for good.
+async fn is_settled(
+    store: &PostgresStore,
+    loan: &Loan,
+    slot: i64,
+    max_xid: u64,
+    needs: &Needs,
+) -> Result<bool> {
+    for settled in needs.settled.iter().filter(|settled| max_xid >= settled.xmin()) {
+        // A range of (xid, position).
+        let sql = format!(
+            "select exists (select from {}.log_{slot} where xid >= '{}'::xid8 \
+             and not pg_visible_in_snapshot(xid, '{settled}'))",
+            store.schema(),
+            settled.xmin()
+        );
+        let rows = loan.bounded("look at a slot", loan.client().query_typed(&sql, &[])).await?;
+        if rows.first().is_none_or(|row| row.get(0)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Whether the newest message of a slot has outlived the retention time.

@@ -14,7 +14,7 @@ use super::{
 /// Sweeps needed until nothing changes: a slot is sealed by one and emptied by another.
 const SWEEPS: u32 = 4;
 /// Well above the moment that open transactions of other tests keep a slot from being sealed.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_mins(2);
 
 /// A migrated database, and a store that keeps nothing longer than it must.
 async fn without_retention<H: Harness>() -> (H, Arc<dyn Store>) {
