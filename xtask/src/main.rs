@@ -5,7 +5,6 @@
 
 mod bench;
 mod ci;
-mod interop;
 mod process;
 mod requirements;
 mod setup;
