@@ -18,7 +18,7 @@ use crate::{
     sink::{Batch, Context, Receipt, Sink, SinkError, SinkErrorKind, Target},
 };
 
-/// Publishes for one subscription. Owned by its pipeline; keeps the connection across restarts.
+/// Publishes for one subscription. Owned by one run of its pipeline, and the sink with it.
 pub(crate) struct Publisher {
     target: Arc<dyn Target>,
     context: Context,
