@@ -87,6 +87,14 @@ impl Template {
         &self.source
     }
 
+    /// What every name begins with: the text before the first placeholder.
+    pub fn prefix(&self) -> &str {
+        match self.parts.first() {
+            Some(Part::Text(text)) => text,
+            _ => "",
+        }
+    }
+
     /// The name every message gets, when the template has no placeholder.
     pub fn fixed(&self) -> Option<&str> {
         match self.parts.as_slice() {

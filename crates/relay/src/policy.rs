@@ -27,6 +27,7 @@ pub(crate) const fn after_sink_error(kind: SinkErrorKind) -> Directive {
         SinkErrorKind::Unavailable
         | SinkErrorKind::Timeout
         | SinkErrorKind::Resources
+        | SinkErrorKind::Displaced
         | SinkErrorKind::Unexpected => Directive::BackOff,
         SinkErrorKind::Authentication | SinkErrorKind::Misconfigured => Directive::Stop,
     }

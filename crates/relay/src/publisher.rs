@@ -175,7 +175,7 @@ impl Publisher {
         let mut sink = if let Some(sink) = self.sink.take() {
             sink
         } else {
-            let connect = self.target.connect(&self.context);
+            let connect = self.target.connect(&self.context, self.gauge.name());
             timeout(self.operation_timeout, connect).await.map_err(late)??
         };
         let receipt =

@@ -120,8 +120,12 @@ pub trait Target: fmt::Debug + Send + Sync {
     /// The target for logs, without secrets: `redis://host:6379/0 stream {topic}`.
     fn describe(&self) -> String;
 
-    /// Connects, in bounded time.
-    async fn connect(&self, context: &Context) -> Result<Box<dyn Sink>, SinkError>;
+    /// Connects for the pipeline of `subscription`, in bounded time.
+    async fn connect(
+        &self,
+        context: &Context,
+        subscription: &str,
+    ) -> Result<Box<dyn Sink>, SinkError>;
 }
 
 /// What a sink may use of the process it runs in.
@@ -192,6 +196,8 @@ pub enum SinkErrorKind {
     Misconfigured,
     /// Out of memory or disk; read-only.
     Resources,
+    /// Somebody else publishes in this subscription's place, or did away with it.
+    Displaced,
     /// An answer that the protocol does not allow.
     Unexpected,
 }
@@ -205,6 +211,9 @@ impl SinkErrorKind {
             Self::Authentication => "check user, password, permissions and certificates",
             Self::Misconfigured => "correct the subscription's sink settings",
             Self::Resources => "free memory or disk on the sink; retried meanwhile",
+            Self::Displaced => {
+                "check that one relay alone publishes for the subscription; retried meanwhile"
+            }
             Self::Unexpected => "see the cause; retried meanwhile",
         }
     }

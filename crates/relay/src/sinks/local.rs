@@ -117,7 +117,11 @@ impl Target for LocalTarget {
         format!("local channel {:?}", self.channel)
     }
 
-    async fn connect(&self, context: &Context) -> Result<Box<dyn Sink>, SinkError> {
+    async fn connect(
+        &self,
+        context: &Context,
+        _subscription: &str,
+    ) -> Result<Box<dyn Sink>, SinkError> {
         let sender = context.locals.sender(&self.channel).ok_or_else(|| {
             let doing = format!("nobody in this process consumes channel {:?}", self.channel);
             SinkError::new(SinkErrorKind::Unavailable, doing)

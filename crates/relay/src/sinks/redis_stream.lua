@@ -1,15 +1,19 @@
 -- Appends messages to streams, in order, until something stands in the way.
 --
--- KEYS     the streams, each once
--- ARGV[1]  length to trim the streams to beforehand, or 0
--- ARGV[2]  the plan, five bytes a message: number of its stream in KEYS (16 bits), shape,
+-- KEYS[1]  where the subscription's place is kept
+-- KEYS[2…] the streams, each once
+-- ARGV[1]  the place that this call continues from, or '' for any
+-- ARGV[2]  the place behind it, kept if every message is appended
+-- ARGV[3]  length to trim the streams to beforehand, or 0
+-- ARGV[4]  the plan, five bytes a message: number of its stream in KEYS (16 bits), shape,
 --          number of its values (16 bits)
--- ARGV[3…] the values of all messages, one message after the other
+-- ARGV[5…] the values of all messages, one message after the other
 --
--- Returns nil when every message was appended, otherwise a list:
+-- Returns nil when every message was appended; 'MOVED', with nothing appended, when the place is
+-- another one; otherwise a list:
 --   the number of the message that ended the script (0 if none), then number and error of every
 --   message that was refused, that one included. A message that follows a refused one in the same
---   stream is not appended and not listed.
+--   stream is not appended and not listed, and the place stays.
 local pcall, byte, find, unpack = redis.pcall, string.byte, string.find, unpack
 
 -- The common shapes carry values alone: topic and content type, unless they are those of the last
@@ -26,10 +30,10 @@ local function is_about_the_message(fault)
 end
 
 -- Before the first append, so that a permission that is missing ends the script with nothing
--- written.
+-- appended.
 local function trim(length)
-  for _, stream in ipairs(KEYS) do
-    local reply = pcall('XTRIM', stream, 'MAXLEN', '~', length)
+  for stream = 2, #KEYS do
+    local reply = pcall('XTRIM', KEYS[stream], 'MAXLEN', '~', length)
     if type(reply) == 'table' and not is_about_the_message(reply.err) then
       return { 1, 1, reply.err }
     end
@@ -37,11 +41,11 @@ local function trim(length)
 end
 
 local function append_all(plan)
-  local number, value = 0, 3
+  local number, value = 0, 5
   local failed, report, topic, content_type
   for at = 1, #plan, 5 do
     local high, low, shape, count_high, count_low = byte(plan, at, at + 4)
-    local stream = high * 256 + low + 1
+    local stream = high * 256 + low + 2
     local count = count_high * 256 + count_low
     local first = value
     value = value + count
@@ -77,4 +81,20 @@ local function append_all(plan)
   return report
 end
 
-return ARGV[1] ~= '0' and trim(ARGV[1]) or append_all(ARGV[2])
+local place = pcall('GET', KEYS[1])
+if type(place) == 'table' then
+  return place
+elseif ARGV[1] ~= '' and place ~= ARGV[1] then
+  return 'MOVED'
+end
+-- First of all writes, so that what ends every write (memory, replica, permission) ends the script
+-- with nothing appended.
+local kept = pcall('SET', KEYS[1], ARGV[2])
+if kept.err then
+  return kept
+end
+local report = ARGV[3] ~= '0' and trim(ARGV[3]) or append_all(ARGV[4])
+if report then
+  pcall('SET', KEYS[1], place or '')
+end
+return report

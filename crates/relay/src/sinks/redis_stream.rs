@@ -1,14 +1,19 @@
 //! `redis-stream`: appends messages to Redis streams.
 //!
-//! One script call per batch (`redis_stream.lua`), so that a batch costs one round trip and Redis
-//! says of every message whether it has it. Each stream is a destination and keeps its order.
+//! A batch goes out as a few script calls (`redis_stream.lua`), the next one on its way while Redis
+//! works on the last, and Redis says of every message whether it has it. Each stream is a
+//! destination and keeps its order: a call names the place that it continues from, so that
+//! whatever follows a call that failed, or arrives after its connection was given up, does nothing.
 //! It makes no consumer groups and deletes nothing but what `maxlen` says; connections are
 //! `redis_connection`'s job, retries the pipeline's.
 
 mod call;
 mod entry;
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
+use futures_util::{StreamExt as _, stream::FuturesOrdered};
 use posthaste_core::Template;
 use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 use schemars::JsonSchema;
@@ -21,10 +26,11 @@ use super::{
 use crate::{
     envelope::{self, Format},
     sink::{
-        Batch, Context, InvalidTarget, PlaceKeeping, Receipt, Sink, SinkError, SinkKind, Target,
+        Batch, Context, InvalidTarget, PlaceKeeping, Receipt, Sink, SinkError, SinkErrorKind,
+        SinkKind, Target,
     },
 };
-use call::Call;
+use call::{Answer, Call, Frame};
 use entry::Body;
 
 /// The registry entry.
@@ -36,9 +42,8 @@ pub(super) const KIND: SinkKind = SinkKind {
     schema: || RedisSettings::extend_schema(schemars::schema_for!(StreamSettings)),
 };
 
-/// Messages one script call appends at most: about 3 ms of Redis, which serves nobody else
-/// meanwhile.
-const SCRIPT_MESSAGES_MAX: usize = 1_000;
+/// Calls that are under way at once: one that Redis works on and one that waits for it there.
+const CALLS_IN_FLIGHT: usize = 2;
 const SCRIPT: &str = include_str!("redis_stream.lua");
 const APPENDING: &str = "appending a batch";
 
@@ -52,7 +57,8 @@ const APPENDING: &str = "appending a batch";
 #[serde(deny_unknown_fields)]
 struct StreamSettings {
     /// Name of the stream: text with `{topic}`, `{key}` or `{header:NAME}`. A message that lacks
-    /// the value is rejected.
+    /// the value is rejected. The text before the first of them also begins the name of the string
+    /// in which the relay keeps its place: `posthaste:place:SUBSCRIPTION` with the default.
     #[serde(default = "default_stream")]
     stream: String,
     /// About how many entries a stream keeps (`MAXLEN ~`): it is trimmed before each batch, so it
@@ -113,87 +119,122 @@ impl Target for StreamTarget {
         format!("{} stream {}", self.server, self.stream.source())
     }
 
-    async fn connect(&self, _context: &Context) -> Result<Box<dyn Sink>, SinkError> {
+    async fn connect(
+        &self,
+        _context: &Context,
+        subscription: &str,
+    ) -> Result<Box<dyn Sink>, SinkError> {
+        let connection = self.server.open().await?;
+        // Here and not at the first batch, so that a missing permission shows at once.
+        load_script(&connection).await?;
         let call =
             || Call::new(self.stream.clone(), self.maxlen, Body::new(self.format, &self.source));
-        let mut sink = StreamSink {
-            connection: self.server.open().await?,
-            call: call(),
-            next: call(),
+        Ok(Box::new(StreamSink {
+            connection,
             script_sha: redis::Script::new(SCRIPT).get_hash().to_owned(),
-        };
-        // Here and not at the first batch, so that a missing permission shows at once.
-        let loaded = load_script(&mut sink.connection).await;
-        loaded.map_err(|error| sink.connection.fault("loading the script", error))?;
-        Ok(Box::new(sink))
+            place_key: format!("{}place:{subscription}", self.stream.prefix()),
+            place: None,
+            idle: std::iter::repeat_with(call).take(CALLS_IN_FLIGHT).collect(),
+        }))
     }
 }
 
-/// Two calls take turns: while Redis works on one, the other is made ready.
 struct StreamSink {
     connection: RedisConnection,
-    call: Call,
-    next: Call,
     script_sha: String,
+    place_key: String,
+    /// Where the last call left the place; `None` before the first.
+    place: Option<u64>,
+    /// Calls that are not under way, of [`CALLS_IN_FLIGHT`] in all.
+    idle: Vec<Call>,
 }
 
 #[async_trait]
 impl Sink for StreamSink {
     async fn publish(&mut self, batch: &Batch<'_>) -> Result<Receipt, SinkError> {
-        let Self { connection, call, next, script_sha } = self;
+        let Self { connection, script_sha, place_key, place, idle } = self;
+        let connection = &*connection;
         let mut outcomes = Outcomes::accepted(batch.len());
-        call.begin_batch();
-        let mut is_planned = call.prepare(batch, 0, script_sha, &mut outcomes);
-        for start in (0..batch.len()).step_by(SCRIPT_MESSAGES_MAX) {
-            let following = start + SCRIPT_MESSAGES_MAX;
-            next.begin_batch_after(call);
-            let answer =
-                async { if is_planned { append(connection, call).await } else { Ok(Value::Nil) } };
-            let prepare = async { next.prepare(batch, following, script_sha, &mut outcomes) };
-            let (answer, is_next_planned) = tokio::join!(answer, prepare);
-            is_planned = is_next_planned;
-            match answer {
-                Ok(Value::Nil) => {}
-                Ok(answer) => {
-                    let what = "the script answered what it never should";
-                    let is_stopped = call.apply(&answer, &mut outcomes);
-                    if is_stopped.ok_or_else(|| connection.unexpected(APPENDING, what))? {
-                        break;
-                    }
-                    // What was refused decides what may follow: the next call is made anew.
-                    next.begin_batch_after(call);
-                    is_planned = next.prepare(batch, following, script_sha, &mut outcomes);
-                }
-                Err(error) if start == 0 => return Err(error),
-                // The parts before it were accepted; only this one is in doubt.
-                Err(error) => {
-                    outcomes.retry_sink_from(start, &error.to_string());
-                    break;
+        let mut failed = HashMap::new();
+        let mut under_way = FuturesOrdered::new();
+        let mut is_reloaded = false;
+        let (mut start, mut from) = (0, *place);
+        loop {
+            while start < batch.len()
+                && let Some(mut call) = idle.pop()
+            {
+                let to = from.map_or_else(first_place, |place| place + 1);
+                let frame = Frame { script_sha, place_key, from, to };
+                let is_planned = call.prepare(batch, start, &frame, &mut failed, &mut outcomes);
+                start = call.part().end;
+                if is_planned {
+                    from = Some(to);
+                    under_way.push_back(async move {
+                        let answer = connection.query(call.command()).await;
+                        (call, to, answer)
+                    });
+                } else {
+                    idle.push(call);
                 }
             }
-            std::mem::swap(call, next);
+            let Some((call, to, answer)) = under_way.next().await else { break };
+            let part = call.part();
+            let resume_at = match answer {
+                Ok(value) => match call.read(&value, &mut failed, &mut outcomes) {
+                    Some(Answer::Appended) => {
+                        *place = Some(to);
+                        idle.push(call);
+                        continue;
+                    }
+                    Some(Answer::Refused) => Ok(part.end),
+                    Some(Answer::Stopped) => Ok(batch.len()),
+                    Some(Answer::Moved) => Err(displaced(place_key)),
+                    None => Err(connection.unexpected(APPENDING, "no answer of the script's")),
+                },
+                Err(error) if is_forgotten(&error) && !is_reloaded => {
+                    is_reloaded = true;
+                    load_script(connection).await.map(|_| part.start)
+                }
+                Err(error) => Err(connection.fault(APPENDING, error)),
+            };
+            idle.push(call);
+            // What was sent behind it finds the place unmoved and does nothing.
+            while let Some((call, ..)) = under_way.next().await {
+                idle.push(call);
+            }
+            start = match resume_at {
+                Ok(at) => at,
+                Err(error) if part.start == 0 => return Err(error),
+                // The parts before it were accepted; it and what follows are in doubt.
+                Err(error) => {
+                    outcomes.retry_sink_from(part.start, &error.to_string());
+                    batch.len()
+                }
+            };
+            from = *place;
         }
         Ok(outcomes.into_receipt())
     }
 }
 
-/// Runs the script; loads it again where the server has forgotten it (`SCRIPT FLUSH`, another
+/// Loads the script: at the start, and where the server has forgotten it (`SCRIPT FLUSH`, another
 /// server behind the same name). `NOSCRIPT` means that nothing was appended.
-async fn append(connection: &mut RedisConnection, call: &Call) -> Result<Value, SinkError> {
-    let mut answer = connection.query(call.command()).await;
-    if answer.as_ref().is_err_and(is_forgotten) {
-        answer = load_script(connection).await;
-        if answer.is_ok() {
-            answer = connection.query(call.command()).await;
-        }
-    }
-    answer.map_err(|error| connection.fault(APPENDING, error))
-}
-
-async fn load_script(connection: &mut RedisConnection) -> Result<Value, RedisError> {
-    connection.query(redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT)).await
+async fn load_script(connection: &RedisConnection) -> Result<Value, SinkError> {
+    let loaded = connection.query(redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT)).await;
+    loaded.map_err(|error| connection.fault("loading the script", error))
 }
 
 fn is_forgotten(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+/// The place of a new connection. Random, so that no call of an earlier connection continues
+/// from it.
+fn first_place() -> u64 {
+    rand::random::<u64>() >> 1
+}
+
+fn displaced(place_key: &str) -> SinkError {
+    let doing = format!("the place {place_key:?} in Redis was moved or removed by another");
+    SinkError::new(SinkErrorKind::Displaced, doing)
 }

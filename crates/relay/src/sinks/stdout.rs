@@ -103,7 +103,11 @@ impl Target for StdoutTarget {
         "standard output".to_owned()
     }
 
-    async fn connect(&self, _context: &Context) -> Result<Box<dyn Sink>, SinkError> {
+    async fn connect(
+        &self,
+        _context: &Context,
+        _subscription: &str,
+    ) -> Result<Box<dyn Sink>, SinkError> {
         let source = self.settings.cloudevents_source.clone();
         let lines = match self.settings.format {
             Format::Raw => Lines::Raw(TimeText::default()),

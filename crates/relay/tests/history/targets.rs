@@ -74,7 +74,7 @@ impl Target for Moody {
         "moody".to_owned()
     }
 
-    async fn connect(&self, _: &Context) -> Result<Box<dyn Sink>, SinkError> {
+    async fn connect(&self, _: &Context, _: &str) -> Result<Box<dyn Sink>, SinkError> {
         Ok(Box::new(self.clone()))
     }
 }

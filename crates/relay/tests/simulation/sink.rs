@@ -38,7 +38,7 @@ impl Target for SimTarget {
         format!("simulated {}", self.subscription)
     }
 
-    async fn connect(&self, _: &Context) -> Result<Box<dyn Sink>, SinkError> {
+    async fn connect(&self, _: &Context, _: &str) -> Result<Box<dyn Sink>, SinkError> {
         let key = ("connect", self.relay, self.subscription.clone());
         let (fate, latency) = self.world.with(|state| {
             let mut dice = state.dice(key);

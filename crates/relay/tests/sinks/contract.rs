@@ -72,7 +72,7 @@ macro_rules! sink_contract {
 pub(crate) use sink_contract;
 
 async fn connected<H: Harness>(harness: &H) -> Box<dyn Sink> {
-    harness.target().connect(&harness.context()).await.expect("the sink is there")
+    harness.target().connect(&harness.context(), "s").await.expect("the sink is there")
 }
 
 fn is_accepted(outcomes: &[Outcome]) -> bool {
@@ -161,7 +161,7 @@ pub(crate) async fn r12_sink_that_is_away_is_an_error_and_the_batch_is_accepted_
         Err(error) => assert!(!error.to_string().is_empty()),
     }
     drop(sink);
-    if let Ok(mut sink) = harness.target().connect(&harness.context()).await {
+    if let Ok(mut sink) = harness.target().connect(&harness.context(), "s").await {
         let outcome = publish(&mut *sink, &batch).await;
         assert!(outcome.is_err(), "connected to a sink that is away: {outcome:?}");
     }

@@ -138,7 +138,7 @@ async fn sink(
     let mut settings = settings;
     let name = settings.get("stream").and_then(toml::Value::as_str).unwrap_or("{topic}");
     settings.insert("stream".to_owned(), format!("{prefix}{name}").into());
-    let sink = target(&redis.url(), settings).connect(&Context::default()).await.unwrap();
+    let sink = target(&redis.url(), settings).connect(&Context::default(), "s").await.unwrap();
     (sink, client(redis).await)
 }
 
@@ -230,13 +230,42 @@ async fn stream_whose_ids_are_exhausted_rejects_and_others_go_on() {
 }
 
 #[tokio::test]
+async fn refusal_amid_several_calls_holds_its_stream_alone() {
+    let prefix = Redis::shared().prefix();
+    let (mut sink, mut client) = sink(&prefix, toml::Table::new()).await;
+    redis::cmd("SET").arg(format!("{prefix}bad")).arg("").exec_async(&mut client).await.unwrap();
+    let topic = |n: usize| if n >= 300 && n.is_multiple_of(7) { "bad" } else { "good" };
+    let samples: Vec<Sample> = (0..2_000).map(|n| Sample::new(topic(n), format!("{n}"))).collect();
+    let outcomes = publish(&mut *sink, &samples).await.unwrap();
+    for (n, outcome) in outcomes.iter().enumerate() {
+        let is_expected = match (topic(n), n) {
+            ("good", _) => *outcome == Outcome::Accepted,
+            (_, 301) => matches!(outcome, Outcome::Reject { .. }),
+            _ => matches!(outcome, Outcome::Retry { .. }),
+        };
+        assert!(is_expected, "{n}: {outcome:?}");
+    }
+    let arrived: Vec<Vec<u8>> = entries(&mut client, &format!("{prefix}good"))
+        .await
+        .into_iter()
+        .map(|(_, fields)| read_entry(&fields).payload)
+        .collect();
+    let sent = (0..2_000).filter(|n| topic(*n) == "good").map(|n| n.to_string().into_bytes());
+    assert_eq!(arrived, sent.collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn forgotten_script_is_loaded_again() {
     let redis = Redis::start();
     let target = target(&redis.url(), toml::Table::new());
-    let mut sink = target.connect(&Context::default()).await.unwrap();
+    let mut sink = target.connect(&Context::default(), "s").await.unwrap();
     let mut client = client(&redis).await;
-    redis::cmd("SCRIPT").arg("FLUSH").exec_async(&mut client).await.unwrap();
-    let outcomes = publish(&mut *sink, &[Sample::new("t", b"p".as_slice())]).await.unwrap();
-    assert_eq!(outcomes, [Outcome::Accepted]);
-    assert_eq!(entries(&mut client, "posthaste:t").await.len(), 1, "the default name");
+    for published in [1_000, 2_000] {
+        redis::cmd("SCRIPT").arg("FLUSH").exec_async(&mut client).await.unwrap();
+        let samples: Vec<Sample> = (0..1_000).map(|n| Sample::new("t", format!("{n}"))).collect();
+        let outcomes = publish(&mut *sink, &samples).await.unwrap();
+        assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Accepted), "{outcomes:?}");
+        let arrived = entries(&mut client, "posthaste:t").await;
+        assert_eq!(arrived.len(), published, "under the default name");
+    }
 }

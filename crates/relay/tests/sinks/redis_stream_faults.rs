@@ -25,11 +25,11 @@ fn one() -> [Sample; 1] {
 }
 
 async fn refused(target: &dyn Target) -> SinkError {
-    target.connect(&Context::default()).await.err().expect("the connection must be refused")
+    target.connect(&Context::default(), "s").await.err().expect("the connection must be refused")
 }
 
 async fn accepts(target: &dyn Target) {
-    let mut sink = target.connect(&Context::default()).await.unwrap();
+    let mut sink = target.connect(&Context::default(), "s").await.unwrap();
     assert_eq!(publish(&mut *sink, &one()).await.unwrap(), [Outcome::Accepted]);
 }
 
@@ -78,7 +78,7 @@ async fn user_with_a_password_file_publishes_and_the_file_is_read_again() {
     let auth = RedisAuth::User {
         name: "relay".to_owned(),
         password: PASSWORD.to_owned(),
-        rules: "~posthaste:* +ping +script|load +evalsha +xadd".to_owned(),
+        rules: "~posthaste:* +ping +script|load +evalsha +get +set +xadd".to_owned(),
     };
     let redis = Redis::start_with(RedisOptions { auth, ..RedisOptions::default() });
     let directory = tempfile::tempdir().unwrap();
@@ -102,11 +102,11 @@ async fn missing_permission_is_told_and_nothing_is_lost() {
     let auth = RedisAuth::User {
         name: "relay".to_owned(),
         password: PASSWORD.to_owned(),
-        rules: "~* +ping +script|load +evalsha".to_owned(),
+        rules: "~* +ping +script|load +evalsha +get +set".to_owned(),
     };
     let redis = Redis::start_with(RedisOptions { auth, ..RedisOptions::default() });
     let target = target(&redis.url(), toml::Table::new());
-    let mut sink = target.connect(&Context::default()).await.unwrap();
+    let mut sink = target.connect(&Context::default(), "s").await.unwrap();
     let outcomes = publish(&mut *sink, &one()).await.unwrap();
     let [Outcome::Retry { scope: Scope::Sink, reason }] = outcomes.as_slice() else {
         panic!("{outcomes:?}");
@@ -147,21 +147,21 @@ async fn tls_to_a_port_without_it_ends_in_a_hint() {
 async fn r12_redis_out_of_memory_keeps_the_batch_to_be_tried_again() {
     let redis = Redis::start();
     let target = target(&redis.url(), toml::Table::new());
-    let mut sink = target.connect(&Context::default()).await.unwrap();
+    let mut sink = target.connect(&Context::default(), "s").await.unwrap();
     let mut client = client(&redis).await;
+    let admin = client.clone();
     let limit = |bytes: &str| {
         let mut config = redis::cmd("CONFIG");
         config.arg("SET").arg("maxmemory").arg(bytes);
-        let mut client = client.clone();
+        let mut client = admin.clone();
         async move { config.exec_async(&mut client).await.unwrap() }
     };
     let samples: Vec<Sample> = (0..10).map(|n| Sample::new("t", format!("{n}"))).collect();
     limit("1").await;
-    let outcomes = publish(&mut *sink, &samples).await.unwrap();
-    for outcome in &outcomes {
-        let Outcome::Retry { scope: Scope::Sink, reason } = outcome else { panic!("{outcome:?}") };
-        assert!(reason.contains("OOM"), "{reason}");
-    }
+    let error = publish(&mut *sink, &samples).await.unwrap_err();
+    assert_eq!(error.kind(), SinkErrorKind::Resources, "{error:?}");
+    assert!(everything_said(&error).contains("OOM"), "{error:?}");
+    assert!(entries(&mut client, "posthaste:t").await.is_empty());
     limit("0").await;
     let outcomes = publish(&mut *sink, &samples).await.unwrap();
     assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Accepted), "{outcomes:?}");
@@ -173,7 +173,7 @@ async fn r12_paused_redis_is_a_timeout_within_the_limit() {
     let redis = Redis::start();
     let limits = toml::toml! { operation_timeout = "1s" connect_timeout = "2s" };
     let target = target(&redis.url(), limits);
-    let mut sink = target.connect(&Context::default()).await.unwrap();
+    let mut sink = target.connect(&Context::default(), "s").await.unwrap();
     redis.pause();
     let since = Instant::now();
     let answer = tokio::time::timeout(CALL_LIMIT, publish(&mut *sink, &one())).await;
@@ -191,7 +191,7 @@ async fn r12_paused_redis_is_a_timeout_within_the_limit() {
 async fn r12_replica_keeps_the_batch_to_be_tried_again() {
     let redis = Redis::start();
     let target = target(&redis.url(), toml::Table::new());
-    let mut sink = target.connect(&Context::default()).await.unwrap();
+    let mut sink = target.connect(&Context::default(), "s").await.unwrap();
     let mut client = client(&redis).await;
     let mut follow = redis::cmd("REPLICAOF");
     follow.arg("127.0.0.1").arg(1).exec_async(&mut client).await.unwrap();
@@ -202,6 +202,45 @@ async fn r12_replica_keeps_the_batch_to_be_tried_again() {
         }
         Err(error) => assert_eq!(error.kind(), SinkErrorKind::Resources, "{error:?}"),
     }
+}
+
+#[tokio::test]
+async fn two_relays_in_one_place_get_errors_and_append_nothing_out_of_turn() {
+    let redis = Redis::start();
+    let target = target(&redis.url(), toml::Table::new());
+    let context = Context::default();
+    let mut first = target.connect(&context, "s").await.unwrap();
+    let mut second = target.connect(&context, "s").await.unwrap();
+    let mut elsewhere = target.connect(&context, "another").await.unwrap();
+    for sink in [&mut first, &mut elsewhere, &mut second] {
+        assert_eq!(publish(&mut **sink, &one()).await.unwrap(), [Outcome::Accepted]);
+    }
+    // As does a call that was stuck until its connection had been given up.
+    let error = publish(&mut *first, &one()).await.unwrap_err();
+    assert_eq!(error.kind(), SinkErrorKind::Displaced, "{error:?}");
+    assert!(error.to_string().contains("posthaste:place:s"), "{error}");
+    assert_eq!(publish(&mut *elsewhere, &one()).await.unwrap(), [Outcome::Accepted]);
+    let mut client = client(&redis).await;
+    redis::cmd("FLUSHALL").exec_async(&mut client).await.unwrap();
+    let error = publish(&mut *second, &one()).await.unwrap_err();
+    assert_eq!(error.kind(), SinkErrorKind::Displaced, "{error:?}");
+    assert!(entries(&mut client, "posthaste:t").await.is_empty());
+    accepts(&*target).await;
+}
+
+#[tokio::test]
+async fn name_of_the_place_that_holds_other_data_stops_and_spares_the_data() {
+    let redis = Redis::start();
+    let target = target(&redis.url(), settings("stream", "orders"));
+    let mut client = client(&redis).await;
+    let mut add = redis::cmd("XADD");
+    add.arg("ordersplace:s").arg("*").arg("f").arg("v").exec_async(&mut client).await.unwrap();
+    let mut sink = target.connect(&Context::default(), "s").await.unwrap();
+    let error = publish(&mut *sink, &one()).await.unwrap_err();
+    assert_eq!(error.kind(), SinkErrorKind::Misconfigured, "{error:?}");
+    assert!(error.to_string().contains("taken by other data"), "{error}");
+    assert_eq!(entries(&mut client, "ordersplace:s").await.len(), 1);
+    assert!(entries(&mut client, "orders").await.is_empty());
 }
 
 #[tokio::test]

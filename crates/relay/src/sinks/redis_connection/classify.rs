@@ -43,7 +43,7 @@ fn answer(code: &str, detail: &str) -> SinkErrorKind {
         "OOM" | "MISCONF" | "READONLY" | "NOREPLICAS" => SinkErrorKind::Resources,
         "LOADING" | "BUSY" | "UNKILLABLE" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN"
         | "NOSCRIPT" => SinkErrorKind::Unavailable,
-        "MOVED" | "ASK" | "CROSSSLOT" => SinkErrorKind::Misconfigured,
+        "MOVED" | "ASK" | "CROSSSLOT" | "WRONGTYPE" => SinkErrorKind::Misconfigured,
         "ERR" if detail.starts_with("max number of clients") => SinkErrorKind::Unavailable,
         "ERR" if detail.starts_with("unknown command") || detail.contains("DB index") => {
             SinkErrorKind::Misconfigured
@@ -62,6 +62,7 @@ fn hint(code: &str) -> Option<&'static str> {
         "MOVED" | "ASK" => {
             Some("another node of the cluster holds these names; connect to that node")
         }
+        "WRONGTYPE" => Some("the name of the sink's place is taken by other data; rename that"),
         "READONLY" => Some("the server is a replica; connect to the primary"),
         "DENIED" => Some("the server is in protected mode; give it a password or a bind address"),
         "NOPERM" => Some("the user may not run a command or use a name; see ACL SETUSER"),

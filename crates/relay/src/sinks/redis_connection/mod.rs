@@ -49,7 +49,7 @@ impl RedisServer {
             .get_multiplexed_async_connection_with_config(&config)
             .await
             .map_err(|error| classify::fault(&doing(), error))?;
-        let mut connection = RedisConnection { inner, address: address.clone() };
+        let connection = RedisConnection { inner, address: address.clone() };
         let ping = connection.query(&redis::cmd("PING")).await;
         ping.map_err(|error| classify::fault(&doing(), error))?;
         Ok(connection)
@@ -80,12 +80,13 @@ impl RedisServer {
 
 impl RedisConnection {
     /// Sends a command and waits for its answer, at most `operation_timeout`. An error answer is
-    /// an error.
+    /// an error. Calls that are under way at once reach the server in the order of their first
+    /// poll.
     ///
     /// # Cancel safety
     /// The server may still run the command when the future is dropped.
-    pub(super) async fn query(&mut self, command: &Cmd) -> Result<Value, RedisError> {
-        self.inner.send_packed_command(command).await?.extract_error()
+    pub(super) async fn query(&self, command: &Cmd) -> Result<Value, RedisError> {
+        self.inner.clone().send_packed_command(command).await?.extract_error()
     }
 
     /// What an error of [`Self::query`] means for the sink.
