@@ -103,7 +103,10 @@ impl Arrivals {
             let remove = async {
                 let mut connection =
                     redis::Client::open(url.as_str())?.get_multiplexed_async_connection().await?;
-                redis::cmd("UNLINK").arg(stream).query_async::<i64>(&mut connection).await
+                // The stream, and the relay's place beside it.
+                let place = format!("{stream}place:{NAME}");
+                let unlink = redis::cmd("UNLINK").arg(stream).arg(place).to_owned();
+                unlink.query_async::<i64>(&mut connection).await
             };
             if let Err(error) = remove.await {
                 tracing::warn!("the stream {stream} is left behind: {error}");
