@@ -39,7 +39,8 @@ fn subscription(name: &str, settings: &SubscriptionSettings) -> Result<Subscript
         From::Now => Start::Now,
     };
     let target = config::target(&settings.sink).map_err(wrong)?.into();
-    Ok(Subscription { spec: SubscriptionSpec { name: name.to_owned(), filter, start }, target })
+    let spec = SubscriptionSpec { name: name.to_owned(), filter, start };
+    Ok(Subscription { spec, target, failure: settings.failure.clone() })
 }
 
 /// Waits until the store can be used. `false` when a stop was asked for first.

@@ -6,6 +6,7 @@
 //! `posthaste-relay` acts on its answers, and applications see [`Message`] through `posthaste`.
 
 pub mod backoff;
+pub mod failure;
 pub mod limits;
 pub mod look;
 pub mod message;
@@ -19,6 +20,7 @@ pub mod topics;
 pub mod window;
 
 pub use backoff::Backoff;
+pub use failure::{FailurePolicy, OnRejection, Verdict};
 pub use limits::{InvalidMessage, Limits};
 pub use look::{Look, LookRule, SequenceState};
 pub use message::{Message, MessageId};

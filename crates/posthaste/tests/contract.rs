@@ -284,7 +284,7 @@ async fn bytes_and_headers_arrive_unchanged<S: Session>() {
 }
 
 /// Every byte, the limits themselves, and headers that break a careless array literal or JSON.
-fn hostile_messages() -> Vec<Message> {
+pub(crate) fn hostile_messages() -> Vec<Message> {
     let every_byte: Vec<u8> = (0..=255).collect();
     let mut headers = Message::new("a:b/c-d_e.f").key("Schlüssel \" \\ ' 🔑");
     let values = [

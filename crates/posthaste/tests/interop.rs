@@ -1,9 +1,12 @@
 //! Enqueue from other languages: runs the programs of `tests/interop/` against a database and
 //! compares the log with what they sent.
 
-mod install;
+pub(crate) mod install;
 
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use posthaste::{Message, MessageId};
@@ -59,6 +62,10 @@ fn programs() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/interop"))
 }
 
+fn go(name: &str) -> PathBuf {
+    install::go(&programs().join("go"), name)
+}
+
 #[tokio::test]
 async fn r5_enqueue_from_psycopg() {
     let mut client = Command::new(install::python());
@@ -76,12 +83,12 @@ async fn r5_enqueue_from_node_postgres() {
 #[tokio::test]
 async fn r5_enqueue_from_pgx() {
     // encoding/json sorts the keys of a map; hence the order of the headers, everywhere.
-    check(Command::new(install::go("pgx")), r#"{"note":"✓ ü","order":17}"#, r#"{"n":1}"#).await;
+    check(Command::new(go("pgx")), r#"{"note":"✓ ü","order":17}"#, r#"{"n":1}"#).await;
 }
 
 #[tokio::test]
 async fn r5_enqueue_from_go_database_sql() {
-    let client = Command::new(install::go("databasesql"));
+    let client = Command::new(go("databasesql"));
     check(client, r#"{"note":"✓ ü","order":17}"#, r#"{"n":1}"#).await;
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cancellation;
+mod clients;
 mod contract;
 mod interop;
 mod poison;

@@ -8,13 +8,18 @@
 pub mod clock;
 mod drain;
 mod envelope;
+mod failures;
+mod ledger;
 mod monitor;
+mod outlet;
 mod pages;
+mod parked;
 mod pipeline;
 mod policy;
 mod publisher;
 mod reader;
 mod relay;
+mod retries;
 mod settings;
 mod settler;
 pub mod sink;
@@ -22,6 +27,6 @@ pub mod sinks;
 mod source;
 mod supervisor;
 
-pub use monitor::{Monitor, State, SubscriptionSnapshot};
+pub use monitor::{Counts, Monitor, State, SubscriptionSnapshot};
 pub use relay::{Relay, RelayError, Subscription};
-pub use settings::{RelaySettings, RetrySettings};
+pub use settings::{AtLimit, FailureSettings, Policy, RelaySettings, RetrySettings};

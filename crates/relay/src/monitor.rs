@@ -30,6 +30,17 @@ pub enum State {
     Stopped,
 }
 
+/// What a subscription has set aside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Parked keys.
+    pub keys: u64,
+    /// Messages parked alone.
+    pub messages: u64,
+    /// Messages out of attempts.
+    pub dead_letters: u64,
+}
+
 /// One subscription at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscriptionSnapshot {
@@ -43,6 +54,10 @@ pub struct SubscriptionSnapshot {
     pub retries: u64,
     /// Times the pipeline panicked and began anew.
     pub panics: u64,
+    /// Times that the sink rejected a message.
+    pub rejections: u64,
+    /// What is set aside now.
+    pub aside: Counts,
     /// The last settled place, once there is one.
     pub settled: Option<Place>,
     /// The last failure, with its causes, until the subscription runs again.
@@ -105,6 +120,7 @@ pub(crate) struct Gauge {
     published: AtomicU64,
     retries: AtomicU64,
     panics: AtomicU64,
+    rejections: AtomicU64,
     status: Mutex<Status>,
     /// Weak, because monitors hold gauges: the relay's own handle decides when waits end.
     changes: Weak<watch::Sender<u64>>,
@@ -113,6 +129,7 @@ pub(crate) struct Gauge {
 #[derive(Debug, Default)]
 struct Status {
     state: State,
+    aside: Counts,
     settled: Option<Place>,
     last_error: Option<String>,
 }
@@ -124,6 +141,7 @@ impl Gauge {
             published: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             panics: AtomicU64::new(0),
+            rejections: AtomicU64::new(0),
             status: Mutex::default(),
             changes,
         }
@@ -140,6 +158,22 @@ impl Gauge {
 
     pub(crate) fn panicked(&self) {
         self.panics.fetch_add(1, Ordering::Relaxed);
+        self.tell();
+    }
+
+    /// The sink rejected messages, the first of them for `reason`; logged when something is set
+    /// aside for the first time since nothing was.
+    pub(crate) fn rejected(&self, rejections: usize, aside: Counts, reason: &str) {
+        self.rejections.fetch_add(rejections as u64, Ordering::Relaxed);
+        if self.status().aside == Counts::default() {
+            tracing::warn!(subscription = self.name, "set messages aside: {reason}");
+        }
+        self.set_aside(aside);
+    }
+
+    /// What is set aside now.
+    pub(crate) fn set_aside(&self, aside: Counts) {
+        self.status().aside = aside;
         self.tell();
     }
 
@@ -201,6 +235,8 @@ impl Gauge {
             published: self.published.load(Ordering::Relaxed),
             retries: self.retries.load(Ordering::Relaxed),
             panics: self.panics.load(Ordering::Relaxed),
+            rejections: self.rejections.load(Ordering::Relaxed),
+            aside: status.aside,
             settled: status.settled,
             last_error: status.last_error.clone(),
         }

@@ -1,23 +1,29 @@
 //! One subscription's pipeline: `read page → publish → settle`, three stages side by side with
-//! room for one page between them, so that the next page is read while the last is published.
+//! room for one page between them, so that the next page is read while the last is published, and
+//! a second lane for what is set aside.
 
 use std::{panic::resume_unwind, sync::Arc};
 
-use posthaste_core::TopicFilter;
-use posthaste_store::{Settled, Store, StoreError};
+use posthaste_core::{Epoch, Place, TopicFilter};
+use posthaste_store::{Store, StoreError};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Mutex, mpsc, watch},
     task::JoinSet,
 };
 
 use crate::{
     drain::Draining,
+    ledger::Ledger,
     monitor::{Gauge, State},
+    outlet::Outlet,
     pages::Pages,
-    publisher::{Ended, Publisher, Signals},
+    parked::Parked,
+    publisher::{Ended, Publisher, Shared},
     reader::Reader,
+    retries::Retries,
+    settings::{FailureSettings, RelaySettings},
     settler::Settler,
-    sink::SinkError,
+    sink::{Context, SinkError, Target},
     source::Newest,
 };
 
@@ -30,6 +36,10 @@ pub(crate) struct Pipeline {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) pages: Arc<Pages>,
     pub(crate) filter: TopicFilter,
+    pub(crate) target: Arc<dyn Target>,
+    pub(crate) context: Context,
+    pub(crate) settings: RelaySettings,
+    pub(crate) failure: FailureSettings,
     pub(crate) newest: watch::Receiver<Option<Newest>>,
     pub(crate) gauge: Arc<Gauge>,
     pub(crate) draining: Draining,
@@ -54,19 +64,16 @@ pub(crate) enum Outcome {
 
 impl Pipeline {
     /// Runs from the stored place, never from memory, until the drain or a failure.
-    pub(crate) async fn run(self, publisher: &mut Publisher) -> Outcome {
-        let name = self.gauge.name().to_owned();
-        let (epoch, place) = match self.store.acquire(&name, &self.holder).await {
+    pub(crate) async fn run(self) -> Outcome {
+        let (epoch, place, parked) = match self.acquire().await {
             Ok(acquired) => acquired,
             Err(error) => return Outcome::Store(error),
         };
-        tracing::debug!(subscription = name, epoch, ?place, "acquired");
-        self.gauge.settled(place);
-        self.gauge.running();
 
         let (portions_in, mut portions) = mpsc::channel(PAGES_AHEAD);
         let (places_in, places) = watch::channel(place);
-        let (fence, fenced) = watch::channel(false);
+        let (store, gauge) = (Arc::clone(&self.store), Arc::clone(&self.gauge));
+        let ledger = Arc::new(Ledger::new(store, gauge, epoch, place));
         let reader = Reader {
             store: Arc::clone(&self.store),
             pages: Arc::clone(&self.pages),
@@ -75,23 +82,30 @@ impl Pipeline {
             draining: self.draining.clone(),
             until: self.until,
         };
-        let settler =
-            Settler { store: Arc::clone(&self.store), gauge: Arc::clone(&self.gauge), epoch };
-        let mut signals = Signals { draining: self.draining.clone(), fenced };
+        let turn = Arc::new(Mutex::new(()));
+        let mut publisher = self.publisher();
+        let mut retries = self.retries(&ledger, &parked, &turn, places.clone());
+        let settler = Settler { ledger: Arc::clone(&ledger) };
+        let writes = Arc::clone(&ledger);
+        let (stopped, draining) = (ledger.stopped(), self.draining.clone());
+        let mut shared = Shared { ledger, parked, turn, draining, stopped };
 
         let publish = async {
-            let published = publisher.run(&mut portions, &places_in, &mut signals).await;
-            // The reader stops when its pages find no taker, the settler after the last place.
+            let published = publisher.run(&mut portions, &places_in, &mut shared).await;
+            // The reader stops when its pages find no taker, the others after the last place.
             portions.close();
             drop(places_in);
+            publisher.close().await;
             published
         };
-        let settle = async {
-            let settled = settler.run(place, places).await;
-            if !matches!(settled, Ok(Settled::Recorded)) {
-                fence.send_replace(true);
+        let settle = settler.run(place, places);
+        let retry = async {
+            let retried = retries.run().await;
+            if retried.is_err() {
+                writes.stop();
             }
-            settled
+            retries.close().await;
+            retried
         };
         // The reader has a task of its own: decoding a page must not hold up the answer to a batch.
         // It is joined below, and aborted with this future.
@@ -104,30 +118,85 @@ impl Pipeline {
                 _ => Ok(()),
             }
         };
-        let (read, published, settled) = tokio::join!(read, publish, settle);
+        let (read, published, settled, retried) = tokio::join!(read, publish, settle, retry);
 
-        let outcome = conclude(read, published, settled);
+        let outcome = if writes.is_fenced().await {
+            Outcome::Fenced
+        } else {
+            conclude(read.and(retried), published, settled.map(drop))
+        };
         if matches!(outcome, Outcome::Done) {
             self.gauge.enter(State::Draining);
-            if let Err(error) = self.store.release(&name, epoch).await {
+            if let Err(error) = self.store.release(self.gauge.name(), epoch).await {
                 return Outcome::Store(error);
             }
         }
         outcome
     }
+
+    /// Takes the subscription over, with its place and what it has set aside.
+    async fn acquire(&self) -> Result<(Epoch, Place, Arc<Parked>), StoreError> {
+        let name = self.gauge.name();
+        let (epoch, place) = self.store.acquire(name, &self.holder).await?;
+        let parked = Arc::new(Parked::default());
+        parked.load(self.store.aside(name).await?);
+        tracing::debug!(subscription = name, epoch, ?place, "acquired");
+        self.gauge.settled(place);
+        self.gauge.set_aside(parked.counts());
+        self.gauge.running();
+        Ok((epoch, place, parked))
+    }
+
+    fn publisher(&self) -> Publisher {
+        let outlet = self.outlet(self.gauge.name().to_owned());
+        let (filter, failure) = (self.filter.clone(), self.failure.clone());
+        Publisher::new(outlet, filter, &self.settings, failure, Arc::clone(&self.gauge))
+    }
+
+    fn retries(
+        &self,
+        ledger: &Arc<Ledger>,
+        parked: &Arc<Parked>,
+        turn: &Arc<Mutex<()>>,
+        places: watch::Receiver<Place>,
+    ) -> Retries {
+        Retries {
+            store: Arc::clone(&self.store),
+            outlet: self.outlet(format!("{}:retries", self.gauge.name())),
+            ledger: Arc::clone(ledger),
+            parked: Arc::clone(parked),
+            turn: Arc::clone(turn),
+            places,
+            filter: self.filter.clone(),
+            failure: self.failure.clone(),
+            limits: (&self.settings).into(),
+            page_bytes: self.settings.page_bytes,
+            backoff: self.settings.retry.into(),
+            draining: self.draining.clone(),
+            stopped: ledger.stopped(),
+            gauge: Arc::clone(&self.gauge),
+            setbacks: 0,
+        }
+    }
+
+    fn outlet(&self, lane: String) -> Outlet {
+        let (target, context) = (Arc::clone(&self.target), self.context.clone());
+        Outlet::new(target, context, lane, self.settings.operation_timeout)
+    }
 }
 
-/// The most telling of three results: a fence first, then the sink, then the database.
+/// The most telling of the results: the sink first, then the database.
 fn conclude(
     read: Result<(), StoreError>,
     published: Result<(), Ended>,
-    settled: Result<Settled, StoreError>,
+    settled: Result<(), StoreError>,
 ) -> Outcome {
     match (settled, published, read) {
-        (Ok(Settled::Fenced), _, _) => Outcome::Fenced,
         (_, Err(Ended::Sink(error)), _) => Outcome::Sink(error),
-        (Err(error), _, _) | (_, _, Err(error)) => Outcome::Store(error),
-        (Ok(Settled::Recorded), Err(Ended::Fenced), _) => Outcome::Fenced,
-        (Ok(Settled::Recorded), Ok(()) | Err(Ended::Draining), Ok(())) => Outcome::Done,
+        (Err(error), _, _) | (_, Err(Ended::Store(error)), _) | (_, _, Err(error)) => {
+            Outcome::Store(error)
+        }
+        (Ok(()), Err(Ended::Fenced), _) => Outcome::Fenced,
+        (Ok(()), Ok(()) | Err(Ended::Draining), Ok(())) => Outcome::Done,
     }
 }

@@ -33,46 +33,43 @@ pub(crate) const fn after_sink_error(kind: SinkErrorKind) -> Directive {
     }
 }
 
-/// Why a batch is not done yet.
+/// A message that the sink did not accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Setback {
-    /// Number (in the batch) of the first message that was not accepted.
-    pub(crate) message: usize,
-    /// Whether the sink refused that message rather than being unable to take it.
+pub(crate) struct Unaccepted {
+    /// Its number in the page.
+    pub(crate) index: u32,
+    /// Whether the sink refused it rather than being unable to take it.
     pub(crate) is_refusal: bool,
     /// The sink's reason.
     pub(crate) reason: String,
 }
 
-/// Keeps in `pending` what has to be published again, in order, and says why. `None` when every
-/// message was accepted. A receipt of another length than the batch accepts nothing.
+/// What of `batch` has to be dealt with, in order. A receipt of another length than the batch
+/// accepts nothing.
 ///
-/// COMPLETE: a refused message stays pending; the place does not move past it.
-pub(crate) fn retain_unaccepted(pending: &mut Vec<u32>, receipt: Receipt) -> Option<Setback> {
+/// COMPLETE: a message that was not accepted is published again or set aside; the place does not
+/// move past it before.
+pub(crate) fn unaccepted(batch: &[u32], receipt: Receipt) -> Vec<Unaccepted> {
     let outcomes = match receipt {
-        Receipt::AllAccepted => {
-            pending.clear();
-            return None;
-        }
+        Receipt::AllAccepted => return Vec::new(),
         Receipt::Each(outcomes) => outcomes,
     };
-    if outcomes.len() != pending.len() {
-        let reason = format!("{} outcomes for {} messages", outcomes.len(), pending.len());
-        return Some(Setback { message: 0, is_refusal: false, reason });
+    if outcomes.len() != batch.len() {
+        let reason = format!("{} outcomes for {} messages", outcomes.len(), batch.len());
+        let all = batch.iter();
+        return all
+            .map(|index| Unaccepted { index: *index, is_refusal: false, reason: reason.clone() })
+            .collect();
     }
-    let mut setback = None;
-    let mut kept = Vec::new();
-    for (nth, (index, outcome)) in pending.iter().zip(outcomes).enumerate() {
+    let each = batch.iter().zip(outcomes).filter_map(|(index, outcome)| {
         let (is_refusal, reason) = match outcome {
-            Outcome::Accepted => continue,
+            Outcome::Accepted => return None,
             Outcome::Retry { reason, .. } => (false, reason),
             Outcome::Reject { reason } => (true, reason),
         };
-        kept.push(*index);
-        setback.get_or_insert(Setback { message: nth, is_refusal, reason });
-    }
-    *pending = kept;
-    setback
+        Some(Unaccepted { index: *index, is_refusal, reason })
+    });
+    each.collect()
 }
 
 /// An error with its causes in one line.
@@ -103,32 +100,23 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_not_accepted_is_published_again_in_order() {
-        let mut pending = vec![3, 5, 8, 9];
+    fn only_what_was_not_accepted_is_left_in_order() {
         let outcomes = vec![Outcome::Accepted, reject(), Outcome::Accepted, retry()];
-        let setback = retain_unaccepted(&mut pending, Receipt::Each(outcomes));
-        assert_eq!(pending, [5, 9]);
-        let expected = Setback { message: 1, is_refusal: true, reason: "wrong type".to_owned() };
-        assert_eq!(setback, Some(expected));
+        let left = unaccepted(&[3, 5, 8, 9], Receipt::Each(outcomes));
+        let shown: Vec<_> = left.iter().map(|u| (u.index, u.is_refusal, &*u.reason)).collect();
+        assert_eq!(shown, [(5, true, "wrong type"), (9, false, "away")]);
     }
 
     #[test]
-    fn accepted_batch_leaves_nothing_pending() {
-        let mut pending = vec![1, 2];
-        assert_eq!(retain_unaccepted(&mut pending, Receipt::AllAccepted), None);
-        assert!(pending.is_empty());
-        let mut pending = vec![1];
-        let each = Receipt::Each(vec![Outcome::Accepted]);
-        assert_eq!(retain_unaccepted(&mut pending, each), None);
-        assert!(pending.is_empty());
+    fn accepted_batch_leaves_nothing() {
+        assert!(unaccepted(&[1, 2], Receipt::AllAccepted).is_empty());
+        assert!(unaccepted(&[1], Receipt::Each(vec![Outcome::Accepted])).is_empty());
     }
 
     #[test]
     fn receipt_of_the_wrong_length_accepts_nothing() {
-        let mut pending = vec![1, 2];
-        let each = Receipt::Each(vec![Outcome::Accepted]);
-        assert!(retain_unaccepted(&mut pending, each).is_some());
-        assert_eq!(pending, [1, 2]);
+        let left = unaccepted(&[1, 2], Receipt::Each(vec![Outcome::Accepted]));
+        assert!(left.iter().map(|u| (u.index, u.is_refusal)).eq([(1, false), (2, false)]));
     }
 
     #[test]

@@ -1,39 +1,45 @@
 //! The publishing stage of a pipeline: batches to the sink, again and again until each message
-//! is accepted, and only then the place moves.
+//! is accepted or set aside, and only then the place moves.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use posthaste_core::{Backoff, Page, Place};
-use tokio::{
-    sync::{mpsc, watch},
-    time::timeout,
-};
+use posthaste_store::{Aside, Settled, StoreError};
+use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::{
     drain::Draining,
+    failures::{self, Ruling},
+    ledger::Ledger,
     monitor::{Gauge, State},
-    policy::{self, Directive, describe},
+    outlet::Outlet,
+    parked::Parked,
+    policy::{self, Directive, Unaccepted, describe},
     reader::Portion,
-    settings::RelaySettings,
-    sink::{Batch, Context, Receipt, Sink, SinkError, SinkErrorKind, Target},
+    settings::{FailureSettings, RelaySettings},
+    sink::{Batch, SinkError},
 };
 
 /// Publishes for one subscription. Owned by one run of its pipeline, and the sink with it.
 pub(crate) struct Publisher {
-    target: Arc<dyn Target>,
-    context: Context,
-    sink: Option<Box<dyn Sink>>,
+    outlet: Outlet,
     filter: posthaste_core::TopicFilter,
     limits: BatchLimits,
     backoff: Backoff,
-    operation_timeout: Duration,
+    failure: FailureSettings,
     gauge: Arc<Gauge>,
 }
 
 #[derive(Clone, Copy)]
-struct BatchLimits {
-    messages: usize,
-    bytes: usize,
+pub(crate) struct BatchLimits {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+}
+
+impl From<&RelaySettings> for BatchLimits {
+    fn from(settings: &RelaySettings) -> Self {
+        Self { messages: settings.batch_messages, bytes: settings.batch_bytes }
+    }
 }
 
 /// Why publishing ended before the reader did.
@@ -42,36 +48,41 @@ pub(crate) enum Ended {
     /// The drain began before everything that was read had been published: between two batches,
     /// or while one was waiting for its next try (nothing of that one is settled).
     Draining,
-    /// The settler found that another relay holds the subscription.
+    /// Another relay holds the subscription, or another stage failed.
     Fenced,
     /// The sink failed in a way that does not pass by itself.
     Sink(SinkError),
+    /// What had to be set aside could not be written.
+    Store(StoreError),
 }
 
-/// What tells a publisher to stop between batches.
-pub(crate) struct Signals {
+/// What a publisher shares with the other stages of its run.
+pub(crate) struct Shared {
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) parked: Arc<Parked>,
+    /// Held for each batch: between two batches the retry lane may have it.
+    pub(crate) turn: Arc<Mutex<()>>,
     pub(crate) draining: Draining,
-    pub(crate) fenced: watch::Receiver<bool>,
+    pub(crate) stopped: watch::Receiver<bool>,
+}
+
+/// A batch and where it stands.
+struct Part<'a> {
+    portion: &'a Portion,
+    /// The place once all of it is published.
+    place: Place,
 }
 
 impl Publisher {
     pub(crate) fn new(
-        target: Arc<dyn Target>,
-        context: Context,
+        outlet: Outlet,
         filter: posthaste_core::TopicFilter,
         settings: &RelaySettings,
+        failure: FailureSettings,
         gauge: Arc<Gauge>,
     ) -> Self {
-        Self {
-            target,
-            context,
-            sink: None,
-            filter,
-            limits: BatchLimits { messages: settings.batch_messages, bytes: settings.batch_bytes },
-            backoff: settings.retry.into(),
-            operation_timeout: settings.operation_timeout,
-            gauge,
-        }
+        let (limits, backoff) = (settings.into(), settings.retry.into());
+        Self { outlet, filter, limits, backoff, failure, gauge }
     }
 
     /// Publishes what the reader hands over and reports each place behind it, until the reader
@@ -80,13 +91,14 @@ impl Publisher {
         &mut self,
         portions: &mut mpsc::Receiver<Portion>,
         places: &watch::Sender<Place>,
-        signals: &mut Signals,
+        shared: &mut Shared,
     ) -> Result<(), Ended> {
         let mut message = places.borrow().message;
+        let turn = Arc::clone(&shared.turn);
         loop {
             let portion = tokio::select! {
                 biased;
-                _ = signals.fenced.wait_for(|fenced| *fenced) => return Err(Ended::Fenced),
+                _ = shared.stopped.wait_for(|stopped| *stopped) => return Err(Ended::Fenced),
                 portion = portions.recv() => portion,
             };
             let Some(portion) = portion else { return Ok(()) };
@@ -94,65 +106,64 @@ impl Publisher {
             for batch in batches(&portion.page, &indices, self.limits) {
                 // A drain finishes the batch in flight, not the page: a slow sink may need longer
                 // for a page than the drain may take.
-                if signals.draining.has_begun() {
+                if shared.draining.has_begun() {
                     return Err(Ended::Draining);
                 }
+                let _turn = turn.lock().await;
                 let last = portion.page.get(batch[batch.len() - 1] as usize);
                 let place =
                     portion.before.moved_to(portion.window.head.at, last.position, Some(last.id));
-                self.publish(&portion.page, batch, place, signals).await?;
+                let free = shared.parked.without_set_aside(&portion.page, batch);
+                let pending = free.unwrap_or_else(|| batch.to_vec());
+                self.publish(&Part { portion: &portion, place }, pending, shared).await?;
                 message = Some(last.id);
                 // COMPLETE: the place is handed to the settler only after the sink's word on
-                // every message up to it.
+                // every message up to it, or the store's that it is set aside.
                 places.send_replace(place);
-                self.gauge.published(batch.len());
             }
             places.send_replace(Place { message, ..portion.after });
             self.gauge.running();
         }
     }
 
-    /// Publishes one batch until every message of it is accepted.
+    /// Publishes one batch until every message of it is accepted or set aside.
     async fn publish(
         &mut self,
-        page: &Page,
-        batch: &[u32],
-        place: Place,
-        signals: &mut Signals,
+        part: &Part<'_>,
+        mut pending: Vec<u32>,
+        shared: &mut Shared,
     ) -> Result<(), Ended> {
-        let mut pending = batch.to_vec();
+        let page = &*part.portion.page;
         let mut attempts = 0;
-        loop {
-            if *signals.fenced.borrow() {
+        while !pending.is_empty() {
+            if *shared.stopped.borrow() {
                 return Err(Ended::Fenced);
             }
             // FENCED: whoever lost its lease stops at once, also while it connects or waits; the
             // sink that was in use is dropped with the attempt.
-            let handed = Batch::new(page, &pending, place);
+            let handed = Batch::new(page, &pending, part.place);
             let tried = tokio::select! {
                 biased;
-                _ = signals.fenced.wait_for(|fenced| *fenced) => return Err(Ended::Fenced),
-                tried = self.attempt(&handed) => tried,
+                _ = shared.stopped.wait_for(|stopped| *stopped) => return Err(Ended::Fenced),
+                tried = self.outlet.attempt(&handed) => tried,
             };
             match tried {
                 Ok(receipt) => {
-                    let before = pending.clone();
-                    let Some(setback) = policy::retain_unaccepted(&mut pending, receipt) else {
-                        self.gauge.running();
-                        return Ok(());
-                    };
-                    let id = page.get(before[setback.message] as usize).id;
-                    let (state, what) = if setback.is_refusal {
-                        (State::Blocked, "the sink refuses message")
-                    } else {
-                        (State::BackingOff, "the sink did not take message")
-                    };
-                    let sink = self.target.describe();
-                    self.gauge.setback(state, format!("{what} {id}: {} ({sink})", setback.reason));
+                    let unaccepted = policy::unaccepted(&pending, receipt);
+                    self.gauge.published(pending.len() - unaccepted.len());
+                    if unaccepted.is_empty() {
+                        break;
+                    }
+                    let ruling = self.rule(part, &unaccepted, shared);
+                    pending.clone_from(&ruling.pending);
+                    if self.set_aside(&ruling, &unaccepted, shared).await? {
+                        attempts = 0;
+                        continue;
+                    }
+                    self.report(page, &unaccepted[0], ruling.limit);
                 }
                 Err(error) => {
                     // Nothing is known of the batch: a new connection, and all of it again.
-                    self.sink = None;
                     if policy::after_sink_error(error.kind()) == Directive::Stop {
                         return Err(Ended::Sink(error));
                     }
@@ -160,39 +171,61 @@ impl Publisher {
                 }
             }
             attempts += 1;
-            if signals.draining.sleep(self.backoff.delay(attempts, rand::random())).await {
+            if shared.draining.sleep(self.backoff.delay(attempts, rand::random())).await {
                 return Err(Ended::Draining);
             }
         }
+        self.gauge.running();
+        Ok(())
     }
 
-    /// One try, connecting first if needed.
-    async fn attempt(&mut self, batch: &Batch<'_>) -> Result<Receipt, SinkError> {
-        let late = |_| {
-            let doing = format!("{}: no answer in time", self.target.describe());
-            SinkError::new(SinkErrorKind::Timeout, doing)
+    fn rule(&self, part: &Part<'_>, unaccepted: &[Unaccepted], shared: &Shared) -> Ruling {
+        let Portion { page, before, window, .. } = part.portion;
+        let counts = shared.parked.counts();
+        let at = (*before, window.head.at);
+        failures::rule(&self.failure, counts, page, unaccepted, at, rand::random)
+    }
+
+    /// Writes what is set aside, so that the place may pass it; false when there is nothing.
+    async fn set_aside(
+        &mut self,
+        ruling: &Ruling,
+        unaccepted: &[Unaccepted],
+        shared: &Shared,
+    ) -> Result<bool, Ended> {
+        if ruling.changes.is_empty() {
+            return Ok(false);
+        }
+        let written = shared.ledger.write(&ruling.changes, None).await.map_err(Ended::Store)?;
+        if written == Settled::Fenced {
+            return Err(Ended::Fenced);
+        }
+        for change in &ruling.changes {
+            match change {
+                Aside::ParkKey(parked) => shared.parked.park_key(parked.clone()),
+                Aside::Keep(failed) => shared.parked.set_aside(failed),
+                Aside::UnparkKey(_) | Aside::Retried(_) | Aside::Published { .. } => {}
+            }
+        }
+        let rejections = unaccepted.iter().filter(|unaccepted| unaccepted.is_refusal).count();
+        self.gauge.rejected(rejections, shared.parked.counts(), &unaccepted[0].reason);
+        Ok(true)
+    }
+
+    /// Says why the batch is not done.
+    fn report(&self, page: &Page, first: &Unaccepted, limit: Option<&'static str>) {
+        let id = page.get(first.index as usize).id;
+        let sink = self.outlet.describe();
+        let (state, what) = match limit {
+            Some(limit) => (State::Blocked, format!("failure.{limit} is met and the sink refuses")),
+            None => (State::BackingOff, "the sink did not take".to_owned()),
         };
-        let mut sink = if let Some(sink) = self.sink.take() {
-            sink
-        } else {
-            let connect = self.target.connect(&self.context, self.gauge.name());
-            timeout(self.operation_timeout, connect).await.map_err(late)??
-        };
-        let receipt =
-            timeout(self.operation_timeout, sink.publish(batch)).await.map_err(late)??;
-        self.sink = Some(sink);
-        Ok(receipt)
+        self.gauge.setback(state, format!("{what} message {id}: {} ({sink})", first.reason));
     }
 
     /// Closes the connection after the last batch.
     pub(crate) async fn close(&mut self) {
-        if let Some(mut sink) = self.sink.take() {
-            match timeout(self.operation_timeout, sink.close()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!("close the sink: {}", describe(&error)),
-                Err(_elapsed) => tracing::debug!("close the sink: no answer in time"),
-            }
-        }
+        self.outlet.close().await;
     }
 }
 
@@ -205,7 +238,7 @@ fn matching(page: &Page, filter: &posthaste_core::TopicFilter) -> Vec<u32> {
 }
 
 /// Cuts a page's messages into batches within the limits, each of at least one message.
-fn batches<'a>(
+pub(crate) fn batches<'a>(
     page: &'a Page,
     indices: &'a [u32],
     limits: BatchLimits,

@@ -12,7 +12,7 @@ use crate::{
     pages::Pages,
     pipeline::Pipeline,
     policy::{self, Directive, describe},
-    settings::RelaySettings,
+    settings::{FailureSettings, RelaySettings},
     sink::{Context, Target},
     source::{self, Newest},
     supervisor::supervise,
@@ -25,6 +25,8 @@ pub struct Subscription {
     pub spec: SubscriptionSpec,
     /// The sink's checked configuration.
     pub target: Arc<dyn Target>,
+    /// What becomes of messages that the sink rejects.
+    pub failure: FailureSettings,
 }
 
 /// A relay, not yet running.
@@ -221,15 +223,17 @@ impl Relay {
                 store: Arc::clone(&self.store),
                 pages: Arc::clone(&pages),
                 filter: subscription.spec.filter.clone(),
+                target: Arc::clone(&subscription.target),
+                context: self.context.clone(),
+                settings: self.settings.clone(),
+                failure: subscription.failure.clone(),
                 newest: newest.clone(),
                 gauge: self.monitor.gauge(nth),
                 draining: draining.clone(),
                 holder: Arc::clone(&self.holder),
                 until,
             };
-            let target = Arc::clone(&subscription.target);
-            let (context, settings) = (self.context.clone(), self.settings.clone());
-            tasks.spawn(supervise(pipeline, target, context, settings));
+            tasks.spawn(supervise(pipeline));
         }
         tasks
     }

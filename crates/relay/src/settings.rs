@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use posthaste_core::{Backoff, PageLimit};
+use posthaste_core::{Backoff, FailurePolicy, OnRejection, PageLimit, failure::ATTEMPTS_MAX};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,126 @@ pub struct RetrySettings {
     pub cap: Duration,
 }
 
+/// What a subscription does with messages that its sink rejects, as opposed to a sink that is away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct FailureSettings {
+    /// `park-key`: the message's key waits, its neighbours go on, and a dead letter holds its key
+    /// until it is replayed or discarded. `dead-letter`: the same, but the key moves on past the
+    /// dead letter. `park-message`: the key moves on at once, out of order. Messages without a key
+    /// wait alone.
+    pub policy: Policy,
+    /// Attempts before a message becomes a dead letter (1 to 1,000); a message may carry its own
+    /// limit in the header `posthaste-max-attempts`.
+    pub attempts: u32,
+    /// Wait between two attempts.
+    pub retry: RetrySettings,
+    /// Keys and messages that may be parked at once.
+    pub parked_max: u64,
+    /// How long a key may be parked before `at_limit` holds for it.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub parked_age_max: Duration,
+    /// Dead letters that may be kept. Beyond it the subscription waits and says so; nothing is
+    /// dropped.
+    pub dead_letters_max: u64,
+    /// Beyond `parked_max` and `parked_age_max`: `stop`, wait and say so, or `dead-letter`, make
+    /// dead letters that hold no key.
+    pub at_limit: AtLimit,
+}
+
+/// What happens to a rejected message and to its key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// The key waits.
+    #[default]
+    ParkKey,
+    /// The message alone waits.
+    ParkMessage,
+    /// The key waits until the message is a dead letter.
+    DeadLetter,
+}
+
+/// What happens beyond the limits of what may be parked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AtLimit {
+    /// The subscription waits and says so.
+    #[default]
+    Stop,
+    /// The message becomes a dead letter, and its key moves on.
+    DeadLetter,
+}
+
+impl Default for FailureSettings {
+    fn default() -> Self {
+        let FailurePolicy { attempts, backoff, .. } = FailurePolicy::default();
+        Self {
+            policy: Policy::default(),
+            attempts,
+            retry: RetrySettings { initial: backoff.initial, cap: backoff.cap },
+            parked_max: 1_000,
+            parked_age_max: Duration::from_hours(24),
+            dead_letters_max: 1_000,
+            at_limit: AtLimit::default(),
+        }
+    }
+}
+
+impl From<OnRejection> for Policy {
+    fn from(policy: OnRejection) -> Self {
+        match policy {
+            OnRejection::ParkKey => Self::ParkKey,
+            OnRejection::ParkMessage => Self::ParkMessage,
+            OnRejection::DeadLetter => Self::DeadLetter,
+        }
+    }
+}
+
+impl FailureSettings {
+    /// The pure policy.
+    pub(crate) fn policy(&self) -> FailurePolicy {
+        let on_rejection = match self.policy {
+            Policy::ParkKey => OnRejection::ParkKey,
+            Policy::ParkMessage => OnRejection::ParkMessage,
+            Policy::DeadLetter => OnRejection::DeadLetter,
+        };
+        FailurePolicy { on_rejection, attempts: self.attempts, backoff: self.retry.into() }
+    }
+
+    /// Checks every value; the error names the key, the value and what is allowed.
+    pub fn validate(&self) -> Result<(), String> {
+        let counts = [
+            ("attempts", u64::from(self.attempts), 1, u64::from(ATTEMPTS_MAX)),
+            ("parked_max", self.parked_max, 1, 100_000),
+            ("dead_letters_max", self.dead_letters_max, 1, 1_000_000),
+        ];
+        for (key, value, low, high) in counts {
+            if value < low || value > high {
+                return Err(format!("{key} must lie between {low} and {high}, not {value}"));
+            }
+        }
+        let second = Duration::from_secs(1);
+        check_times([
+            ("retry.initial", self.retry.initial, Duration::from_millis(1), 86_400 * second),
+            ("retry.cap", self.retry.cap, self.retry.initial, 86_400 * second),
+            ("parked_age_max", self.parked_age_max, second, 365 * 86_400 * second),
+        ])
+    }
+}
+
+fn check_times<const N: usize>(
+    times: [(&str, Duration, Duration, Duration); N],
+) -> Result<(), String> {
+    for (key, value, low, high) in times {
+        if value < low || value > high {
+            return Err(format!("{key} must lie between {low:?} and {high:?}, not {value:?}"));
+        }
+    }
+    Ok(())
+}
+
 impl Default for RelaySettings {
     fn default() -> Self {
         Self {
@@ -104,7 +224,7 @@ impl RelaySettings {
     /// Checks every value; the error names the key, the value and what is allowed.
     pub fn validate(&self) -> Result<(), String> {
         let second = Duration::from_secs(1);
-        let times = [
+        check_times([
             ("busy_interval", self.busy_interval, Duration::from_millis(1), 60 * second),
             ("idle_interval", self.idle_interval, Duration::from_millis(1), 60 * second),
             ("operation_timeout", self.operation_timeout, second / 10, 600 * second),
@@ -113,12 +233,7 @@ impl RelaySettings {
             ("sweep_interval", self.sweep_interval, second / 10, 3_600 * second),
             ("retry.initial", self.retry.initial, Duration::from_millis(1), 60 * second),
             ("retry.cap", self.retry.cap, self.retry.initial, 3_600 * second),
-        ];
-        for (key, value, low, high) in times {
-            if value < low || value > high {
-                return Err(format!("{key} must lie between {low:?} and {high:?}, not {value:?}"));
-            }
-        }
+        ])?;
         let counts = [
             ("batch_messages", self.batch_messages, 1, 10_000),
             ("batch_bytes", self.batch_bytes, 1 << 10, 64 << 20),

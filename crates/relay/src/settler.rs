@@ -2,14 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use posthaste_core::{Epoch, Place};
-use posthaste_store::{Settled, Store, StoreError};
+use posthaste_core::Place;
+use posthaste_store::{Settled, StoreError};
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
 
-use crate::monitor::Gauge;
+use crate::ledger::Ledger;
 
 /// Places that moved past messages of other subscriptions only are settled at most this often:
 /// nothing is lost by settling them late.
@@ -17,9 +17,7 @@ const QUIET_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Settles for one subscription. Owned by its pipeline.
 pub(crate) struct Settler {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) gauge: Arc<Gauge>,
-    pub(crate) epoch: Epoch,
+    pub(crate) ledger: Arc<Ledger>,
 }
 
 impl Settler {
@@ -35,11 +33,10 @@ impl Settler {
             let is_open = self.wait_for_more(&settled, at, &mut places).await;
             let place = *places.borrow_and_update();
             if place != settled {
-                let answer = self.store.settle(self.gauge.name(), self.epoch, &place).await?;
+                let answer = self.ledger.settle(place).await?;
                 if answer == Settled::Fenced {
                     return Ok(answer);
                 }
-                self.gauge.settled(place);
                 settled = place;
                 at = Instant::now();
             }

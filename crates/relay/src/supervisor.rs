@@ -10,29 +10,19 @@ use crate::{
     monitor::State,
     pipeline::{Outcome, Pipeline},
     policy::{self, Directive, describe},
-    publisher::Publisher,
-    settings::RelaySettings,
-    sink::{Context, Target},
 };
 
 /// Runs a pipeline again and again; returns the state it ended in.
-pub(crate) async fn supervise(
-    pipeline: Pipeline,
-    target: Arc<dyn Target>,
-    context: Context,
-    settings: RelaySettings,
-) -> State {
+pub(crate) async fn supervise(pipeline: Pipeline) -> State {
     let gauge = Arc::clone(&pipeline.gauge);
     let mut draining = pipeline.draining.clone();
-    let backoff: Backoff = settings.retry.into();
+    let backoff: Backoff = pipeline.settings.retry.into();
     let mut failures = 0;
     loop {
         let began = Instant::now();
-        let run =
-            run_once(pipeline.clone(), Arc::clone(&target), context.clone(), settings.clone());
         // A task of its own, so that a panic ends this run and nothing else.
         let mut task = JoinSet::new();
-        task.spawn(run);
+        task.spawn(pipeline.clone().run());
         let pause = match task.join_next().await {
             Some(Ok(Outcome::Done)) => {
                 gauge.enter(State::Drained);
@@ -60,7 +50,7 @@ pub(crate) async fn supervise(
             Some(Err(panic)) => {
                 gauge.panicked();
                 gauge.setback(State::BackingOff, format!("the pipeline panicked: {panic}"));
-                settings.restart_delay
+                pipeline.settings.restart_delay
             }
             None => return State::Stopped,
         };
@@ -69,17 +59,4 @@ pub(crate) async fn supervise(
             return State::Drained;
         }
     }
-}
-
-async fn run_once(
-    pipeline: Pipeline,
-    target: Arc<dyn Target>,
-    context: Context,
-    settings: RelaySettings,
-) -> Outcome {
-    let gauge = Arc::clone(&pipeline.gauge);
-    let mut publisher = Publisher::new(target, context, pipeline.filter.clone(), &settings, gauge);
-    let outcome = pipeline.run(&mut publisher).await;
-    publisher.close().await;
-    outcome
 }

@@ -23,8 +23,9 @@ use posthaste_core::{
 pub use crate::{
     error::{StoreError, StoreErrorKind},
     model::{
-        Advance, Migration, MigrationReport, Progress, RingSizes, SchemaState, Settled, Start,
-        Status, StoredMessage, SubscriptionSpec, SubscriptionStatus, SweepReport,
+        Advance, Aside, AsideState, DueMessages, FailedMessage, Migration, MigrationReport,
+        ParkedKey, Progress, RingSizes, SchemaState, Settled, Start, Status, StoredMessage,
+        SubscriptionSpec, SubscriptionStatus, SweepReport,
     },
 };
 
@@ -79,6 +80,16 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         limit: PageLimit,
     ) -> Result<Option<Page>>;
 
+    /// As [`Store::read`], of the messages with this ordering key.
+    async fn read_key(
+        &self,
+        window: &Window,
+        after: i64,
+        filter: &TopicFilter,
+        key: &str,
+        limit: PageLimit,
+    ) -> Result<Option<Page>>;
+
     /// Creates the subscriptions that do not exist, at their configured start, and updates the
     /// filters of those that do.
     async fn reconcile(&self, specs: &[SubscriptionSpec]) -> Result<()>;
@@ -89,6 +100,22 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Records the place of a subscription, unless its epoch has been raised meanwhile (FENCED).
     async fn settle(&self, subscription: &str, epoch: Epoch, place: &Place) -> Result<Settled>;
+
+    /// Changes what a subscription has set aside, and settles `place` with it if given: all of it
+    /// or, under an older epoch, nothing (FENCED). Durable when it returns.
+    async fn set_aside(
+        &self,
+        subscription: &str,
+        epoch: Epoch,
+        changes: &[Aside],
+        place: Option<&Place>,
+    ) -> Result<Settled>;
+
+    /// All that a subscription has set aside.
+    async fn aside(&self, subscription: &str) -> Result<AsideState>;
+
+    /// Messages set aside whose next attempt is due, at most `limit`, the longest due first.
+    async fn due_messages(&self, subscription: &str, limit: u32) -> Result<DueMessages>;
 
     /// Gives a subscription up after its last settle. Nothing happens under an older epoch.
     async fn release(&self, subscription: &str, epoch: Epoch) -> Result<()>;

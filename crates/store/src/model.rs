@@ -1,8 +1,10 @@
 //! What crosses the store's seam besides the types of `posthaste-core`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use posthaste_core::{Epoch, MessageId, Place, Position, TickRef, Timestamp, TopicFilter, Window};
+use posthaste_core::{
+    Epoch, MessageId, Page, Place, Position, TickRef, Timestamp, TopicFilter, Window,
+};
 
 /// What a look found.
 #[derive(Clone, Debug)]
@@ -42,6 +44,84 @@ pub enum Settled {
     Recorded,
     /// The epoch has been raised: another relay holds the subscription. Nothing was written.
     Fenced,
+}
+
+/// A key that is set aside: its messages wait in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkedKey {
+    /// The ordering key.
+    pub key: String,
+    /// Every message of the key up to here is published, or set aside as a failed message. Its
+    /// own message id is not kept.
+    pub place: Place,
+    /// The message that failed.
+    pub message: MessageId,
+    /// How often it was rejected since it was parked or its dead letter was resolved.
+    pub attempts: u32,
+    /// The sink's last reason.
+    pub reason: String,
+    /// Until the next attempt; `None` while a dead letter holds the key.
+    pub retry_in: Option<Duration>,
+    /// How long it has been parked; not written.
+    pub parked_for: Duration,
+}
+
+/// A message that is set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedMessage {
+    /// Its position in the log.
+    pub position: Position,
+    /// Its id.
+    pub id: MessageId,
+    /// The number of the tick that closes its window.
+    pub tick: i64,
+    /// How often it was rejected.
+    pub attempts: u32,
+    /// The sink's last reason.
+    pub reason: String,
+    /// Until the next attempt; `None` for a dead letter.
+    pub retry_in: Option<Duration>,
+    /// Whether its key waits for it.
+    pub holds_key: bool,
+}
+
+/// One change to what a subscription has set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Aside {
+    /// Parks a key, or writes its place and its next attempt again.
+    ParkKey(ParkedKey),
+    /// Everything of the key is published up to the subscription's place.
+    UnparkKey(String),
+    /// Copies a message out of the log.
+    Keep(FailedMessage),
+    /// Writes the attempts of a message that was set aside before.
+    Retried(FailedMessage),
+    /// A message that was set aside has been accepted: its copy goes, and a key that waited for
+    /// it is due.
+    Published {
+        /// Its position.
+        position: Position,
+        /// Its id.
+        id: MessageId,
+    },
+}
+
+/// All that a subscription has set aside, without payloads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AsideState {
+    /// Parked keys.
+    pub keys: Vec<ParkedKey>,
+    /// Parked messages and dead letters.
+    pub messages: Vec<FailedMessage>,
+}
+
+/// Messages that were set aside and are due, in position order.
+#[derive(Clone, Debug)]
+pub struct DueMessages {
+    /// The messages.
+    pub page: Page,
+    /// What is known of each.
+    pub failures: Vec<FailedMessage>,
 }
 
 /// One embedded migration.
@@ -133,6 +213,12 @@ pub struct SubscriptionStatus {
     pub backlog: u64,
     /// Age of the oldest of them in microseconds (lag), on the database's clock; 0 without any.
     pub lag_micros: i64,
+    /// Keys that are set aside.
+    pub parked_keys: u64,
+    /// Messages that are set aside alone until their next attempt.
+    pub parked_messages: u64,
+    /// Messages out of attempts.
+    pub dead_letters: u64,
 }
 
 /// A settled place and when it was recorded.

@@ -161,11 +161,9 @@ fn check_ranges(sound: &mut Entries, entries: &Entries, schema: Schema<'_>, chec
         let table = sound.table(&[]);
         let Ok(config) = Config::deserialize(table) else { return };
         checked.config = config;
-        let relay = checked.config.relay.validate().map_err(|text| ("relay", text));
-        let database = checked.config.database.validate().map_err(|text| ("database", text));
-        let Err((section, text)) = relay.and(database) else { return };
+        let Err((section, text)) = check_sections(&checked.config) else { return };
         let (name, rest) = text.split_once(' ').unwrap_or((&text, ""));
-        let key: Key = [section].into_iter().chain(name.split('.')).map(str::to_owned).collect();
+        let key: Key = section.into_iter().chain(name.split('.').map(str::to_owned)).collect();
         let message = rest.rsplit_once(", not ").map_or(rest, |(rule, _value)| rule);
         let Some(entry) = sound.remove(&key) else {
             // The value at fault is a default that another value contradicts.
@@ -175,6 +173,21 @@ fn check_ranges(sound: &mut Entries, entries: &Entries, schema: Schema<'_>, chec
         let problem = at_entry(entries, schema, &key, &entry, message.to_owned());
         checked.problems.push(problem);
     }
+}
+
+/// Where a section's settings stand, and the rule that one of them breaks.
+type Broken = (Vec<String>, String);
+
+/// The first rule that a setting breaks.
+fn check_sections(config: &Config) -> Result<(), Broken> {
+    let at = |section: &str| vec![section.to_owned()];
+    config.relay.validate().map_err(|text| (at("relay"), text))?;
+    config.database.validate().map_err(|text| (at("database"), text))?;
+    for (name, subscription) in &config.subscriptions {
+        let key = ["subscriptions", name, "failure"].map(str::to_owned);
+        subscription.failure.validate().map_err(|text| (key.into(), text))?;
+    }
+    Ok(())
 }
 
 /// The defaults of a table's keys at all depths, with full keys.

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use posthaste_core::SchemaName;
-use posthaste_relay::RelaySettings;
+use posthaste_relay::{FailureSettings, RelaySettings};
 use posthaste_store::{RingSizes, postgres::PostgresOptions};
 use schemars::JsonSchema;
 use secrecy::SecretString;
@@ -85,6 +85,8 @@ pub(crate) struct SubscriptionSettings {
     /// The sink, a table of its own: `[subscriptions.NAME.sink]` with `kind` and that kind's keys.
     #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     pub(crate) sink: toml::Table,
+    /// What happens to messages that the sink rejects.
+    pub(crate) failure: FailureSettings,
 }
 
 /// Where a new subscription starts.
@@ -149,7 +151,12 @@ impl Default for RingSettings {
 
 impl Default for SubscriptionSettings {
     fn default() -> Self {
-        Self { topics: vec!["*".to_owned()], from: From::default(), sink: toml::Table::new() }
+        Self {
+            topics: vec!["*".to_owned()],
+            from: From::default(),
+            sink: toml::Table::new(),
+            failure: FailureSettings::default(),
+        }
     }
 }
 

@@ -3,15 +3,18 @@
 //! still as pinned is not fetched again.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use super::programs;
+use crate::clients::libraries;
 
 /// The interpreter of a virtual environment with psycopg.
-pub(super) fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     let requirements = programs().join("python/requirements.txt");
     let place = prepared("python", &requirements, |place| {
         let environment = place.join("venv");
@@ -26,8 +29,15 @@ pub(super) fn python() -> PathBuf {
     place.join("venv/bin/python")
 }
 
-/// The program beside its `node_modules`, which Node looks for next to the file.
+/// The program of `tests/interop`, beside the driver.
 pub(super) fn node() -> PathBuf {
+    let program = programs().join("node/enqueue.js");
+    node_program("enqueue.js", &fs::read_to_string(program).unwrap())
+}
+
+/// A program beside its `node_modules`, which Node looks for next to the file: `pg`, and
+/// `posthaste` from `clients/node`.
+pub(crate) fn node_program(name: &str, text: &str) -> PathBuf {
     let source = programs().join("node");
     let place = prepared("node", &source.join("package-lock.json"), |place| {
         for file in ["package.json", "package-lock.json", ".npmrc"] {
@@ -37,19 +47,41 @@ pub(super) fn node() -> PathBuf {
         npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]).current_dir(place);
         run(&mut npm, "Node.js 18 or later with npm");
     });
-    let program = place.join("enqueue.js");
-    fs::copy(source.join("enqueue.js"), &program).unwrap();
+    let _lock = lock(&place);
+    link(&libraries().join("node"), &place.join("node_modules/posthaste"));
+    let program = place.join(name);
+    write(&program, text);
     program
 }
 
-/// The built program of a directory below `go/`. Go itself knows what is up to date.
-pub(super) fn go(name: &str) -> PathBuf {
+/// The built program of a directory of `module`. Go itself knows what is up to date.
+pub(crate) fn go(module: &Path, name: &str) -> PathBuf {
     let place = directory("go");
     let _lock = lock(&place);
-    let program = place.join(name);
+    go_build(module, name, &place, &[])
+}
+
+/// The same for a `text` that stands in no file of the module's.
+pub(crate) fn go_program(module: &Path, name: &str, text: &str) -> PathBuf {
+    let place = directory("go");
+    let _lock = lock(&place);
+    let (source, overlay) = (place.join(format!("{name}.go")), place.join("overlay.json"));
+    write(&source, text);
+    let file = module.join(name).join("main.go");
+    write(
+        &overlay,
+        &serde_json::json!({ "Replace": { file.to_str().unwrap(): source } }).to_string(),
+    );
+    go_build(module, name, &place, &["-overlay".as_ref(), overlay.as_os_str()])
+}
+
+fn go_build(module: &Path, name: &str, place: &Path, options: &[&OsStr]) -> PathBuf {
+    let programs = place.join(module.file_name().unwrap());
+    fs::create_dir_all(&programs).unwrap();
+    let program = programs.join(name);
     let mut build = Command::new("go");
-    build.args(["build", "-mod=readonly", "-o"]).arg(&program).arg(format!("./{name}"));
-    run(build.current_dir(programs().join("go")), "Go 1.25 or later");
+    build.args(["build", "-mod=readonly", "-o"]).arg(&program).args(options);
+    run(build.arg(format!("./{name}")).current_dir(module), "Go 1.25 or later");
     program
 }
 
@@ -77,6 +109,22 @@ fn directory(name: &str) -> PathBuf {
     place
 }
 
+/// Points `link` to `target`; left alone where it does, for a program may be looking through it.
+fn link(target: &Path, link: &Path) {
+    if fs::read_link(link).is_ok_and(|present| present == target) {
+        return;
+    }
+    let _ = fs::remove_file(link);
+    symlink(target, link).unwrap();
+}
+
+/// In one step, for the program may be running in another test process.
+fn write(path: &Path, text: &str) {
+    let draft = path.with_extension("draft");
+    fs::write(&draft, text).unwrap();
+    fs::rename(draft, path).unwrap();
+}
+
 /// Held until the file is dropped.
 fn lock(place: &Path) -> File {
     let file = File::create(place.join("lock")).unwrap();
@@ -84,7 +132,7 @@ fn lock(place: &Path) -> File {
     file
 }
 
-fn run(command: &mut Command, needs: &str) {
+pub(crate) fn run(command: &mut Command, needs: &str) {
     let output = command
         .output()
         .unwrap_or_else(|error| panic!("{command:?} did not start ({error}): install {needs}"));

@@ -20,6 +20,8 @@ pub(crate) enum Broken {
     SinkLetsKeysOvertake,
     /// The store answers a settle without recording it.
     SettleForgets,
+    /// The store answers that it has set messages aside, and forgets them.
+    AsideForgets,
     /// The store settles under any epoch.
     SettleIgnoresEpoch,
     /// An acquire whose caller has given up raises the epoch all the same.
@@ -70,6 +72,11 @@ fn checker_catches_a_refusal_reported_as_accepted() {
 #[test]
 fn checker_catches_messages_that_overtake_a_refused_one_of_their_key() {
     is_caught(Broken::SinkLetsKeysOvertake, "ORDERED", Faults { partial: 0.1, ..CALM });
+}
+
+#[test]
+fn checker_catches_messages_that_are_set_aside_and_forgotten() {
+    is_caught(Broken::AsideForgets, "COMPLETE", Faults { partial: 0.1, ..CALM });
 }
 
 #[test]

@@ -1,10 +1,15 @@
 //! The invariants, checked at every arrival and every settle, and at the end.
 
+use std::collections::HashSet;
+
 use posthaste_core::{Place, TickRef};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::world::{Arrival, State, Subscribed};
+use super::{
+    model::Row,
+    world::{Arrival, Body, State, Subscribed},
+};
 
 /// What happened in a simulation, in numbers.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,7 +92,9 @@ impl State {
             {
                 continue;
             }
-            if subscribed.filter.matches(row.body.topic) && !arrived.contains_key(&id) {
+            let is_aside = self.is_aside(subscribed, row);
+            let is_wanted = subscribed.filter.matches(row.body.topic);
+            if is_wanted && !is_aside && !arrived.contains_key(&id) {
                 missing = Some(row.position);
             }
             passed.push(id);
@@ -95,6 +102,32 @@ impl State {
         self.subscribed.get_mut(name).expect("checked").passed.extend(passed);
         if let Some(position) = missing {
             self.violate("COMPLETE", format!("{name} passes position {position}: {place:?}"));
+        }
+    }
+
+    /// Whether a message waits beside the place: set aside, or of a parked key and behind its place.
+    fn is_aside(&self, subscribed: &Subscribed, row: &Row<Body>) -> bool {
+        let parked = row.body.key.as_ref().and_then(|key| subscribed.keys.get(key));
+        subscribed.aside.contains_key(&row.position)
+            || parked.is_some_and(|parked| {
+                !self.is_passed(subscribed, &parked.what.place, row.xid, row.position)
+            })
+    }
+
+    /// COMPLETE: a key is unparked when all of it that the place passes has arrived.
+    pub(crate) fn check_unpark(&mut self, name: &str, key: &str, place: Option<&Place>) {
+        let Some(subscribed) = self.subscribed.get(name) else { return };
+        let place = place.unwrap_or(&subscribed.place);
+        let arrived = &self.arrived[name].last;
+        let missing = self.database.rows().iter().find(|row| {
+            row.body.key.as_deref() == Some(key)
+                && subscribed.filter.matches(row.body.topic)
+                && self.is_passed(subscribed, place, row.xid, row.position)
+                && !subscribed.aside.contains_key(&row.position)
+                && !arrived.contains_key(&row.body.id)
+        });
+        if let Some(position) = missing.map(|row| row.position) {
+            self.violate("COMPLETE", format!("{name} unparks {key} without position {position}"));
         }
     }
 
@@ -127,9 +160,13 @@ impl State {
     /// BOUNDED: while a page is published, one waits and one more is read.
     pub(crate) fn check_pages(&mut self, relay: u32) {
         let [spec] = self.plan.specs.as_slice() else { return };
-        let arrived = &self.arrived[&spec.name].last;
+        let Some(subscribed) = self.subscribed.get(&spec.name) else { return };
+        let rows = self.database.rows().iter();
+        let mut done: HashSet<Uuid> =
+            rows.filter(|row| self.is_aside(subscribed, row)).map(|row| row.body.id).collect();
+        done.extend(self.arrived[&spec.name].last.keys());
         let pages = self.pages.entry(relay).or_default();
-        pages.retain(|page| page.iter().any(|id| !arrived.contains_key(id)));
+        pages.retain(|page| page.iter().any(|id| !done.contains(id)));
         let count = pages.len();
         if count > 2 {
             self.violate("BOUNDED", format!("relay {relay} reads on beside {count} pages"));

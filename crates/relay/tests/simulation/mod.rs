@@ -5,6 +5,7 @@
 //! take-overs. `POSTHASTE_SIM_SEED=n` repeats one seed, `POSTHASTE_SIM_SEEDS=n` runs the first n.
 //! `POSTHASTE_SIM_HISTORY=1` prints what happened when. Broken stores and sinks run through the same checks, which have to report them.
 
+mod aside;
 mod broken;
 mod checks;
 #[path = "../../../core/tests/model.rs"]

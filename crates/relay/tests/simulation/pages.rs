@@ -10,7 +10,11 @@ use posthaste_store::{Result, StoreError, StoreErrorKind};
 use rand::Rng as _;
 use uuid::Uuid;
 
-use super::{broken::Broken, world::State};
+use super::{
+    broken::Broken,
+    model::Row,
+    world::{Body, State},
+};
 
 /// Commits the next tick. Its commit makes durable what its snapshot shows.
 pub(crate) fn commit_tick(state: &mut State, snapshot: Snapshot) -> Tick {
@@ -85,7 +89,23 @@ pub(crate) fn read(
         }
     };
     let skips = state.is_broken(Broken::PageSkips) && dice.random_bool(0.05);
-    Some(fill(state, window, after..through, filter, limit.bytes, skips))
+    Some(fill(state, window, after..through, filter, None, limit.bytes, skips))
+}
+
+/// The messages of one key, all that lie above `after`.
+pub(crate) fn read_key(
+    state: &mut State,
+    window: &Window,
+    after: Position,
+    filter: &TopicFilter,
+    key: &str,
+    limit: PageLimit,
+) -> Option<Page> {
+    if window.is_empty() || window.step(after, limit.stride) == Step::Done {
+        return None;
+    }
+    let all = after..Position::MAX;
+    Some(fill(state, window, all, filter, Some(key), limit.bytes, false))
 }
 
 fn fill(
@@ -93,6 +113,7 @@ fn fill(
     window: &Window,
     range: std::ops::Range<Position>,
     filter: &TopicFilter,
+    key: Option<&str>,
     bytes: usize,
     skips: bool,
 ) -> Page {
@@ -104,6 +125,7 @@ fn fill(
         .iter()
         .filter(|row| row.position > range.start && row.position <= range.end)
         .filter(|row| filter.matches(row.body.topic))
+        .filter(|row| key.is_none() || row.body.key.as_deref() == key)
         .filter(|row| shown(row.xid) || window.late.contains(&row.xid))
         .collect();
     rows.sort_by_key(|row| row.position);
@@ -112,21 +134,26 @@ fn fill(
     }
     let mut page = Page::new(range.end);
     for row in rows {
-        page.push(&MessageRef {
-            id: row.body.id,
-            position: row.position,
-            enqueued_at: Timestamp(0),
-            topic: row.body.topic,
-            key: row.body.key.as_deref(),
-            content_type: "text/plain",
-            correlation_id: None,
-            headers: Headers::default(),
-            payload: &[b'x'; 100],
-        });
+        page.push(&message(row));
         if page.bytes() >= bytes {
             page.cut(row.position);
             break;
         }
     }
     page
+}
+
+/// A row as a page holds it.
+pub(crate) fn message(row: &Row<Body>) -> MessageRef<'_> {
+    MessageRef {
+        id: row.body.id,
+        position: row.position,
+        enqueued_at: Timestamp(0),
+        topic: row.body.topic,
+        key: row.body.key.as_deref(),
+        content_type: "text/plain",
+        correlation_id: None,
+        headers: Headers::default(),
+        payload: &[b'x'; 100],
+    }
 }

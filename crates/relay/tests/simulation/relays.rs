@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use posthaste_relay::{
-    Monitor, Relay, RelayError, State as PipelineState, Subscription, sink::Context,
+    FailureSettings, Monitor, Relay, RelayError, RetrySettings, State as PipelineState,
+    Subscription, sink::Context,
 };
 use tokio::{
     sync::oneshot,
@@ -36,10 +37,11 @@ impl RelayTask {
             let subscription = subscription.to_owned();
             Arc::new(SimTarget { world: world.clone(), subscription, relay: number })
         };
-        let subscriptions = plan
-            .specs
-            .iter()
-            .map(|spec| Subscription { spec: spec.clone(), target: target(&spec.name) });
+        let subscriptions = plan.specs.iter().map(|spec| Subscription {
+            spec: spec.clone(),
+            target: target(&spec.name),
+            failure: failure(),
+        });
         let settings = plan.settings.clone();
         let relay = Relay::new(store, settings, subscriptions.collect(), Context::default());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -107,4 +109,11 @@ impl RelayTask {
             }
         });
     }
+}
+
+/// Longer than any message is refused, at the pace of the simulation's clock.
+fn failure() -> FailureSettings {
+    let millisecond = Duration::from_millis(1);
+    let retry = RetrySettings { initial: millisecond, cap: millisecond };
+    FailureSettings { attempts: 10, retry, ..FailureSettings::default() }
 }

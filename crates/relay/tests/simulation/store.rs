@@ -1,20 +1,21 @@
 //! The simulated store: each call takes time, and may fail before or after its effect, get no
 //! answer, or take effect after the caller has given up.
 
-use std::{fmt, hash::Hash, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, hash::Hash, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use posthaste_core::{
     Epoch, Message, MessageId, Page, PageLimit, Place, Snapshot, TickRef, TopicFilter, Window,
 };
 use posthaste_store::{
-    MigrationReport, Result, SchemaState, Settled, Start, Status, Store, StoreError,
-    StoreErrorKind, StoredMessage, SubscriptionSpec, SweepReport, Ticker,
+    Aside, AsideState, DueMessages, MigrationReport, Result, SchemaState, Settled, Start, Status,
+    Store, StoreError, StoreErrorKind, StoredMessage, SubscriptionSpec, SweepReport, Ticker,
 };
 use rand::{Rng as _, rngs::SmallRng};
 use tokio::time::sleep;
 
 use super::{
+    aside,
     broken::Broken,
     pages,
     ticker::SimTicker,
@@ -80,6 +81,18 @@ impl SimStore {
         Err(self.failure(kinds[dice.random_range(0..kinds.len())], doing))
     }
 
+    /// Notes that a relay has been told of its loss.
+    fn told(&self, subscription: &str, settled: Settled) -> Settled {
+        if settled == Settled::Fenced {
+            let told = (self.relay, subscription.to_owned());
+            self.world.with(|state| {
+                state.tally.fenced += 1;
+                state.fenced.insert(told, tokio::time::Instant::now());
+            });
+        }
+        settled
+    }
+
     async fn give_up(&self) {
         sleep(self.world.with(|state| state.plan.settings.operation_timeout)).await;
     }
@@ -113,7 +126,7 @@ fn unused<T>() -> Result<T> {
     Err(StoreError::new(StoreErrorKind::Unexpected, "the simulation has no such call"))
 }
 
-fn unknown() -> StoreError {
+pub(super) fn unknown() -> StoreError {
     StoreError::new(StoreErrorKind::Invalid, "unknown subscription")
 }
 
@@ -163,6 +176,22 @@ impl Store for SimStore {
         let ids = page.iter().flat_map(Page::iter).map(|message| message.id).collect();
         self.world.with(|state| state.pages.entry(relay).or_default().push(ids));
         Ok(page)
+    }
+
+    async fn read_key(
+        &self,
+        window: &Window,
+        after: i64,
+        filter: &TopicFilter,
+        key: &str,
+        limit: PageLimit,
+    ) -> Result<Option<Page>> {
+        let (window, filter, key) = (window.clone(), filter.clone(), key.to_owned());
+        let what = (window.base.at, window.head.at, after, key.clone());
+        self.call("read a key", what, move |state| {
+            Ok(pages::read_key(state, &window, after, &filter, &key, limit))
+        })
+        .await
     }
 
     async fn reconcile(&self, specs: &[SubscriptionSpec]) -> Result<()> {
@@ -219,14 +248,36 @@ impl Store for SimStore {
                 settle(state, &name, epoch, place)
             })
             .await?;
-        if settled == Settled::Fenced {
-            let told = (relay, subscription.to_owned());
-            self.world.with(|state| {
-                state.tally.fenced += 1;
-                state.fenced.insert(told, tokio::time::Instant::now());
-            });
-        }
-        Ok(settled)
+        Ok(self.told(subscription, settled))
+    }
+
+    async fn set_aside(
+        &self,
+        subscription: &str,
+        epoch: Epoch,
+        changes: &[Aside],
+        place: Option<&Place>,
+    ) -> Result<Settled> {
+        let (relay, name, place) = (self.relay, subscription.to_owned(), place.copied());
+        self.world.with(|state| state.check_not_fenced(relay, subscription, "sets aside"));
+        let changes = changes.to_vec();
+        let settled = self
+            .call("set aside", subscription.to_owned(), move |state| {
+                aside::set_aside(state, &name, epoch, changes, place)
+            })
+            .await?;
+        Ok(self.told(subscription, settled))
+    }
+
+    async fn aside(&self, subscription: &str) -> Result<AsideState> {
+        let name = subscription.to_owned();
+        self.call("aside", subscription.to_owned(), move |state| aside::state(state, &name)).await
+    }
+
+    async fn due_messages(&self, subscription: &str, limit: u32) -> Result<DueMessages> {
+        let name = subscription.to_owned();
+        self.call("due", subscription.to_owned(), move |state| aside::due(state, &name, limit))
+            .await
     }
 
     async fn release(&self, subscription: &str, _: Epoch) -> Result<()> {
@@ -261,15 +312,18 @@ fn create(state: &mut State, spec: SubscriptionSpec) {
     state.database.burn_xid();
     state.database.sync();
     let passed = std::collections::HashSet::new();
-    let subscribed = Subscribed { filter: spec.filter, start, epoch: 0, place, passed };
+    let aside = BTreeMap::default();
+    let keys = BTreeMap::default();
+    let subscribed =
+        Subscribed { filter: spec.filter, start, epoch: 0, place, passed, keys, aside };
     state.subscribed.insert(spec.name, subscribed);
 }
 
-fn epoch_of(state: &State, name: &str) -> Result<Epoch> {
+pub(super) fn epoch_of(state: &State, name: &str) -> Result<Epoch> {
     state.subscribed.get(name).map(|found| found.epoch).ok_or_else(unknown)
 }
 
-fn settle(state: &mut State, name: &str, epoch: Epoch, place: Place) -> Result<Settled> {
+pub(super) fn settle(state: &mut State, name: &str, epoch: Epoch, place: Place) -> Result<Settled> {
     if epoch_of(state, name)? != epoch && !state.is_broken(Broken::SettleIgnoresEpoch) {
         return Ok(Settled::Fenced);
     }

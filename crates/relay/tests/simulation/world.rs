@@ -11,11 +11,12 @@ use std::{
 };
 
 use posthaste_core::{Place, Position, Snapshot, Tick, TopicFilter};
+use posthaste_store::{FailedMessage, ParkedKey};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{broken::Broken, checks::Tally, model::Database, plan::Plan};
+use super::{aside::Waiting, broken::Broken, checks::Tally, model::Database, plan::Plan};
 
 /// What a writer enqueues.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,10 @@ pub(crate) struct Subscribed {
     pub(crate) place: Place,
     /// Messages that the place is known to have passed.
     pub(crate) passed: HashSet<Uuid>,
+    /// Parked keys.
+    pub(crate) keys: BTreeMap<String, Waiting<ParkedKey>>,
+    /// Messages set aside, by position.
+    pub(crate) aside: BTreeMap<Position, Waiting<FailedMessage>>,
 }
 
 /// What has arrived at a subscription's sink.

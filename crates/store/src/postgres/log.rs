@@ -179,15 +179,27 @@ pub(super) async fn window(
     Ok(Some(Arc::new(Window { base, head, main, late })))
 }
 
+/// Which messages of a window are read.
+#[derive(Clone, Copy)]
+pub(super) struct Selection<'a> {
+    pub(super) filter: &'a TopicFilter,
+    /// The ordering key, if only one is read.
+    pub(super) key: Option<&'a str>,
+}
+
 /// The next page of `window` above `after`.
 pub(super) async fn read(
     store: &PostgresStore,
     window: &Window,
     after: Position,
-    filter: &TopicFilter,
+    selection: Selection<'_>,
     limit: PageLimit,
 ) -> Result<Option<Page>> {
-    let stride = store.shared.stride.stride(limit);
+    // What is known of the messages' sizes says nothing of how many have one key.
+    let stride = match selection.key {
+        None => store.shared.stride.stride(limit),
+        Some(_) => limit.stride,
+    };
     let (after, through) = match window.step(after, stride) {
         Step::Done => return Ok(None),
         Step::Read { after, through } => (after, through),
@@ -204,14 +216,16 @@ pub(super) async fn read(
     let loan = store.shared.connections.lend().await?;
     let ring = store.geometry(&loan).await?.log;
     let slots = ring.slots_between(after + 1, through);
-    let sql = page_sql(store.schema().as_str(), &slots, window, after..through, !filter.is_all());
+    let sql = page_sql(store.schema().as_str(), &slots, window, after..through, selection);
     let mut page = Page::new(through);
-    let is_whole = fill(&loan, &sql, filter, limit, &mut page).await?;
+    let is_whole = fill(&loan, &sql, selection, limit, &mut page).await?;
     // A page that met its byte limit leaves rows unread: its connection is closed, not reused.
     if is_whole {
         loan.give_back();
     }
-    store.shared.stride.learn(page.through() - after, page.bytes(), limit);
+    if selection.key.is_none() {
+        store.shared.stride.learn(page.through() - after, page.bytes(), limit);
+    }
     Ok(Some(page))
 }
 
@@ -219,14 +233,19 @@ pub(super) async fn read(
 async fn fill(
     loan: &Loan,
     sql: &str,
-    filter: &TopicFilter,
+    selection: Selection<'_>,
     limit: PageLimit,
     page: &mut Page,
 ) -> Result<bool> {
-    let (exact, prefixes) = (filter.exact(), filter.prefixes());
+    let (exact, prefixes) = (selection.filter.exact(), selection.filter.prefixes());
     let params: &[(&(dyn ToSql + Sync), Type)] =
-        &[(&exact, Type::TEXT_ARRAY), (&prefixes, Type::TEXT_ARRAY)];
-    let params = if filter.is_all() { &[] } else { params };
+        &[(&exact, Type::TEXT_ARRAY), (&prefixes, Type::TEXT_ARRAY), (&selection.key, Type::TEXT)];
+    // As many as the text of the page names.
+    let params = match (selection.key, selection.filter.is_all()) {
+        (Some(_), _) => params,
+        (None, false) => &params[..2],
+        (None, true) => &[],
+    };
     // One time-out for the page: a timer for each row would cost more than the row.
     let read = async {
         let rows = loan.client().query_typed_raw(sql, params.iter().cloned()).await?;
@@ -309,19 +328,22 @@ fn bounds_sql(schema: &str, slots: &[i64], base: &Snapshot, head: &Snapshot) -> 
     sql
 }
 
-/// One page, `range.start` exclusive, `range.end` inclusive, with `$1` exact topics and
-/// `$2` prefixes when `filtered`.
+/// One page, `range.start` exclusive, `range.end` inclusive, with `$1` exact topics and `$2`
+/// prefixes unless all topics are read, and `$3` the key if one is.
 fn page_sql(
     schema: &str,
     slots: &[i64],
     window: &Window,
     range: std::ops::Range<Position>,
-    filtered: bool,
+    selection: Selection<'_>,
 ) -> String {
     let main = main_xids(&window.base.snapshot, &window.head.snapshot);
     let head = &window.head.snapshot;
-    let topics =
-        if filtered { " and (topic = any($1::text[]) or topic ^@ any($2::text[]))" } else { "" };
+    let topics = match (selection.key, selection.filter.is_all()) {
+        (None, true) => "",
+        (None, false) => " and (topic = any($1::text[]) or topic ^@ any($2::text[]))",
+        (Some(_), _) => " and key = $3 and (topic = any($1::text[]) or topic ^@ any($2::text[]))",
+    };
     let columns = rows::MESSAGE_COLUMNS;
     let mut sql = String::with_capacity(1_024);
     for slot in slots {

@@ -13,6 +13,7 @@ const FILES: &[(&str, &str)] = &[
     ("log", include_str!("../../migrations/postgres/0001_log.sql")),
     ("enqueue", include_str!("../../migrations/postgres/0002_enqueue.sql")),
     ("views", include_str!("../../migrations/postgres/0003_views.sql")),
+    ("failures", include_str!("../../migrations/postgres/0004_failures.sql")),
 ];
 
 /// Lock space of Posthaste's advisory locks ("PHST"), and the lock that orders migrations.

@@ -4,6 +4,7 @@
 //! `listen`, no session locks), so a pooler in transaction mode may stand in between. One file per
 //! concern; [`PostgresStore`] ties them to the [`Store`] seam.
 
+mod aside;
 mod connect;
 mod errors;
 mod log;
@@ -25,10 +26,14 @@ use posthaste_core::{
 };
 use secrecy::SecretString;
 
-use self::{connect::Connections, log::StrideHint, slots::Slots};
+use self::{
+    connect::Connections,
+    log::{Selection, StrideHint},
+    slots::Slots,
+};
 use crate::{
-    MigrationReport, Result, RingSizes, SchemaState, Settled, Status, Store, StoredMessage,
-    SubscriptionSpec, SweepReport, Ticker,
+    Aside, AsideState, DueMessages, MigrationReport, Result, RingSizes, SchemaState, Settled,
+    Status, Store, StoredMessage, SubscriptionSpec, SweepReport, Ticker,
 };
 
 /// How to reach and use a PostgreSQL database.
@@ -150,7 +155,18 @@ impl Store for PostgresStore {
         filter: &TopicFilter,
         limit: PageLimit,
     ) -> Result<Option<Page>> {
-        log::read(self, window, after, filter, limit).await
+        log::read(self, window, after, Selection { filter, key: None }, limit).await
+    }
+
+    async fn read_key(
+        &self,
+        window: &Window,
+        after: i64,
+        filter: &TopicFilter,
+        key: &str,
+        limit: PageLimit,
+    ) -> Result<Option<Page>> {
+        log::read(self, window, after, Selection { filter, key: Some(key) }, limit).await
     }
 
     async fn reconcile(&self, specs: &[SubscriptionSpec]) -> Result<()> {
@@ -163,6 +179,24 @@ impl Store for PostgresStore {
 
     async fn settle(&self, subscription: &str, epoch: Epoch, place: &Place) -> Result<Settled> {
         subscriptions::settle(self, subscription, epoch, place).await
+    }
+
+    async fn set_aside(
+        &self,
+        subscription: &str,
+        epoch: Epoch,
+        changes: &[Aside],
+        place: Option<&Place>,
+    ) -> Result<Settled> {
+        aside::set_aside(self, subscription, epoch, changes, place).await
+    }
+
+    async fn aside(&self, subscription: &str) -> Result<AsideState> {
+        aside::aside(self, subscription).await
+    }
+
+    async fn due_messages(&self, subscription: &str, limit: u32) -> Result<DueMessages> {
+        aside::due_messages(self, subscription, limit).await
     }
 
     async fn release(&self, subscription: &str, epoch: Epoch) -> Result<()> {

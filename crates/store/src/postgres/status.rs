@@ -37,7 +37,9 @@ async fn subscription_states(
     // lies below it.
     let sql = format!(
         "select {places}, p.settled_at, p.subscription, p.topics, p.prefixes, p.epoch, p.holder, \
-         w.backlog, coalesce(w.lag, 0)::bigint \
+         w.backlog, coalesce(w.lag, 0)::bigint, \
+         (select count(*) from {schema}.parked_key k where k.subscription = p.subscription_id), \
+         f.parked, f.dead \
          from {schema}.place p cross join lateral (\
            select count(*) as backlog, \
                   extract(epoch from clock_timestamp() - min(l.enqueued_at)) * 1000000 as lag \
@@ -48,6 +50,9 @@ async fn subscription_states(
               and not (p.head_snapshot is not null and l.position <= p.position \
                        and pg_visible_in_snapshot(l.xid, p.head_snapshot)) \
               and (l.topic = any (p.topics) or l.topic ^@ any (p.prefixes))) w \
+         cross join lateral (\
+           select count(due) as parked, count(*) - count(due) as dead \
+             from {schema}.failed_message f where f.subscription = p.subscription_id) f \
          order by p.subscription",
         schema = store.schema()
     );
@@ -78,6 +83,9 @@ fn subscription_state(row: &Row) -> SubscriptionStatus {
         holder: row.get(11),
         backlog: row.get::<_, i64>(12) as u64,
         lag_micros: row.get::<_, i64>(13).max(0),
+        parked_keys: row.get::<_, i64>(14) as u64,
+        parked_messages: row.get::<_, i64>(15) as u64,
+        dead_letters: row.get::<_, i64>(16) as u64,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use posthaste_core::{Epoch, Place, Snapshot, TickRef, Within};
 use tokio_postgres::{
-    IsolationLevel, Row,
+    GenericClient, IsolationLevel, Row,
     types::{ToSql, Type},
 };
 
@@ -153,11 +153,73 @@ async fn raise(
     bounded(limit, "acquire a subscription", work).await
 }
 
-/// Appends a place, guarded by the lease row.
+/// A place about to be appended, guarded by the lease row.
 ///
 /// FENCED: `for share` is the guard. It waits for a takeover that is under way and then sees the
 /// raised epoch; a plain `exists` or `for key share` lets a stale settle in beside it. Appending
 /// instead of updating keeps the newest place cheap to read while something holds the horizon.
+pub(super) struct Settlement<'a> {
+    sql: String,
+    subscription: &'a str,
+    epoch: Epoch,
+    place: &'a Place,
+}
+
+impl<'a> Settlement<'a> {
+    pub(super) async fn new(
+        store: &PostgresStore,
+        loan: &Loan,
+        subscription: &'a str,
+        epoch: Epoch,
+        place: &'a Place,
+    ) -> Result<Self> {
+        let ticks = store.geometry(loan).await?.tick;
+        let schema = store.schema();
+        // A place names only ticks of this incarnation; each is one probe of its slot's index.
+        let known = |at: TickRef| match at {
+            TickRef::BEGINNING => "true".to_owned(),
+            TickRef { n, id } => {
+                let slot = ticks.slot_of(n);
+                format!("exists (select from {schema}.tick_{slot} where n = {n} and id = '{id}')")
+            }
+        };
+        let head = place.within.map(|within| within.head);
+        let sql = format!(
+            "insert into {schema}.progress (subscription, {PLACE_COLUMNS}, epoch) \
+             select held.subscription, $3, $4, $5, $6, $7, $8, $2 from (\
+             select l.subscription from {schema}.lease l where l.epoch = $2 and l.subscription = \
+             (select id from {schema}.subscription where name = $1) for share) held \
+             where {} and {}",
+            known(place.base),
+            head.map_or_else(|| "true".to_owned(), known),
+        );
+        Ok(Self { sql, subscription, epoch, place })
+    }
+
+    /// Appends it; 0 when the epoch has been raised or a tick of the place is not there.
+    pub(super) async fn run<C: GenericClient + Sync>(
+        &self,
+        client: &C,
+    ) -> Result<u64, tokio_postgres::Error> {
+        let Place { base, within, message } = self.place;
+        let head = within.map(|within| within.head);
+        let (head_n, head_id) = (head.map(|head| head.n), head.map(|head| head.id));
+        let position = within.map(|within| within.position);
+        let params: &[(&(dyn ToSql + Sync), Type)] = &[
+            (&self.subscription, Type::TEXT),
+            (&self.epoch, Type::INT8),
+            (&base.n, Type::INT8),
+            (&base.id, Type::UUID),
+            (&head_n, Type::INT8),
+            (&head_id, Type::UUID),
+            (&position, Type::INT8),
+            (message, Type::UUID),
+        ];
+        client.execute_typed(&self.sql, params).await
+    }
+}
+
+/// Appends a place unless the epoch has been raised.
 pub(super) async fn settle(
     store: &PostgresStore,
     subscription: &str,
@@ -165,57 +227,29 @@ pub(super) async fn settle(
     place: &Place,
 ) -> Result<Settled> {
     let loan = store.shared.connections.lend().await?;
-    let ticks = store.geometry(&loan).await?.tick;
-    let schema = store.schema();
-    let head = place.within.map(|within| within.head);
-    // A place names only ticks of this incarnation; each is one probe of its slot's index.
-    let known = |at: TickRef| match at {
-        TickRef::BEGINNING => "true".to_owned(),
-        TickRef { n, id } => {
-            let slot = ticks.slot_of(n);
-            format!("exists (select from {schema}.tick_{slot} where n = {n} and id = '{id}')")
-        }
-    };
-    let sql = format!(
-        "insert into {schema}.progress (subscription, {PLACE_COLUMNS}, epoch) \
-         select held.subscription, $3, $4, $5, $6, $7, $8, $2 from (\
-         select l.subscription from {schema}.lease l where l.epoch = $2 and l.subscription = \
-         (select id from {schema}.subscription where name = $1) for share) held \
-         where {} and {}",
-        known(place.base),
-        head.map_or_else(|| "true".to_owned(), known),
-    );
-    let (head_n, head_id) = (head.map(|head| head.n), head.map(|head| head.id));
-    let position = place.within.map(|within| within.position);
-    let params: &[(&(dyn ToSql + Sync), Type)] = &[
-        (&subscription, Type::TEXT),
-        (&epoch, Type::INT8),
-        (&place.base.n, Type::INT8),
-        (&place.base.id, Type::UUID),
-        (&head_n, Type::INT8),
-        (&head_id, Type::UUID),
-        (&position, Type::INT8),
-        (&place.message, Type::UUID),
-    ];
-    let mut written = loan.bounded("settle", loan.client().execute_typed(&sql, params)).await;
+    let settlement = Settlement::new(store, &loan, subscription, epoch, place).await?;
+    let mut written = loan.bounded("settle", settlement.run(loan.client())).await;
     if written.as_ref().is_err_and(|error| error.kind() == StoreErrorKind::Conflict) {
         // FENCED: where the database's default is `repeatable read`, a settle that waited behind
         // a takeover fails instead of seeing the raised epoch; the second try sees it.
-        written = loan.bounded("settle", loan.client().execute_typed(&sql, params)).await;
+        written = loan.bounded("settle", settlement.run(loan.client())).await;
     }
     let settled = match written? {
         1 => Settled::Recorded,
         _ if is_held(store, &loan, subscription, epoch).await? => {
-            let doing = format!(
-                "settle {subscription:?}: a tick of the place is not in {}",
-                store.shared.description
-            );
-            return Err(StoreError::new(StoreErrorKind::Rewound, doing));
+            return Err(rewound(store, subscription));
         }
         _ => Settled::Fenced,
     };
     loan.give_back();
     Ok(settled)
+}
+
+/// The error for a place whose ticks are not in the database.
+pub(super) fn rewound(store: &PostgresStore, subscription: &str) -> StoreError {
+    let source = &store.shared.description;
+    let doing = format!("settle {subscription:?}: a tick of the place is not in {source}");
+    StoreError::new(StoreErrorKind::Rewound, doing)
 }
 
 async fn is_held(

@@ -111,7 +111,13 @@ async fn shared_slots(store: &PostgresStore, loan: &Loan, ring: Ring, last: i64)
 
 /// What the subscriptions need; `None` when there is none, because then nobody has published.
 async fn needs(store: &PostgresStore, loan: &Loan) -> Result<Option<Needs>> {
-    let sql = format!("select base_snapshot::text, base_tick from {}.place", store.schema());
+    // A parked key waits at a place of its own.
+    let sql = format!(
+        "select base_snapshot::text, base_tick from {0}.place union all \
+         select coalesce(t.snapshot, '1:1:')::text, k.base_tick from {0}.parked_key k \
+         left join {0}.tick t on t.n = k.base_tick",
+        store.schema()
+    );
     let rows = loan.bounded("read the places", loan.client().query_typed(&sql, &[])).await?;
     let mut needs: Option<Needs> = None;
     for row in &rows {

@@ -7,6 +7,7 @@
 //! processes; they must not use `synchronous = off`, and they must be on the same machine.
 
 mod append;
+mod aside;
 mod connection;
 mod faults;
 mod headers;
@@ -38,8 +39,8 @@ use self::{
     worker::Worker,
 };
 use crate::{
-    MigrationReport, Result, SchemaState, Settled, Status, Store, StoredMessage, SubscriptionSpec,
-    SweepReport, Ticker,
+    Aside, AsideState, DueMessages, MigrationReport, Result, SchemaState, Settled, Status, Store,
+    StoredMessage, SubscriptionSpec, SweepReport, Ticker,
 };
 
 /// How to open a SQLite log.
@@ -112,6 +113,22 @@ impl SqliteStore {
         self.writer.call(doing, |session| session.write(work)).await
     }
 
+    async fn read_page(
+        &self,
+        window: &Window,
+        after: i64,
+        filter: &TopicFilter,
+        key: Option<&str>,
+        limit: PageLimit,
+    ) -> Result<Option<Page>> {
+        let Some(range) = pages::next_range(window, after, limit.stride) else { return Ok(None) };
+        let (filter, key) = (filter.clone(), key.map(str::to_owned));
+        let page = self.reader.call("read a page", move |session| {
+            session.read(|scope| pages::read(scope, range, &filter, key.as_deref(), limit))
+        });
+        page.await.map(Some)
+    }
+
     async fn observe<T: Send + 'static>(
         &self,
         doing: &str,
@@ -180,12 +197,18 @@ impl Store for SqliteStore {
         filter: &TopicFilter,
         limit: PageLimit,
     ) -> Result<Option<Page>> {
-        let Some(range) = pages::next_range(window, after, limit.stride) else { return Ok(None) };
-        let filter = filter.clone();
-        let page = self.reader.call("read a page", move |session| {
-            session.read(|scope| pages::read(scope, range, &filter, limit))
-        });
-        page.await.map(Some)
+        self.read_page(window, after, filter, None, limit).await
+    }
+
+    async fn read_key(
+        &self,
+        window: &Window,
+        after: i64,
+        filter: &TopicFilter,
+        key: &str,
+        limit: PageLimit,
+    ) -> Result<Option<Page>> {
+        self.read_page(window, after, filter, Some(key), limit).await
     }
 
     async fn reconcile(&self, specs: &[SubscriptionSpec]) -> Result<()> {
@@ -205,6 +228,32 @@ impl Store for SqliteStore {
     async fn settle(&self, subscription: &str, epoch: Epoch, place: &Place) -> Result<Settled> {
         let (name, place) = (subscription.to_owned(), *place);
         self.write("settle", move |scope| subscriptions::settle(scope, &name, epoch, &place)).await
+    }
+
+    async fn set_aside(
+        &self,
+        subscription: &str,
+        epoch: Epoch,
+        changes: &[Aside],
+        place: Option<&Place>,
+    ) -> Result<Settled> {
+        let (name, place) = (subscription.to_owned(), place.copied());
+        let changes = changes.to_vec();
+        self.write("set messages aside", move |scope| {
+            aside::set_aside(scope, &name, epoch, &changes, place.as_ref())
+        })
+        .await
+    }
+
+    async fn aside(&self, subscription: &str) -> Result<AsideState> {
+        let name = subscription.to_owned();
+        self.observe("read what is set aside", move |scope| aside::aside(scope, &name)).await
+    }
+
+    async fn due_messages(&self, subscription: &str, limit: u32) -> Result<DueMessages> {
+        let name = subscription.to_owned();
+        self.observe("read the due messages", move |scope| aside::due_messages(scope, &name, limit))
+            .await
     }
 
     async fn release(&self, subscription: &str, epoch: Epoch) -> Result<()> {

@@ -8,11 +8,12 @@ use rusqlite::{Row, types::FromSqlError};
 use super::{headers, session::Scope};
 use crate::{Result, StoreError, StoreErrorKind};
 
-/// A range of the primary key, in its order. The topic stands before the payload in the row, so
-/// a message that does not match costs no overflow page.
-const RANGE: &str = "\
-select position, id, topic, key, content_type, headers, correlation_id, enqueued_at, payload
-from @schema@_log where position > ?1 and position <= ?2 order by position";
+/// The columns that [`message`] reads, in its order. The topic stands before the payload in the
+/// row, so a message that does not match costs no overflow page.
+pub(super) const COLUMNS: &str =
+    "position, id, topic, key, content_type, headers, correlation_id, enqueued_at, payload";
+/// How many they are.
+pub(super) const COLUMN_COUNT: usize = 9;
 
 /// The positions `(after, through]` that the next page may span; `None` at the window's end. A
 /// page reaches no further than its window, so that its reach may be settled.
@@ -28,27 +29,28 @@ pub(super) fn next_range(
     }
 }
 
-/// Reads one range, up to the byte limit.
+/// Reads one range, up to the byte limit: all messages, or those with one key.
 pub(super) fn read(
     scope: &Scope<'_>,
     (after, through): (Position, Position),
     filter: &TopicFilter,
+    key: Option<&str>,
     limit: PageLimit,
 ) -> Result<Page> {
     let mut page = Page::new(through);
     let mut packed = Vec::new();
-    let mut statement = scope.prepare(RANGE)?;
-    let mut rows = statement.query((after, through))?;
+    // A range of the primary key, in its order.
+    let mut statement = scope.prepare(&format!(
+        "select {COLUMNS} from @schema@_log where position > ?1 and position <= ?2 \
+         and (?3 is null or key = ?3) order by position"
+    ))?;
+    let mut rows = statement.query((after, through, key))?;
     while let Some(row) = rows.next()? {
         let position = row.get(0)?;
-        let topic = text(row, position, 2, "topic")?;
-        if !filter.matches(topic) {
+        if !filter.matches(text(row, position, 2, "topic")?) {
             continue;
         }
-        packed.clear();
-        headers::pack(text(row, position, 5, "headers")?, &mut packed)
-            .map_err(|cause| unreadable(position, "headers", "a JSON object", cause))?;
-        let message = message(row, position, topic, &packed)?;
+        let message = message(row, &mut packed)?;
         if !page.has_room_for(&message, limit.bytes) {
             page.cut(position - 1);
             break;
@@ -58,17 +60,17 @@ pub(super) fn read(
     Ok(page)
 }
 
-fn message<'r>(
-    row: &'r Row<'_>,
-    position: Position,
-    topic: &'r str,
-    packed: &'r [u8],
-) -> Result<MessageRef<'r>> {
+/// A message from the first columns of `row`; its headers are packed into `packed`.
+pub(super) fn message<'r>(row: &'r Row<'_>, packed: &'r mut Vec<u8>) -> Result<MessageRef<'r>> {
+    let position = row.get(0)?;
+    packed.clear();
+    headers::pack(text(row, position, 5, "headers")?, packed)
+        .map_err(|cause| unreadable(position, "headers", "a JSON object", cause))?;
     Ok(MessageRef {
         id: MessageId::from_bytes(row.get(1)?),
         position,
         enqueued_at: Timestamp(row.get(7)?),
-        topic,
+        topic: text(row, position, 2, "topic")?,
         key: optional_text(row, position, 3, "key")?,
         content_type: text(row, position, 4, "content_type")?,
         correlation_id: optional_text(row, position, 6, "correlation_id")?,

@@ -9,6 +9,7 @@ use crate::{Migration, MigrationReport, Result, SchemaState, StoreError, StoreEr
 const MIGRATIONS: &[(&str, &str)] = &[
     ("log", include_str!("../../migrations/sqlite/0001_log.sql")),
     ("views", include_str!("../../migrations/sqlite/0002_views.sql")),
+    ("failures", include_str!("../../migrations/sqlite/0003_failures.sql")),
 ];
 
 /// Version that this build reads.

@@ -31,7 +31,19 @@ fn state_of(scope: &Scope<'_>, subscription: Subscription) -> Result<Subscriptio
     let progress = subscriptions::progress(scope, &subscription)?;
     let (backlog, oldest) = backlog(scope, &subscription)?;
     let now = scope.now_micros()?;
+    let aside = "select (select count(*) from @schema@_parked_key where subscription = ?1), \
+                 count(due), count(*) - count(due) from @schema@_failed_message \
+                 where subscription = ?1";
+    let count = |row: &Row<'_>, at| row.get::<_, i64>(at).map(i64::cast_unsigned);
+    let (parked_keys, parked_messages, dead_letters) = scope
+        .first(aside, [subscription.id], |row| {
+            Ok((count(row, 0)?, count(row, 1)?, count(row, 2)?))
+        })?
+        .unwrap_or_default();
     Ok(SubscriptionStatus {
+        parked_keys,
+        parked_messages,
+        dead_letters,
         lag_micros: oldest.map_or(0, |Timestamp(oldest)| now.saturating_sub(oldest).max(0)),
         name: subscription.name,
         filter: subscription.filter,

@@ -112,7 +112,7 @@ pub(super) fn settle(
 
 /// The position up to which `place` has everything settled. Its ticks must exist: a place of
 /// another incarnation says nothing here.
-fn through(scope: &Scope<'_>, place: &Place) -> Result<Position> {
+pub(super) fn through(scope: &Scope<'_>, place: &Place) -> Result<Position> {
     let base = ticks::find(scope, place.base)?.position;
     let Some(Within { head, position }) = place.within else { return Ok(base) };
     // A reach beyond the window must not cover what was committed after it.
@@ -170,7 +170,7 @@ impl Subscription {
     }
 }
 
-fn by_name(scope: &Scope<'_>, name: &str) -> Result<Subscription> {
+pub(super) fn by_name(scope: &Scope<'_>, name: &str) -> Result<Subscription> {
     let sql = "select id, name, topics, prefixes, epoch, holder, start_tick, start_id \
                from @schema@_subscription where name = ?1";
     scope.first(sql, [name], Subscription::from_row)?.ok_or_else(|| unknown(name))
@@ -184,7 +184,7 @@ fn unknown(name: &str) -> StoreError {
     StoreError::new(StoreErrorKind::Invalid, doing)
 }
 
-fn uuid(row: &Row<'_>, column: usize) -> rusqlite::Result<Uuid> {
+pub(super) fn uuid(row: &Row<'_>, column: usize) -> rusqlite::Result<Uuid> {
     Ok(Uuid::from_bytes(row.get(column)?))
 }
 

@@ -19,7 +19,7 @@ pub(super) const CHUNK: usize = 1_000;
 const HISTORY: i64 = 8 * 32_768;
 
 /// Deletes messages that every subscription has settled and that are older than `retention`.
-/// Without subscriptions nothing is settled. Looks only at the oldest `CHUNK` positions, in the
+/// Without subscriptions nothing is settled, and a parked key waits at a place of its own. Looks only at the oldest `CHUNK` positions, in the
 /// order of the primary key.
 pub(super) fn messages(scope: &Scope<'_>, retention: Duration) -> Result<usize> {
     let retention = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
@@ -28,7 +28,9 @@ pub(super) fn messages(scope: &Scope<'_>, retention: Duration) -> Result<usize> 
         "delete from @schema@_log where position in ( \
            select position from ( \
              select position, enqueued_at from @schema@_log \
-             where position <= (select min(through) from @schema@_settled) \
+             where position <= (select min(through) from ( \
+               select through from @schema@_settled \
+               union all select through from @schema@_parked_key)) \
              order by position limit ?1) \
            where enqueued_at <= ?2)",
         (CHUNK as i64, until),
@@ -40,10 +42,12 @@ pub(super) fn messages(scope: &Scope<'_>, retention: Duration) -> Result<usize> 
 pub(super) fn ticks(scope: &Scope<'_>) -> Result<usize> {
     let settled: Option<i64> = scope
         .first(
-            "select min(coalesce((select p.base_tick from @schema@_progress p \
-                                  where p.subscription = s.id order by p.n desc limit 1), \
-                                 s.start_tick)) \
-             from @schema@_subscription s",
+            "select min(n) from ( \
+               select coalesce((select p.base_tick from @schema@_progress p \
+                                where p.subscription = s.id order by p.n desc limit 1), \
+                               s.start_tick) as n \
+               from @schema@_subscription s \
+               union all select base_tick from @schema@_parked_key)",
             [],
             |row| row.get(0),
         )?

@@ -55,7 +55,16 @@ macro_rules! every_case {
                 unknown_subscription_is_named,
                 status_counts_what_matches_and_is_not_settled,
             }
+            aside {
+                what_is_set_aside_comes_back_as_it_was_written,
+                due_messages_come_byte_for_byte_and_those_that_wait_do_not,
+                key_is_due_behind_the_dead_letter_that_held_it,
+                nothing_is_set_aside_under_an_older_epoch,
+                one_key_is_read_alone,
+                views_tell_what_is_parked_and_dead,
+            }
             sweeping {
+                sweep_keeps_what_a_parked_key_needs,
                 sweep_keeps_what_a_lagging_subscription_needs,
                 sweep_empties_what_every_subscription_has_passed,
                 sweep_keeps_messages_for_the_retention_time,
@@ -93,6 +102,7 @@ macro_rules! every_concurrent_case {
 }
 
 #[cfg(feature = "postgres")]
+mod aside;
 mod concurrent;
 mod harness;
 mod messages;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use posthaste_core::{Message, MessageId, PageLimit};
-use posthaste_store::{Start, Store};
+use posthaste_store::{Aside, ParkedKey, Start, Store};
 use posthaste_testkit::eventually_async;
 
 use super::{
@@ -36,6 +36,29 @@ async fn sweep(store: &dyn Store) {
 
 async fn held(store: &dyn Store) -> u64 {
     store.status().await.unwrap().messages
+}
+
+pub(crate) async fn sweep_keeps_what_a_parked_key_needs<H: Harness>() {
+    let (_harness, store) = without_retention::<H>().await;
+    store.reconcile(&[subscription("s", &["*"], Start::Beginning)]).await.unwrap();
+    let ids = append(&*store, 500).await;
+    let head = tick(store.ticker().as_mut()).await;
+    let (epoch, start) = store.acquire("s", "one").await.unwrap();
+    let place = start.moved_to(head, 100, None);
+    let parked = ParkedKey {
+        key: "k".to_owned(),
+        place,
+        message: ids[100],
+        attempts: 1,
+        reason: "no".to_owned(),
+        retry_in: None,
+        parked_for: Duration::ZERO,
+    };
+    store.set_aside("s", epoch, &[Aside::ParkKey(parked)], None).await.unwrap();
+    publish_all(&*store, "s").await;
+    sweep(&*store).await;
+    assert!(held(&*store).await >= 400);
+    assert!(store.window(place.base, Some(head)).await.unwrap().is_some(), "its ticks are kept");
 }
 
 pub(crate) async fn sweep_keeps_what_a_lagging_subscription_needs<H: Harness>() {

@@ -1,0 +1,172 @@
+// Package protocol does what the contract suite asks for (crates/posthaste/tests/clients): one JSON
+// command a line, one JSON answer a line.
+package protocol
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"example.com/posthaste"
+)
+
+// Session is a connection of one driver.
+type Session interface {
+	Begin(ctx context.Context) error
+	Commit(ctx context.Context) error
+	Rollback(ctx context.Context) error
+	Execute(ctx context.Context, statement string) error
+	// Tx is the transaction that was begun.
+	Tx() posthaste.Tx
+}
+
+type command struct {
+	Do              string
+	SQL             string
+	Schema          string
+	PayloadBytesMax int `json:"payload_bytes_max"`
+	Message         message
+	Messages        []message
+}
+
+type message struct {
+	Topic         string
+	JSON          json.RawMessage
+	Text          *string
+	Bytes         []byte
+	ContentType   string `json:"content_type"`
+	Key           string
+	Headers       map[string]string
+	CorrelationID string `json:"correlation_id"`
+	ID            string
+	Traceparent   string
+	Tracestate    string
+}
+
+type answer struct {
+	IDs   []string `json:"ids,omitempty"`
+	Error *failure `json:"error,omitempty"`
+}
+
+type failure struct {
+	Kind     string `json:"kind"`
+	Text     string `json:"text"`
+	Field    string `json:"field"`
+	Limit    string `json:"limit"`
+	Value    string `json:"value"`
+	Index    *int   `json:"index"`
+	Aborted  bool   `json:"aborted"`
+	SQLState string `json:"sqlstate"`
+}
+
+// Serve answers commands until there are no more.
+func Serve(ctx context.Context, session Session) error {
+	outbox := &posthaste.Outbox{}
+	lines, answers := bufio.NewReader(os.Stdin), json.NewEncoder(os.Stdout)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var command command
+		if err := json.Unmarshal(line, &command); err != nil {
+			return err
+		}
+		answered, err := do(ctx, session, &outbox, command)
+		if err != nil {
+			failure, isKnown := toFailure(err)
+			if !isKnown {
+				return err
+			}
+			answered = answer{Error: &failure}
+		}
+		if err := answers.Encode(answered); err != nil {
+			return err
+		}
+	}
+}
+
+func do(ctx context.Context, session Session, outbox **posthaste.Outbox, command command) (answer, error) {
+	switch command.Do {
+	case "outbox":
+		config := posthaste.Config{Schema: command.Schema, PayloadBytesMax: command.PayloadBytesMax}
+		made, err := posthaste.New(config)
+		*outbox = made
+		return answer{}, err
+	case "begin":
+		return answer{}, session.Begin(ctx)
+	case "commit":
+		return answer{}, session.Commit(ctx)
+	case "rollback":
+		return answer{}, session.Rollback(ctx)
+	case "execute":
+		return answer{}, session.Execute(ctx, command.SQL)
+	case "enqueue":
+		id, err := (*outbox).Enqueue(ctx, session.Tx(), toMessage(command.Message))
+		return answer{IDs: []string{id}}, err
+	case "enqueue_with_cancelled_context":
+		// What only a language with contexts can be asked.
+		cancelled, cancel := context.WithCancel(ctx)
+		cancel()
+		id, err := (*outbox).Enqueue(cancelled, session.Tx(), toMessage(command.Message))
+		if errors.Is(err, context.Canceled) {
+			return answer{Error: &failure{Kind: "cancelled"}}, nil
+		}
+		return answer{IDs: []string{id}}, err
+	case "enqueue_many":
+		messages := make([]posthaste.Message, 0, len(command.Messages))
+		for _, message := range command.Messages {
+			messages = append(messages, toMessage(message))
+		}
+		ids, err := (*outbox).EnqueueMany(ctx, session.Tx(), messages)
+		return answer{IDs: ids}, err
+	default:
+		return answer{}, fmt.Errorf("unknown command %q", command.Do)
+	}
+}
+
+func toMessage(m message) posthaste.Message {
+	made := posthaste.Message{
+		Topic: m.Topic, ContentType: m.ContentType, Key: m.Key, Headers: m.Headers,
+		CorrelationID: m.CorrelationID, ID: m.ID, Traceparent: m.Traceparent, Tracestate: m.Tracestate,
+	}
+	switch {
+	case m.JSON != nil:
+		made.Payload = posthaste.JSON(m.JSON)
+	case m.Text != nil:
+		made.Payload = posthaste.Text(*m.Text)
+	case m.Bytes != nil:
+		made.Payload = posthaste.Bytes(m.Bytes)
+	}
+	return made
+}
+
+func toFailure(err error) (failure, bool) {
+	var invalid *posthaste.InvalidMessageError
+	var name *posthaste.InvalidSchemaNameError
+	var server interface{ SQLState() string }
+	switch {
+	case errors.As(err, &invalid):
+		failure := failure{
+			Kind: "invalid_message", Text: err.Error(), Field: invalid.Field, Limit: invalid.Limit,
+			Value: invalid.Value, Aborted: !invalid.NotAborted,
+		}
+		if invalid.Index >= 0 {
+			failure.Index = &invalid.Index
+		}
+		return failure, true
+	case errors.As(err, &name):
+		return failure{Kind: "invalid_schema_name", Text: err.Error()}, true
+	case errors.As(err, &server):
+		return failure{Kind: "database", Text: err.Error(), SQLState: server.SQLState()}, true
+	default:
+		return failure{}, false
+	}
+}

@@ -1,0 +1,3 @@
+module example.com/posthaste
+
+go 1.23.0

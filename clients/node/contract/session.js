@@ -1,0 +1,74 @@
+// Does what the contract suite asks for (crates/posthaste/tests/clients): one JSON command a line, one
+// JSON answer a line. The suite sees to it that `posthaste` and `pg` are found.
+
+import { createInterface } from 'node:readline';
+
+import pg from 'pg';
+import { InvalidMessageError, InvalidSchemaNameError, NoTransactionError, Outbox } from 'posthaste';
+
+const client = new pg.Client({ connectionString: process.env.DATABASE_URL });
+await client.connect();
+let outbox = new Outbox();
+
+const commands = {
+  outbox({ schema, payload_bytes_max: payloadBytesMax }) {
+    outbox = new Outbox({ schema, payloadBytesMax });
+    return {};
+  },
+  async execute({ sql }) {
+    await client.query(sql);
+    return {};
+  },
+  begin: () => commands.execute({ sql: 'begin' }),
+  commit: () => commands.execute({ sql: 'commit' }),
+  rollback: () => commands.execute({ sql: 'rollback' }),
+  async enqueue({ message }) {
+    return { ids: [await outbox.enqueue(client, toMessage(message))] };
+  },
+  async enqueue_many({ messages }) {
+    return { ids: await outbox.enqueueMany(client, messages.map(toMessage)) };
+  },
+  // What only this driver can be asked.
+  async enqueue_behind_begin({ message }) {
+    const begun = client.query('begin');
+    const id = await outbox.enqueue(client, toMessage(message));
+    await begun;
+    return { ids: [id] };
+  },
+  async enqueue_through_pool({ message }) {
+    const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL });
+    try {
+      return { ids: [await outbox.enqueue(pool, toMessage(message))] };
+    } finally {
+      await pool.end();
+    }
+  },
+};
+
+function toMessage({ bytes, content_type: contentType, correlation_id: correlationId, ...message }) {
+  const payload = bytes === undefined ? {} : { bytes: Buffer.from(bytes, 'base64') };
+  return { ...message, ...payload, contentType, correlationId };
+}
+
+function toAnswer(error) {
+  const { message: text, field, limit, value, index, transactionAborted: aborted } = error;
+  if (error instanceof InvalidMessageError) {
+    return { kind: 'invalid_message', text, field, limit, value, index, aborted };
+  }
+  if (error instanceof InvalidSchemaNameError) return { kind: 'invalid_schema_name', text };
+  if (error instanceof NoTransactionError) return { kind: 'no_transaction', text };
+  if (error instanceof pg.DatabaseError) return { kind: 'database', text, sqlstate: error.code };
+  throw error;
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const command = JSON.parse(line);
+  let answer;
+  try {
+    answer = await commands[command.do](command);
+  } catch (error) {
+    answer = { error: toAnswer(error) };
+  }
+  console.log(JSON.stringify(answer));
+}
+await client.end();

@@ -1,0 +1,89 @@
+// Enqueues messages into a Posthaste outbox, in the caller's own transaction.
+
+import type { ClientBase } from 'pg';
+
+/**
+ * One message. At most one of `json`, `text` and `bytes` is set; with none, the payload is empty.
+ * `null` stands for "none" everywhere but in `json`, where it is the document `null`.
+ */
+export interface Message {
+  /** 1 to 255 ASCII letters, digits and `. _ - : /` that start with a letter or digit. */
+  topic: string;
+  /** A payload that `JSON.stringify` writes. */
+  json?: unknown;
+  /** A payload of text, sent as UTF-8. */
+  text?: string | null;
+  /** A payload of bytes. */
+  bytes?: Uint8Array | null;
+  /**
+   * 1 to 128 printable ASCII characters. By default `application/json`,
+   * `text/plain; charset=utf-8` or `application/octet-stream`, after the kind of payload.
+   */
+  contentType?: string | null;
+  /** The ordering key: messages that share it are published in their commit order. 1 to 512 bytes. */
+  key?: string | null;
+  /** At most 64 headers with names of ASCII letters, digits and `. _ -`; 16 KiB together. */
+  headers?: Record<string, string> | null;
+  /** Ties the message to the request it came from. 1 to 256 bytes. */
+  correlationId?: string | null;
+  /** The id, a UUIDv7; otherwise the database makes one. */
+  id?: string | null;
+  /** W3C trace context, sent as the header of that name. */
+  traceparent?: string | null;
+  /** W3C trace context, sent as the header of that name unless empty. */
+  tracestate?: string | null;
+}
+
+export interface OutboxOptions {
+  /** The schema that `posthaste migrate` made. Default: `posthaste`. */
+  schema?: string;
+  /** Payload bytes at most; as set when the schema was made. Default: 262144. */
+  payloadBytesMax?: number;
+}
+
+/** Enqueues messages in the caller's own transaction. One per process is enough. */
+export class Outbox {
+  /** @throws {InvalidSchemaNameError} */
+  constructor(options?: OutboxOptions);
+
+  /**
+   * Writes one message in the transaction that `client` stands in, and answers its id. One round trip.
+   *
+   * Rejects with {@link InvalidMessageError}, {@link NoTransactionError} or pg's own error. Unless
+   * there was no transaction, it is aborted then: roll back, to a savepoint or altogether.
+   */
+  enqueue(client: ClientBase, message: Message): Promise<string>;
+
+  /**
+   * Writes messages in their order, and answers their ids in the same order. All are checked before
+   * the first is written; up to 1,000 share a round trip. Rejects as {@link Outbox.enqueue}.
+   */
+  enqueueMany(client: ClientBase, messages: Iterable<Message>): Promise<string[]>;
+}
+
+/** A message that may not be written. The transaction is aborted. */
+export class InvalidMessageError extends Error {
+  private constructor();
+  /** The field at fault, as the SQL functions name it. */
+  readonly field: string;
+  /** What the field must be. */
+  readonly limit: string;
+  /** The offending value, shortened, or its size. Never a payload. */
+  readonly value: string;
+  /** Which message it was, counted from 0, when several were enqueued at once. */
+  readonly index: number | null;
+  /** Whether the transaction is certain not to commit; `false` is rare: roll back without fail then. */
+  readonly transactionAborted: boolean;
+}
+
+/** A schema name that is not allowed. */
+export class InvalidSchemaNameError extends Error {
+  private constructor();
+}
+
+/**
+ * The client is a pool, or is not inside a transaction (pg tells from 8.21 on). Nothing was written.
+ */
+export class NoTransactionError extends Error {
+  private constructor();
+}

@@ -1,0 +1,245 @@
+//! What becomes of the messages that a sink did not accept: what is set aside, and what stays
+//! pending. Pure; `publisher` and `retries` write and publish accordingly.
+
+use std::collections::HashSet;
+
+use posthaste_core::{Page, Place, TickRef, Verdict};
+use posthaste_store::{Aside, FailedMessage, ParkedKey};
+
+use crate::{
+    monitor::Counts,
+    policy::Unaccepted,
+    settings::{AtLimit, FailureSettings},
+};
+
+/// What a batch leaves behind.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Ruling {
+    /// What is set aside. To be written before the place passes any of it.
+    pub(crate) changes: Vec<Aside>,
+    /// Numbers of the messages to publish again, in order.
+    pub(crate) pending: Vec<u32>,
+    /// Which limit keeps a message from being set aside.
+    pub(crate) limit: Option<&'static str>,
+}
+
+/// Rules on the unaccepted messages of one batch, in their order. `start` is the place before its
+/// page, `head` the tick that closes the window.
+///
+/// ORDERED: what follows a message that stays pending, with the same key, stays pending as well;
+/// what follows a parked one waits in the log.
+pub(crate) fn rule(
+    settings: &FailureSettings,
+    counts: Counts,
+    page: &Page,
+    unaccepted: &[Unaccepted],
+    (start, head): (Place, TickRef),
+    mut random: impl FnMut() -> f64,
+) -> Ruling {
+    let mut ruling = Ruling::default();
+    let mut room = Room { settings, counts };
+    let mut parked = HashSet::new();
+    let mut pending = HashSet::new();
+    for unaccepted in unaccepted {
+        let message = page.get(unaccepted.index as usize);
+        if message.key.is_some_and(|key| parked.contains(key)) {
+            continue;
+        }
+        let follows = message.key.is_some_and(|key| pending.contains(key));
+        let verdict = settings.policy().judge(&message, 1, random());
+        let verdict = match room.take(verdict) {
+            Ok(verdict) if unaccepted.is_refusal && !follows => verdict,
+            refused => {
+                if unaccepted.is_refusal && !follows {
+                    ruling.limit = ruling.limit.or(refused.err());
+                }
+                ruling.pending.push(unaccepted.index);
+                pending.extend(message.key);
+                continue;
+            }
+        };
+        let (retry_in, parks_key, holds_key) = match verdict {
+            Verdict::ParkKey { retry_in } => (Some(retry_in), true, false),
+            Verdict::ParkMessage { retry_in } => (Some(retry_in), false, false),
+            Verdict::DeadLetter { holds_key } => (None, holds_key, holds_key),
+        };
+        if !parks_key || holds_key {
+            ruling.changes.push(Aside::Keep(FailedMessage {
+                position: message.position,
+                id: message.id,
+                tick: head.n,
+                attempts: 1,
+                reason: unaccepted.reason.clone(),
+                retry_in,
+                holds_key,
+            }));
+        }
+        if let Some(key) = message.key.filter(|_| parks_key) {
+            parked.insert(key);
+            ruling.changes.push(Aside::ParkKey(ParkedKey {
+                key: key.to_owned(),
+                place: start.moved_to(head, message.position - 1, None),
+                message: message.id,
+                attempts: 1,
+                reason: unaccepted.reason.clone(),
+                retry_in,
+                parked_for: std::time::Duration::ZERO,
+            }));
+        }
+    }
+    ruling
+}
+
+/// Counts what is set aside against the limits.
+pub(crate) struct Room<'a> {
+    pub(crate) settings: &'a FailureSettings,
+    pub(crate) counts: Counts,
+}
+
+impl Room<'_> {
+    /// Takes room for what a verdict sets aside, or says which limit is met. Beyond the limit of
+    /// parked keys and messages a dead letter takes the place of the park, if the settings say so.
+    pub(crate) fn take(&mut self, verdict: Verdict) -> Result<Verdict, &'static str> {
+        let settings = self.settings;
+        let is_full = self.counts.keys + self.counts.messages >= settings.parked_max;
+        let parks = !matches!(verdict, Verdict::DeadLetter { holds_key: false });
+        let verdict = match verdict {
+            _ if is_full && parks && settings.at_limit == AtLimit::DeadLetter => {
+                Verdict::DeadLetter { holds_key: false }
+            }
+            _ if is_full && parks => return Err("parked_max"),
+            verdict => verdict,
+        };
+        let is_dead = matches!(verdict, Verdict::DeadLetter { .. });
+        if is_dead && self.counts.dead_letters >= settings.dead_letters_max {
+            return Err("dead_letters_max");
+        }
+        match verdict {
+            Verdict::ParkKey { .. } => self.counts.keys += 1,
+            Verdict::ParkMessage { .. } => self.counts.messages += 1,
+            Verdict::DeadLetter { holds_key } => {
+                self.counts.dead_letters += 1;
+                self.counts.keys += u64::from(holds_key);
+            }
+        }
+        Ok(verdict)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use posthaste_core::{Headers, MessageId, MessageRef, OnRejection, Timestamp};
+
+    use super::*;
+
+    /// Messages of these keys at the positions 1, 2, 3 …
+    fn page(keys: &[Option<&str>]) -> Page {
+        let mut page = Page::new(keys.len() as i64);
+        for (nth, key) in keys.iter().enumerate() {
+            page.push(&MessageRef {
+                id: MessageId::from_u128(nth as u128 + 1),
+                position: nth as i64 + 1,
+                enqueued_at: Timestamp(0),
+                topic: "t",
+                key: *key,
+                content_type: "a/b",
+                correlation_id: None,
+                headers: Headers::default(),
+                payload: b"p",
+            });
+        }
+        page
+    }
+
+    fn refused(index: u32) -> Unaccepted {
+        Unaccepted { index, is_refusal: true, reason: "no".to_owned() }
+    }
+
+    fn not_taken(index: u32) -> Unaccepted {
+        Unaccepted { index, is_refusal: false, reason: "away".to_owned() }
+    }
+
+    fn settings(policy: OnRejection, attempts: u32) -> FailureSettings {
+        FailureSettings { policy: policy.into(), attempts, ..FailureSettings::default() }
+    }
+
+    fn ruled(settings: &FailureSettings, keys: &[Option<&str>], given: &[Unaccepted]) -> Ruling {
+        let at = (Place::beginning(), TickRef::BEGINNING);
+        rule(settings, Counts::default(), &page(keys), given, at, || 1.0)
+    }
+
+    /// What was set aside, in short.
+    fn shown(ruling: &Ruling) -> Vec<String> {
+        let seconds = |wait: Option<Duration>| wait.map_or("never".into(), |w| format!("{w:?}"));
+        let each = ruling.changes.iter().map(|change| match change {
+            Aside::ParkKey(parked) => {
+                let at = parked.place.within.unwrap().position;
+                format!("key {} after {at} in {}", parked.key, seconds(parked.retry_in))
+            }
+            Aside::Keep(failed) => {
+                let holds = if failed.holds_key { " holds" } else { "" };
+                format!("message {} in {}{holds}", failed.position, seconds(failed.retry_in))
+            }
+            other => panic!("{other:?}"),
+        });
+        each.collect()
+    }
+
+    const A: Option<&str> = Some("a");
+    const B: Option<&str> = Some("b");
+
+    #[test]
+    fn r13_parked_key_takes_its_followers_with_it_and_its_neighbours_go_on() {
+        let given = [refused(1), refused(2), not_taken(3), not_taken(4)];
+        let ruling = ruled(&settings(OnRejection::ParkKey, 5), &[A, A, A, B, None], &given);
+        assert_eq!(shown(&ruling), ["key a after 1 in 1s"]);
+        assert_eq!(ruling.pending, [3, 4]);
+    }
+
+    #[test]
+    fn dead_letter_holds_its_key_under_park_key_alone() {
+        let given = [refused(0), not_taken(1)];
+        let ruling = ruled(&settings(OnRejection::ParkKey, 1), &[A, A], &given);
+        assert_eq!(shown(&ruling), ["message 1 in never holds", "key a after 0 in never"]);
+        assert!(ruling.pending.is_empty());
+        let ruling = ruled(&settings(OnRejection::DeadLetter, 1), &[A, A], &given);
+        assert_eq!(shown(&ruling), ["message 1 in never"]);
+        assert_eq!(ruling.pending, [1]);
+    }
+
+    #[test]
+    fn nothing_is_set_aside_behind_a_pending_message_of_its_key() {
+        let given = [not_taken(0), refused(1), refused(2)];
+        let ruling = ruled(&settings(OnRejection::ParkKey, 5), &[A, A, B], &given);
+        assert_eq!(shown(&ruling), ["key b after 2 in 1s"]);
+        assert_eq!(ruling.pending, [0, 1]);
+    }
+
+    #[test]
+    fn keyless_message_waits_alone() {
+        let ruling = ruled(&settings(OnRejection::ParkKey, 5), &[None, None], &[refused(0)]);
+        assert_eq!(shown(&ruling), ["message 1 in 1s"]);
+    }
+
+    #[test]
+    fn r13_full_tables_keep_messages_pending_instead_of_dropping_them() {
+        let keys = [A, B, None];
+        let given = [refused(0), refused(1), refused(2)];
+        let parking = FailureSettings { parked_max: 2, ..settings(OnRejection::ParkKey, 5) };
+        let ruling = ruled(&parking, &keys, &given);
+        assert_eq!((ruling.changes.len(), ruling.pending.as_slice()), (2, [2].as_slice()));
+        assert_eq!(ruling.limit, Some("parked_max"));
+
+        let burying = FailureSettings { at_limit: AtLimit::DeadLetter, ..parking };
+        let ruling = ruled(&burying, &keys, &given);
+        assert_eq!(shown(&ruling)[2], "message 3 in never");
+        assert_eq!((ruling.pending.len(), ruling.limit), (0, None));
+
+        let dead = FailureSettings { dead_letters_max: 1, ..settings(OnRejection::DeadLetter, 1) };
+        let ruling = ruled(&dead, &keys, &given);
+        assert_eq!((ruling.changes.len(), ruling.pending.as_slice()), (1, [1, 2].as_slice()));
+        assert_eq!(ruling.limit, Some("dead_letters_max"));
+    }
+}

@@ -1,0 +1,426 @@
+//! The second lane of a pipeline: tries again what is set aside, beside the publisher and through
+//! a connection of its own.
+//!
+//! A parked key is published from its own place up to the subscription's; for the last stretch the
+//! lane takes the publisher's turn, so that the key's row goes at the moment at which nothing of
+//! it is left (ORDERED).
+
+use std::{sync::Arc, time::Duration};
+
+use posthaste_core::{
+    Backoff, Page, PageLimit, Place, Position, Step, TopicFilter, Verdict, Window,
+};
+use posthaste_store::{Aside, FailedMessage, ParkedKey, Settled, Store, StoreError};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard, watch},
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    drain::Draining,
+    failures::Room,
+    ledger::Ledger,
+    monitor::Gauge,
+    outlet::Outlet,
+    parked::{Parked, is_passed},
+    policy::{self, Unaccepted, describe},
+    publisher::{BatchLimits, batches},
+    settings::{AtLimit, FailureSettings},
+    sink::Batch,
+};
+
+/// Positions that one page of a key spans: few of them are its own.
+const KEY_STRIDE: i64 = 100_000;
+/// Messages that are tried again in one go.
+const DUE_MAX: u32 = 100;
+/// Pause between looks at what people changed, and without anything set aside.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const IDLE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The retry lane of one run of a pipeline.
+pub(crate) struct Retries {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) outlet: Outlet,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) parked: Arc<Parked>,
+    /// The publisher's turn: nobody publishes in the main lane while it is held.
+    pub(crate) turn: Arc<Mutex<()>>,
+    /// The place that the publisher has reached; closed when it ends.
+    pub(crate) places: watch::Receiver<Place>,
+    pub(crate) filter: TopicFilter,
+    pub(crate) failure: FailureSettings,
+    pub(crate) limits: BatchLimits,
+    pub(crate) page_bytes: usize,
+    /// While the sink is away.
+    pub(crate) backoff: Backoff,
+    pub(crate) draining: Draining,
+    /// Another stage failed, or another relay holds the subscription.
+    pub(crate) stopped: watch::Receiver<bool>,
+    pub(crate) gauge: Arc<Gauge>,
+    /// Attempts in a row that the sink could not take anything.
+    pub(crate) setbacks: u32,
+}
+
+/// Messages of a key, and the places around them.
+struct Stretch {
+    page: Page,
+    /// Messages of the page that belong to it, by number.
+    messages: Vec<u32>,
+    window: Arc<Window>,
+    after: Place,
+}
+
+/// How far the retry of a key came.
+enum Came {
+    /// A page of it was accepted, or passed.
+    On,
+    /// It waits for its next attempt, or another relay holds the subscription.
+    Stuck,
+}
+
+impl Retries {
+    /// Works until the publisher ends.
+    pub(crate) async fn run(&mut self) -> Result<(), StoreError> {
+        let mut looked = Instant::now();
+        loop {
+            if self.is_over() {
+                return Ok(());
+            }
+            let interval = if self.parked.is_empty() { IDLE_INTERVAL } else { LOOK_INTERVAL };
+            let look = looked + interval;
+            let place = *self.places.borrow_and_update();
+            let (due, waits_for_place) = self.parked.next_due(&place);
+            let next = due.map_or(look, |due| due.min(look));
+            let (parked, draining) = (&self.parked, &mut self.draining);
+            let (places, stopped) = (&mut self.places, &mut self.stopped);
+            tokio::select! {
+                biased;
+                () = draining.begun() => return Ok(()),
+                _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+                is_closed = moved(places, waits_for_place) => {
+                    if is_closed {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                () = parked.changed() => continue,
+                () = sleep_until(next) => {}
+            }
+            if Instant::now() >= look {
+                self.look().await?;
+                looked = Instant::now();
+            }
+            for key in self.parked.due_keys(&place) {
+                self.retry_key(key).await?;
+                if self.is_over() {
+                    return Ok(());
+                }
+            }
+            if self.parked.has_due_messages(&place) {
+                self.retry_messages().await?;
+            }
+        }
+    }
+
+    /// Whether the run has to end, between two batches.
+    fn is_over(&self) -> bool {
+        self.draining.has_begun() || *self.stopped.borrow() || self.places.has_changed().is_err()
+    }
+
+    /// One try; `None` when the run has to stop (FENCED: at once). A sink that fails as a whole
+    /// takes nothing.
+    async fn attempt(
+        &mut self,
+        page: &Page,
+        batch: &[u32],
+        place: Place,
+    ) -> Option<Vec<Unaccepted>> {
+        if *self.stopped.borrow() {
+            return None;
+        }
+        let handed = Batch::new(page, batch, place);
+        let tried = tokio::select! {
+            biased;
+            _ = self.stopped.wait_for(|stopped| *stopped) => return None,
+            tried = self.outlet.attempt(&handed) => tried,
+        };
+        let unaccepted = match tried {
+            Ok(receipt) => policy::unaccepted(batch, receipt),
+            Err(error) => {
+                let reason = describe(&error);
+                let not_taken = |index: &u32| Unaccepted {
+                    index: *index,
+                    is_refusal: false,
+                    reason: reason.clone(),
+                };
+                batch.iter().map(not_taken).collect()
+            }
+        };
+        self.gauge.published(batch.len() - unaccepted.len());
+        Some(unaccepted)
+    }
+
+    pub(crate) async fn close(&mut self) {
+        self.outlet.close().await;
+    }
+
+    /// Takes over what people have changed: replayed and discarded dead letters.
+    async fn look(&mut self) -> Result<(), StoreError> {
+        // Under the turn, so that the publisher sets nothing aside between the read and the load.
+        let _turn = self.turn.lock().await;
+        let aside = self.store.aside(self.gauge.name()).await?;
+        let limit = self.failure.parked_age_max;
+        if let Some(old) = aside.keys.iter().find(|key| key.parked_for > limit)
+            && self.failure.at_limit == AtLimit::Stop
+        {
+            let Place { base, .. } = old.place;
+            tracing::error!(
+                subscription = self.gauge.name(),
+                tick = base.n,
+                "a key is parked for longer than failure.parked_age_max ({limit:?}): {}",
+                old.reason
+            );
+        }
+        self.parked.load(aside);
+        self.gauge.set_aside(self.parked.counts());
+        Ok(())
+    }
+
+    /// Publishes what has waited of a key, as far as the sink accepts it.
+    async fn retry_key(&mut self, mut key: ParkedKey) -> Result<(), StoreError> {
+        let mut turn: Option<OwnedMutexGuard<()>> = None;
+        loop {
+            let bound = *self.places.borrow();
+            match self.next_stretch(&key, bound).await? {
+                Some(stretch) => match self.publish_stretch(&mut key, &stretch).await? {
+                    Came::On => {}
+                    Came::Stuck => return Ok(()),
+                },
+                // The publisher stands still at the bound: nothing of the key is left.
+                None if turn.is_some() => {
+                    let unpark = [Aside::UnparkKey(key.key.clone())];
+                    if self.ledger.write(&unpark, Some(bound)).await? == Settled::Recorded {
+                        self.parked.unpark_key(&key.key);
+                        self.gauge.set_aside(self.parked.counts());
+                    }
+                    return Ok(());
+                }
+                None => {
+                    let draining = &mut self.draining;
+                    tokio::select! {
+                        biased;
+                        () = draining.begun() => return Ok(()),
+                        held = Arc::clone(&self.turn).lock_owned() => turn = Some(held),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next messages of a key between its place and `bound`; `None` when the place is there.
+    async fn next_stretch(
+        &mut self,
+        key: &ParkedKey,
+        bound: Place,
+    ) -> Result<Option<Stretch>, StoreError> {
+        let place = key.place;
+        let after = place.within.map_or(0, |within| within.position);
+        let (head, limit) = if bound.base.n > place.base.n {
+            (place.within.map_or(bound.base, |within| within.head), Position::MAX)
+        } else {
+            match bound.within {
+                Some(within) if after < within.position => (within.head, within.position),
+                _ => return Ok(None),
+            }
+        };
+        let Some(window) = self.store.window(place.base, Some(head)).await? else {
+            return Ok(None);
+        };
+        let pages = PageLimit { stride: KEY_STRIDE, bytes: self.page_bytes };
+        let read = self.store.read_key(&window, after, &self.filter, &key.key, pages).await?;
+        let page = read.unwrap_or_else(|| Page::new(Position::MAX));
+        let reach = page.through().min(limit);
+        let is_last = limit == Position::MAX
+            && (reach == Position::MAX || window.step(reach, 1) == Step::Done);
+        let after = if is_last { place.finished(head) } else { place.moved_to(head, reach, None) };
+        let messages = (0..page.len() as u32)
+            .filter(|nth| page.get(*nth as usize).position <= reach)
+            .collect();
+        Ok(Some(Stretch { page, messages, window, after }))
+    }
+
+    /// Publishes one stretch of a key and moves the key's place behind what was accepted.
+    async fn publish_stretch(
+        &mut self,
+        key: &mut ParkedKey,
+        stretch: &Stretch,
+    ) -> Result<Came, StoreError> {
+        let before = key.place;
+        for batch in batches(&stretch.page, &stretch.messages, self.limits) {
+            let last = stretch.page.get(batch[batch.len() - 1] as usize);
+            let place = before.moved_to(stretch.window.head.at, last.position, Some(last.id));
+            let Some(unaccepted) = self.attempt(&stretch.page, batch, place).await else {
+                return Ok(Came::Stuck);
+            };
+            // One key, in order: whatever stands behind the first was not accepted either.
+            let Some(first) = unaccepted.first() else {
+                self.setbacks = 0;
+                continue;
+            };
+            let position = stretch.page.get(first.index as usize).position;
+            key.place = before.moved_to(stretch.window.head.at, position - 1, None);
+            return self.rule(key, stretch, first).await;
+        }
+        key.place = stretch.after;
+        if !stretch.messages.is_empty() {
+            // What was accepted is written at once: a relay that takes over goes on behind it.
+            key.attempts = 0;
+            key.retry_in = Some(Duration::ZERO);
+            let written = self.ledger.write(&[Aside::ParkKey(key.clone())], None).await?;
+            if written == Settled::Fenced {
+                return Ok(Came::Stuck);
+            }
+        }
+        Ok(Came::On)
+    }
+
+    /// Decides about the first message of a key that was not accepted, at the key's place.
+    async fn rule(
+        &mut self,
+        key: &mut ParkedKey,
+        stretch: &Stretch,
+        first: &Unaccepted,
+    ) -> Result<Came, StoreError> {
+        let message = stretch.page.get(first.index as usize);
+        let is_same = key.message == message.id;
+        key.message = message.id;
+        key.reason.clone_from(&first.reason);
+        if !first.is_refusal {
+            if !is_same {
+                key.attempts = 0;
+            }
+            key.retry_in = Some(self.setback());
+            return self.wait(key, &[]).await;
+        }
+        key.attempts = if is_same { key.attempts + 1 } else { 1 };
+        let verdict = self.failure.policy().judge(&message, key.attempts, rand::random());
+        let is_overdue = key.parked_for > self.failure.parked_age_max
+            && self.failure.at_limit == AtLimit::DeadLetter;
+        let holds_key = match verdict {
+            _ if is_overdue => false,
+            Verdict::DeadLetter { holds_key } => holds_key,
+            Verdict::ParkKey { retry_in } | Verdict::ParkMessage { retry_in } => {
+                key.retry_in = Some(retry_in);
+                self.gauge.rejected(1, self.parked.counts(), &first.reason);
+                return self.wait(key, &[]).await;
+            }
+        };
+        let mut room = Room { settings: &self.failure, counts: self.parked.counts() };
+        if room.take(Verdict::DeadLetter { holds_key: false }).is_err() {
+            // Nothing is dropped: the key waits until there is room.
+            key.retry_in = Some(self.failure.retry.cap);
+            return self.wait(key, &[]).await;
+        }
+        let dead = FailedMessage {
+            position: message.position,
+            id: message.id,
+            tick: stretch.window.head.at.n,
+            attempts: key.attempts,
+            reason: first.reason.clone(),
+            retry_in: None,
+            holds_key,
+        };
+        if holds_key {
+            key.retry_in = None;
+        } else {
+            key.place = key.place.moved_to(stretch.window.head.at, message.position, None);
+            key.attempts = 0;
+            key.retry_in = Some(Duration::ZERO);
+        }
+        let came = self.wait(key, &[Aside::Keep(dead.clone())]).await?;
+        self.parked.set_aside(&dead);
+        self.gauge.rejected(1, self.parked.counts(), &first.reason);
+        Ok(if holds_key { Came::Stuck } else { came })
+    }
+
+    /// Writes a key's place and next attempt, with what belongs to it.
+    async fn wait(&mut self, key: &ParkedKey, with: &[Aside]) -> Result<Came, StoreError> {
+        let mut changes = with.to_vec();
+        changes.push(Aside::ParkKey(key.clone()));
+        if self.ledger.write(&changes, None).await? == Settled::Fenced {
+            return Ok(Came::Stuck);
+        }
+        self.parked.park_key(key.clone());
+        let is_due = key.retry_in == Some(Duration::ZERO);
+        Ok(if is_due { Came::On } else { Came::Stuck })
+    }
+
+    /// Tries the messages again that were set aside alone.
+    async fn retry_messages(&mut self) -> Result<(), StoreError> {
+        let limit = DUE_MAX.min(self.limits.messages as u32);
+        let due = self.store.due_messages(self.gauge.name(), limit).await?;
+        // The publisher's place is written with what becomes of them: a relay that starts there
+        // meets none of them again. What is ahead of it, or over the limit of bytes, stays due.
+        let place = *self.places.borrow();
+        let is_passed = |nth: &u32| {
+            let failed = &due.failures[*nth as usize];
+            is_passed(&place, failed.tick, failed.position)
+        };
+        let all: Vec<u32> = (0..due.page.len() as u32).filter(is_passed).collect();
+        let all = batches(&due.page, &all, self.limits).next().unwrap_or_default();
+        if all.is_empty() {
+            return self.look().await;
+        }
+        let Some(unaccepted) = self.attempt(&due.page, all, place).await else { return Ok(()) };
+        let mut left = unaccepted.iter().peekable();
+        let mut changes = Vec::with_capacity(all.len());
+        let wait =
+            if unaccepted.iter().any(|u| !u.is_refusal) { self.setback() } else { Duration::ZERO };
+        for index in all {
+            let failure = &due.failures[*index as usize];
+            match left.next_if(|unaccepted| unaccepted.index == *index) {
+                None => {
+                    let (position, id) = (failure.position, failure.id);
+                    changes.push(Aside::Published { position, id });
+                }
+                Some(unaccepted) => {
+                    let message = due.page.get(*index as usize);
+                    let attempts = failure.attempts + u32::from(unaccepted.is_refusal);
+                    let verdict = self.failure.policy().judge(&message, attempts, rand::random());
+                    let retry_in = match verdict {
+                        _ if !unaccepted.is_refusal => Some(wait),
+                        Verdict::DeadLetter { .. } => None,
+                        Verdict::ParkKey { retry_in } | Verdict::ParkMessage { retry_in } => {
+                            Some(retry_in)
+                        }
+                    };
+                    let reason = unaccepted.reason.clone();
+                    let tried = FailedMessage { attempts, reason, retry_in, ..failure.clone() };
+                    changes.push(Aside::Retried(tried));
+                }
+            }
+        }
+        if self.ledger.write(&changes, Some(place)).await? == Settled::Fenced {
+            return Ok(());
+        }
+        // What held a key has made it due: the store knows.
+        self.look().await
+    }
+
+    /// How long to wait for a sink that could not take anything.
+    fn setback(&mut self) -> Duration {
+        self.setbacks += 1;
+        self.backoff.delay(self.setbacks, rand::random())
+    }
+}
+
+/// Returns true when the publisher has ended, and false when its place has moved, if that matters.
+async fn moved(places: &mut watch::Receiver<Place>, matters: bool) -> bool {
+    loop {
+        match places.changed().await {
+            Err(_ended) => return true,
+            Ok(()) if matters => return false,
+            Ok(()) => {}
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Messages that a sink rejects: parked keys, parked messages, dead letters, on both stores.
+
+mod picky;
+
+use std::{sync::Arc, time::Duration};
+
+use posthaste_core::Message;
+use posthaste_relay::{
+    AtLimit, FailureSettings, Policy, Relay, RetrySettings, State, SubscriptionSnapshot,
+    sink::Context,
+};
+use posthaste_store::{
+    Store, SubscriptionStatus,
+    sqlite::{SqliteOptions, SqliteStore},
+};
+use posthaste_testkit::eventually_async;
+use tempfile::TempDir;
+
+use self::picky::Picky;
+use crate::pipeline::support::{self, LIMIT, Running, settings, subscription};
+
+/// One test on both stores.
+macro_rules! on_both_stores {
+    ($($case:ident),+ $(,)?) => {
+        mod postgres {$(
+            #[tokio::test]
+            async fn $case() {
+                super::$case(super::support::store().await).await;
+            }
+        )+}
+        mod sqlite {$(
+            #[tokio::test]
+            async fn $case() {
+                let (_directory, store) = super::sqlite_store().await;
+                super::$case(store).await;
+            }
+        )+}
+    };
+}
+
+on_both_stores!(
+    r13_message_is_tried_three_times_then_a_dead_letter_and_its_key_moves_on,
+    r13_message_carries_its_own_limit,
+    r13_full_dead_letters_stop_the_subscription_and_drop_nothing,
+    parked_key_waits_in_order_while_its_neighbours_go_on,
+    parked_key_waits_across_a_restart,
+    dead_letter_holds_its_key,
+    keyless_message_is_parked_alone,
+    park_message_lets_its_key_move_on,
+);
+
+async fn sqlite_store() -> (TempDir, Arc<dyn Store>) {
+    let directory = tempfile::tempdir().unwrap();
+    let options = SqliteOptions { create: true, ..SqliteOptions::default() };
+    let store = SqliteStore::open(directory.path().join("log.db"), &options).await.unwrap();
+    store.migrate().await.unwrap();
+    (directory, Arc::new(store))
+}
+
+/// Quick retries, many of them.
+fn failure(policy: Policy) -> FailureSettings {
+    let retry =
+        RetrySettings { initial: Duration::from_millis(10), cap: Duration::from_millis(50) };
+    FailureSettings { policy, attempts: 1_000, retry, ..FailureSettings::default() }
+}
+
+fn start(store: &Arc<dyn Store>, picky: &Picky, failure: FailureSettings) -> Running {
+    let mut subscription = subscription("test", &["*"], Arc::new(picky.clone()));
+    subscription.failure = failure;
+    let relay = Relay::new(Arc::clone(store), settings(), vec![subscription], Context::default());
+    Running::start(relay)
+}
+
+/// Messages `a0`, `a1` … of the key `a`.
+fn of_key(key: &str, range: std::ops::Range<u32>) -> Vec<Message> {
+    range.map(|n| Message::new("t").key(key).text(format!("{key}{n}"))).collect()
+}
+
+fn texts(key: &str, range: std::ops::Range<u32>) -> Vec<String> {
+    range.map(|n| format!("{key}{n}")).collect()
+}
+
+async fn until(running: &Running, condition: impl Fn(&SubscriptionSnapshot) -> bool) {
+    let waited = running.monitor.wait_for(|all| condition(&all[0]));
+    let told = tokio::time::timeout(LIMIT, waited).await;
+    assert_eq!(told, Ok(true), "{:?}", running.monitor.snapshot());
+}
+
+async fn taken(picky: &Picky, prefix: &str, expected: Vec<String>) {
+    let what = format!("{} messages of {prefix}", expected.len());
+    eventually_async(&what, LIMIT, async || picky.taken(prefix).len() >= expected.len()).await;
+    assert_eq!(picky.taken(prefix), expected);
+}
+
+async fn status(store: &Arc<dyn Store>) -> SubscriptionStatus {
+    store.status().await.unwrap().subscriptions.remove(0)
+}
+
+async fn r13_message_is_tried_three_times_then_a_dead_letter_and_its_key_moves_on(
+    store: Arc<dyn Store>,
+) {
+    let picky = Picky::default();
+    picky.reject("a1");
+    store.append(&of_key("a", 0..5)).await.unwrap();
+    let settings = FailureSettings { attempts: 3, ..failure(Policy::DeadLetter) };
+    let running = start(&store, &picky, settings);
+    taken(&picky, "a", ["a0", "a2", "a3", "a4"].map(str::to_owned).to_vec()).await;
+    until(&running, |s| s.aside.dead_letters == 1 && s.aside.keys == 0).await;
+    assert_eq!(picky.rejections("a1"), 3);
+    running.drain().await.unwrap();
+    let status = status(&store).await;
+    assert_eq!((status.dead_letters, status.parked_keys, status.backlog), (1, 0, 0));
+    let aside = store.aside("test").await.unwrap();
+    assert_eq!(aside.messages[0].attempts, 3);
+    assert_eq!(aside.messages[0].reason, "picky dislikes a1");
+}
+
+async fn r13_message_carries_its_own_limit(store: Arc<dyn Store>) {
+    let picky = Picky::default();
+    picky.reject("x");
+    let message = Message::new("t").text("x").header("posthaste-max-attempts", "2");
+    store.append(&[message]).await.unwrap();
+    let running = start(&store, &picky, failure(Policy::ParkKey));
+    until(&running, |s| s.aside.dead_letters == 1).await;
+    assert_eq!(picky.rejections("x"), 2);
+    running.drain().await.unwrap();
+}
+
+async fn r13_full_dead_letters_stop_the_subscription_and_drop_nothing(store: Arc<dyn Store>) {
+    let picky = Picky::default();
+    for text in texts("a", 0..4) {
+        picky.reject(&text);
+    }
+    store.append(&of_key("a", 0..6)).await.unwrap();
+    let settings =
+        FailureSettings { attempts: 1, dead_letters_max: 3, ..failure(Policy::DeadLetter) };
+    let running = start(&store, &picky, settings);
+    until(&running, |s| s.state == State::Blocked && s.aside.dead_letters == 3).await;
+    let error = running.monitor.snapshot()[0].last_error.clone().unwrap();
+    assert!(error.contains("dead_letters_max") && error.contains("picky dislikes a3"), "{error}");
+    assert!(picky.taken("a").is_empty());
+    assert_eq!(status(&store).await.dead_letters, 3);
+    picky.relent("a3");
+    taken(&picky, "a", texts("a", 3..6)).await;
+    running.drain().await.unwrap();
+}
+
+async fn parked_key_waits_in_order_while_its_neighbours_go_on(store: Arc<dyn Store>) {
+    let picky = Picky::default();
+    picky.reject("a3");
+    picky.reject("b0");
+    let running = start(&store, &picky, failure(Policy::ParkKey));
+    for round in 0..20 {
+        let range = round * 10..round * 10 + 10;
+        let mut messages = of_key("a", range.clone());
+        messages.extend(of_key("b", range.clone()));
+        messages.extend(of_key("c", range));
+        store.append(&messages).await.unwrap();
+    }
+    taken(&picky, "c", texts("c", 0..200)).await;
+    until(&running, |s| s.aside.keys == 2).await;
+    assert_eq!(picky.taken("a"), texts("a", 0..3));
+    assert!(picky.taken("b").is_empty());
+    // Nothing stands aside but two rows: followers wait in the log.
+    assert_eq!(status(&store).await.parked_messages, 0);
+
+    picky.relent("a3");
+    let more = of_key("a", 200..210);
+    store.append(&more).await.unwrap();
+    taken(&picky, "a", texts("a", 0..210)).await;
+    picky.relent("b0");
+    taken(&picky, "b", texts("b", 0..200)).await;
+    until(&running, |s| s.aside.keys == 0).await;
+    store.append(&of_key("a", 210..220)).await.unwrap();
+    taken(&picky, "a", texts("a", 0..220)).await;
+    running.drain().await.unwrap();
+    assert_eq!(status(&store).await.parked_keys, 0);
+}
+
+async fn parked_key_waits_across_a_restart(store: Arc<dyn Store>) {
+    let picky = Picky::default();
+    picky.reject("a1");
+    store.append(&of_key("a", 0..3)).await.unwrap();
+    let running = start(&store, &picky, failure(Policy::ParkKey));
+    until(&running, |s| s.aside.keys == 1).await;
+    running.drain().await.unwrap();
+
+    store.append(&of_key("a", 3..6)).await.unwrap();
+    store.append(&of_key("b", 0..3)).await.unwrap();
+    let running = start(&store, &picky, failure(Policy::ParkKey));
+    taken(&picky, "b", texts("b", 0..3)).await;
+    assert_eq!(picky.taken("a"), ["a0"]);
+    picky.relent("a1");
+    taken(&picky, "a", texts("a", 0..6)).await;
+    running.drain().await.unwrap();
+}
+
+async fn dead_letter_holds_its_key(store: Arc<dyn Store>) {
+    let picky = Picky::default();
+    picky.reject("a1");
+    store.append(&of_key("a", 0..4)).await.unwrap();
+    let settings = FailureSettings { attempts: 2, ..failure(Policy::ParkKey) };
+    let running = start(&store, &picky, settings);
+    until(&running, |s| s.aside.dead_letters == 1).await;
+    store.append(&of_key("b", 0..2)).await.unwrap();
+    taken(&picky, "b", texts("b", 0..2)).await;
+    let aside = store.aside("test").await.unwrap();
+    assert_eq!((aside.keys.len(), aside.messages.len()), (1, 1));
+    assert_eq!((aside.keys[0].retry_in, aside.messages[0].holds_key), (None, true));
+    assert_eq!(picky.taken("a"), ["a0"]);
+    assert_eq!(picky.rejections("a1"), 2);
+    running.drain().await.unwrap();
+}
+
+async fn keyless_message_is_parked_alone(store: Arc<dyn Store>) {
+    let picky = Picky::default();
+    picky.reject("n1");
+    let messages: Vec<Message> =
+        texts("n", 0..4).into_iter().map(|text| Message::new("t").text(text)).collect();
+    store.append(&messages).await.unwrap();
+    let running = start(&store, &picky, failure(Policy::ParkKey));
+    taken(&picky, "n", ["n0", "n2", "n3"].map(str::to_owned).to_vec()).await;
+    picky.relent("n1");
+    taken(&picky, "n", ["n0", "n2", "n3", "n1"].map(str::to_owned).to_vec()).await;
+    until(&running, |s| s.aside.messages == 0).await;
+    running.drain().await.unwrap();
+    assert!(store.aside("test").await.unwrap().messages.is_empty());
+}
+
+async fn park_message_lets_its_key_move_on(store: Arc<dyn Store>) {
+    let picky = Picky::default();
+    picky.reject("a0");
+    picky.reject("a2");
+    store.append(&of_key("a", 0..4)).await.unwrap();
+    let settings = FailureSettings {
+        parked_max: 1,
+        at_limit: AtLimit::DeadLetter,
+        ..failure(Policy::ParkMessage)
+    };
+    let running = start(&store, &picky, settings);
+    taken(&picky, "a", ["a1", "a3"].map(str::to_owned).to_vec()).await;
+    // Beyond the limit of what may be parked.
+    until(&running, |s| (s.aside.messages, s.aside.dead_letters) == (1, 1)).await;
+    picky.relent("a0");
+    taken(&picky, "a", ["a1", "a3", "a0"].map(str::to_owned).to_vec()).await;
+    running.drain().await.unwrap();
+}
