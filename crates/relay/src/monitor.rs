@@ -20,6 +20,8 @@ pub enum State {
     BackingOff,
     /// The sink refuses a message; it is tried again and nothing is skipped.
     Blocked,
+    /// Paused by a person, until it is resumed.
+    Paused,
     /// Draining: finishing what is in flight.
     Draining,
     /// Ended after a drain.
@@ -169,6 +171,18 @@ impl Gauge {
             tracing::warn!(subscription = self.name, "set messages aside: {reason}");
         }
         self.set_aside(aside);
+    }
+
+    /// Paused by a person; logged once per change.
+    pub(crate) fn paused(&self) {
+        if !self.is_paused() {
+            tracing::info!(subscription = self.name, "paused");
+            self.enter(State::Paused);
+        }
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.status().state == State::Paused
     }
 
     /// What is set aside now.

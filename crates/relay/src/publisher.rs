@@ -109,7 +109,13 @@ impl Publisher {
                 if shared.draining.has_begun() {
                     return Err(Ended::Draining);
                 }
-                let _turn = turn.lock().await;
+                let draining = &mut shared.draining;
+                let _turn = tokio::select! {
+                    biased;
+                    turn = turn.lock() => turn,
+                    _ = shared.stopped.wait_for(|stopped| *stopped) => return Err(Ended::Fenced),
+                    () = draining.begun() => return Err(Ended::Draining),
+                };
                 let last = portion.page.get(batch[batch.len() - 1] as usize);
                 let place =
                     portion.before.moved_to(portion.window.head.at, last.position, Some(last.id));
@@ -122,7 +128,9 @@ impl Publisher {
                 places.send_replace(place);
             }
             places.send_replace(Place { message, ..portion.after });
-            self.gauge.running();
+            if !self.gauge.is_paused() {
+                self.gauge.running();
+            }
         }
     }
 

@@ -59,6 +59,8 @@ pub(crate) struct Retries {
     pub(crate) gauge: Arc<Gauge>,
     /// Attempts in a row that the sink could not take anything.
     pub(crate) setbacks: u32,
+    /// The publisher's turn, held while the subscription is paused.
+    pub(crate) pause: Option<OwnedMutexGuard<()>>,
 }
 
 /// Messages of a key, and the places around them.
@@ -86,10 +88,12 @@ impl Retries {
             if self.is_over() {
                 return Ok(());
             }
-            let interval = if self.parked.is_empty() { IDLE_INTERVAL } else { LOOK_INTERVAL };
+            let is_quiet = self.parked.is_empty() && self.pause.is_none();
+            let interval = if is_quiet { IDLE_INTERVAL } else { LOOK_INTERVAL };
             let look = looked + interval;
             let place = *self.places.borrow_and_update();
             let (due, waits_for_place) = self.parked.next_due(&place);
+            let due = due.filter(|_| self.pause.is_none());
             let next = due.map_or(look, |due| due.min(look));
             let (parked, draining) = (&self.parked, &mut self.draining);
             let (places, stopped) = (&mut self.places, &mut self.stopped);
@@ -109,6 +113,9 @@ impl Retries {
             if Instant::now() >= look {
                 self.look().await?;
                 looked = Instant::now();
+            }
+            if self.pause.is_some() {
+                continue;
             }
             for key in self.parked.due_keys(&place) {
                 self.retry_key(key).await?;
@@ -164,10 +171,14 @@ impl Retries {
         self.outlet.close().await;
     }
 
-    /// Takes over what people have changed: replayed and discarded dead letters.
+    /// Takes over what people have changed: paused subscriptions, replayed and discarded dead
+    /// letters.
     async fn look(&mut self) -> Result<(), StoreError> {
         // Under the turn, so that the publisher sets nothing aside between the read and the load.
-        let _turn = self.turn.lock().await;
+        let turn = match self.pause.take() {
+            Some(turn) => turn,
+            None => Arc::clone(&self.turn).lock_owned().await,
+        };
         let aside = self.store.aside(self.gauge.name()).await?;
         let limit = self.failure.parked_age_max;
         if let Some(old) = aside.keys.iter().find(|key| key.parked_for > limit)
@@ -180,6 +191,12 @@ impl Retries {
                 "a key is parked for longer than failure.parked_age_max ({limit:?}): {}",
                 old.reason
             );
+        }
+        if aside.is_paused {
+            self.gauge.paused();
+            self.pause = Some(turn);
+        } else if self.gauge.is_paused() {
+            self.gauge.running();
         }
         self.parked.load(aside);
         self.gauge.set_aside(self.parked.counts());

@@ -219,8 +219,12 @@ impl Changing<'_> {
     }
 
     async fn published(&self, id: i32, position: i64, message: MessageId) -> Result<(), Failure> {
-        let sql =
-            resolve_sql(self.schema, &format!("subscription = {id} and position = $1 and id = $2"));
+        let sql = format!(
+            "with gone as (delete from {}.failed_message where subscription = {id} \
+             and position = $1 and id = $2 returning *), {} select from gone",
+            self.schema,
+            release_sql(self.schema, "gone")
+        );
         let params: &[(&(dyn ToSql + Sync), Type)] =
             &[(&position, Type::INT8), (&message, Type::UUID)];
         self.transaction.execute_typed(&sql, params).await?;
@@ -228,15 +232,13 @@ impl Changing<'_> {
     }
 }
 
-/// Deletes the failed messages that `condition` selects; a key that waited for one of them is due
-/// behind it.
-fn resolve_sql(schema: &str, condition: &str) -> String {
+/// The part of a statement that makes keys due which waited for the deleted messages `gone`.
+pub(super) fn release_sql(schema: &str, gone: &str) -> String {
     format!(
-        "with gone as (delete from {schema}.failed_message where {condition} returning *), \
-         due as (update {schema}.parked_key k set position = gone.position, attempts = 0, \
-         due = clock_timestamp() from gone where gone.holds_key \
-         and k.subscription = gone.subscription and k.key = gone.key and k.message_id = gone.id) \
-         select from gone"
+        "due as (update {schema}.parked_key k set position = {gone}.position, attempts = 0, \
+         due = clock_timestamp() from {gone} where {gone}.holds_key \
+         and k.subscription = {gone}.subscription and k.key = {gone}.key \
+         and k.message_id = {gone}.id)"
     )
 }
 
@@ -256,8 +258,11 @@ pub(super) async fn aside(store: &PostgresStore, subscription: &str) -> Result<A
     let messages = format!("select {FAILED_COLUMNS} from {schema}.failed_message where {of}");
     let doing = "read the failed messages";
     let messages = loan.bounded(doing, loan.client().query_typed(&messages, name)).await?;
+    let paused = format!("select paused_at is not null from {schema}.subscription where name = $1");
+    let paused = loan.bounded(doing, loan.client().query_typed(&paused, name)).await?;
     loan.give_back();
     Ok(AsideState {
+        is_paused: paused.first().is_some_and(|row| row.get(0)),
         keys: keys.iter().map(parked).collect(),
         messages: messages.iter().map(|row| failed(row, 0)).collect(),
     })
