@@ -81,9 +81,11 @@ enum Came {
 }
 
 impl Retries {
-    /// Works until the publisher ends.
+    /// Works until the publisher ends, and at least once on what is due at the beginning.
     pub(crate) async fn run(&mut self) -> Result<(), StoreError> {
         let mut looked = Instant::now();
+        let place = *self.places.borrow();
+        self.retry_due(&place).await?;
         loop {
             if self.is_over() {
                 return Ok(());
@@ -114,19 +116,25 @@ impl Retries {
                 self.look().await?;
                 looked = Instant::now();
             }
-            if self.pause.is_some() {
-                continue;
-            }
-            for key in self.parked.due_keys(&place) {
-                self.retry_key(key).await?;
-                if self.is_over() {
-                    return Ok(());
-                }
-            }
-            if self.parked.has_due_messages(&place) {
-                self.retry_messages().await?;
-            }
+            self.retry_due(&place).await?;
         }
+    }
+
+    /// Tries what is due of all that `place` has passed.
+    async fn retry_due(&mut self, place: &Place) -> Result<(), StoreError> {
+        if self.pause.is_some() {
+            return Ok(());
+        }
+        for key in self.parked.due_keys(place) {
+            if self.draining.has_begun() || *self.stopped.borrow() {
+                return Ok(());
+            }
+            self.retry_key(key).await?;
+        }
+        if self.parked.has_due_messages(place) {
+            self.retry_messages().await?;
+        }
+        Ok(())
     }
 
     /// Whether the run has to end, between two batches.
