@@ -150,7 +150,7 @@ impl Pipeline {
         let parked = Arc::new(Parked::default());
         let aside = self.store.aside(name).await?;
         let is_paused = aside.is_paused;
-        parked.load(aside);
+        parked.load(aside, &place);
         tracing::debug!(subscription = name, epoch, ?place, "acquired");
         self.gauge.settled(place);
         self.gauge.set_aside(parked.counts());

@@ -162,7 +162,7 @@ impl Publisher {
                     if unaccepted.is_empty() {
                         break;
                     }
-                    let ruling = self.rule(part, &unaccepted, shared);
+                    let ruling = self.rule(part, &pending, &unaccepted, shared);
                     pending.clone_from(&ruling.pending);
                     if self.set_aside(&ruling, &unaccepted, shared).await? {
                         attempts = 0;
@@ -187,11 +187,17 @@ impl Publisher {
         Ok(())
     }
 
-    fn rule(&self, part: &Part<'_>, unaccepted: &[Unaccepted], shared: &Shared) -> Ruling {
+    fn rule(
+        &self,
+        part: &Part<'_>,
+        batch: &[u32],
+        unaccepted: &[Unaccepted],
+        shared: &Shared,
+    ) -> Ruling {
         let Portion { page, before, window, .. } = part.portion;
         let counts = shared.parked.counts();
         let at = (*before, window.head.at);
-        failures::rule(&self.failure, counts, page, unaccepted, at, rand::random)
+        failures::rule(&self.failure, counts, page, batch, unaccepted, at, rand::random)
     }
 
     /// Writes what is set aside, so that the place may pass it; false when there is nothing.

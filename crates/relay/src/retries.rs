@@ -206,7 +206,7 @@ impl Retries {
         } else if self.gauge.is_paused() {
             self.gauge.running();
         }
-        self.parked.load(aside);
+        self.parked.load(aside, &self.places.borrow());
         self.gauge.set_aside(self.parked.counts());
         Ok(())
     }
