@@ -3,9 +3,9 @@
 //! Every change is guarded by the lease row, as a settle is, and commits together with the place
 //! it belongs to.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use posthaste_core::{Epoch, MessageId, Page, Place, TickRef, Within};
+use posthaste_core::{Epoch, MessageId, Page, Place, Ring, TickRef, Within};
 use tokio_postgres::{
     IsolationLevel, Row, Transaction,
     types::{ToSql, Type},
@@ -39,12 +39,13 @@ pub(super) async fn set_aside(
         Some(place) => Some(Settlement::new(store, &loan, subscription, epoch, place).await?),
         None => None,
     };
+    let ring = store.geometry(&loan).await?.log;
     let limit = loan.operation_timeout();
     let work = async {
         let begin = loan.client_mut().build_transaction();
         let transaction = begin.isolation_level(IsolationLevel::ReadCommitted).start().await?;
         transaction.batch_execute("set local synchronous_commit = on").await?;
-        let changing = Changing { transaction, schema: store.schema().as_str() };
+        let changing = Changing { transaction, schema: store.schema().as_str(), ring };
         // FENCED: held until the commit, so that a takeover waits for all of it.
         let Some(id) = changing.hold(subscription, epoch).await? else { return Ok(None) };
         changing.park_keys(id, changes).await?;
@@ -82,6 +83,8 @@ pub(super) async fn set_aside(
 struct Changing<'t> {
     transaction: Transaction<'t>,
     schema: &'t str,
+    /// The log's.
+    ring: Ring,
 }
 
 impl Changing<'_> {
@@ -157,6 +160,11 @@ impl Changing<'_> {
         if failed.is_empty() {
             return Ok(());
         }
+        // By name: planning over all slots costs more than the copies.
+        let slots: BTreeSet<i64> =
+            failed.iter().map(|failed| self.ring.slot_of(failed.position)).collect();
+        let slots: Vec<String> =
+            slots.iter().map(|slot| format!("select * from {}.log_{slot}", self.schema)).collect();
         let sql = format!(
             "insert into {0}.failed_message (subscription, {MESSAGE_COLUMNS}, tick, attempts, \
              reason, due, holds_key) \
@@ -164,11 +172,13 @@ impl Changing<'_> {
              clock_timestamp() + make_interval(secs => f.due), f.holds_key \
              from unnest($1::bigint[], $2::uuid[], $3::int[], $4::text[], $5::float8[], \
              $6::boolean[], $7::bigint[]) f (at, message, attempts, reason, due, holds_key, tick) \
-             join lateral (select * from {0}.log where position = f.at and id = f.message) l on true \
+             join lateral (select * from ({slots}) l where position = f.at and id = f.message) l \
+             on true \
              on conflict (subscription, position, id) do update set attempts = excluded.attempts, \
              reason = excluded.reason, due = excluded.due, holds_key = excluded.holds_key",
             self.schema,
             columns = MESSAGE_COLUMNS,
+            slots = slots.join(" union all "),
         );
         self.execute_for(&sql, &failed).await
     }
