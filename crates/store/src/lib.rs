@@ -24,8 +24,8 @@ pub use crate::{
     error::{StoreError, StoreErrorKind},
     model::{
         Advance, Aside, AsideState, DueMessages, FailedMessage, Migration, MigrationReport,
-        ParkedKey, Progress, RingSizes, SchemaState, Settled, Start, Status, StoredMessage,
-        SubscriptionSpec, SubscriptionStatus, SweepReport,
+        ParkedKey, Progress, RingSizes, SchemaState, Settled, SlotCounts, Start, Status,
+        StoredMessage, SubscriptionSpec, SubscriptionStatus, SweepReport,
     },
 };
 
@@ -124,7 +124,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// the retention time. A second sweep at the same time does no harm.
     async fn sweep(&self) -> Result<SweepReport>;
 
-    /// Counts and places for people: `posthaste status`.
+    /// Counts and places, for `posthaste status` and the relay's gauges. Its work grows with the
+    /// log and with the backlogs: nothing asks for it per message or per scrape.
     async fn status(&self) -> Result<Status>;
 
     /// The newest `limit` messages, oldest first, or those above the position `after`. Shows what
