@@ -7,7 +7,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use crate::{
     commands::{
         completions::CompletionsArgs, config::ConfigCommand, enqueue::EnqueueArgs,
-        migrate::MigrateArgs, relay::RelayArgs, tail::TailArgs,
+        metrics::MetricsCommand, migrate::MigrateArgs, relay::RelayArgs, tail::TailArgs,
     },
     config::Flags,
     demo::DemoArgs,
@@ -92,6 +92,9 @@ pub(crate) enum Command {
     /// Check, show or explain the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Explain the metrics that a relay serves
+    #[command(subcommand)]
+    Metrics(MetricsCommand),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }

@@ -1,6 +1,6 @@
 //! Messages that a sink rejects: parked keys, parked messages, dead letters, on both stores.
 
-mod picky;
+pub(crate) mod picky;
 
 use std::{sync::Arc, time::Duration};
 
@@ -49,7 +49,7 @@ on_both_stores!(
     park_message_lets_its_key_move_on,
 );
 
-async fn sqlite_store() -> (TempDir, Arc<dyn Store>) {
+pub(crate) async fn sqlite_store() -> (TempDir, Arc<dyn Store>) {
     let directory = tempfile::tempdir().unwrap();
     let options = SqliteOptions { create: true, ..SqliteOptions::default() };
     let store = SqliteStore::open(directory.path().join("log.db"), &options).await.unwrap();
