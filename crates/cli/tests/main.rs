@@ -12,3 +12,4 @@ mod harness;
 mod relay;
 mod secrets;
 mod servers;
+mod telemetry;
