@@ -10,6 +10,7 @@ use crate::{
         config::ConfigCommand,
         dead_letters::DeadLettersCommand,
         enqueue::EnqueueArgs,
+        metrics::MetricsCommand,
         migrate::MigrateArgs,
         relay::RelayArgs,
         replay::{EraseArgs, ReplayArgs},
@@ -111,6 +112,9 @@ pub(crate) enum Command {
     /// Check, show or explain the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Explain the metrics that a relay serves
+    #[command(subcommand)]
+    Metrics(MetricsCommand),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }

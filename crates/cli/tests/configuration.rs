@@ -114,6 +114,18 @@ fn value_of_the_wrong_type_or_form_is_named_with_the_remedy() {
 }
 
 #[test]
+fn telemetry_settings_are_checked_and_say_what_to_write() {
+    check(
+        &format!("{SOUND}[telemetry]\nlisten = \"localhost\"\ninterval = \"1ms\""),
+        &[
+            "telemetry.listen = \"localhost\" (posthaste.toml:4): is not an address with a port; \
+             write for example 127.0.0.1:9464, or [::]:9464 for every address of this machine",
+            "telemetry.interval = \"1ms\" (posthaste.toml:5): must lie between 1s and 1h",
+        ],
+    );
+}
+
+#[test]
 fn value_out_of_range_is_named_with_its_range() {
     check(
         &format!("{SOUND}operation_timeout = \"1ms\"\n[relay]\nbatch_messages = 0\npage_bytes = 1"),

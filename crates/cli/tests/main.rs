@@ -13,3 +13,4 @@ mod operations;
 mod relay;
 mod secrets;
 mod servers;
+mod telemetry;

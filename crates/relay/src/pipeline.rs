@@ -25,6 +25,7 @@ use crate::{
     settler::Settler,
     sink::{Context, SinkError, Target},
     source::Newest,
+    telemetry::meter::SourceMeter,
 };
 
 /// Pages between the reader and the publisher.
@@ -43,6 +44,7 @@ pub(crate) struct Pipeline {
     pub(crate) newest: watch::Receiver<Option<Newest>>,
     pub(crate) gauge: Arc<Gauge>,
     pub(crate) draining: Draining,
+    pub(crate) source: Arc<SourceMeter>,
     /// Who holds the subscription, for people.
     pub(crate) holder: Arc<str>,
     /// Ends once everything up to this tick is published; `None` goes on.
@@ -152,8 +154,7 @@ impl Pipeline {
         let is_paused = aside.is_paused;
         parked.load(aside, &place);
         tracing::debug!(subscription = name, epoch, ?place, "acquired");
-        self.gauge.settled(place);
-        self.gauge.set_aside(parked.counts());
+        self.gauge.acquired(place, parked.counts());
         if is_paused {
             self.gauge.paused();
         } else {

@@ -27,6 +27,10 @@ use crate::{
     publisher::{BatchLimits, batches},
     settings::{AtLimit, FailureSettings},
     sink::Batch,
+    telemetry::{
+        incident::Incident,
+        meter::{Class, What},
+    },
 };
 
 /// Positions that one page of a key spans: few of them are its own.
@@ -154,14 +158,21 @@ impl Retries {
             return None;
         }
         let handed = Batch::new(page, batch, place);
+        let (meter, began) = (self.gauge.meter(), Instant::now());
+        meter.attempts.add(1);
         let tried = tokio::select! {
             biased;
             _ = self.stopped.wait_for(|stopped| *stopped) => return None,
             tried = self.outlet.attempt(&handed) => tried,
         };
         let unaccepted = match tried {
-            Ok(receipt) => policy::unaccepted(batch, receipt),
+            Ok(receipt) => {
+                let unaccepted = policy::unaccepted(batch, receipt);
+                meter.answered(batch.len(), began.elapsed(), &unaccepted);
+                unaccepted
+            }
             Err(error) => {
+                meter.errors(Class::Sink(error.kind())).add(1);
                 let reason = describe(&error);
                 let not_taken = |index: &u32| Unaccepted {
                     index: *index,
@@ -324,10 +335,14 @@ impl Retries {
             if !is_same {
                 key.attempts = 0;
             }
+            Incident { message: &message, attempts: key.attempts, reason: &first.reason }
+                .is_tried_again(&self.gauge);
             key.retry_in = Some(self.setback());
             return self.wait(key, &[]).await;
         }
         key.attempts = if is_same { key.attempts + 1 } else { 1 };
+        let incident =
+            Incident { message: &message, attempts: key.attempts, reason: &first.reason };
         let verdict = self.failure.policy().judge(&message, key.attempts, rand::random());
         let is_overdue = key.parked_for > self.failure.parked_age_max
             && self.failure.at_limit == AtLimit::DeadLetter;
@@ -336,7 +351,8 @@ impl Retries {
             Verdict::DeadLetter { holds_key } => holds_key,
             Verdict::ParkKey { retry_in } | Verdict::ParkMessage { retry_in } => {
                 key.retry_in = Some(retry_in);
-                self.gauge.rejected(1, self.parked.counts(), &first.reason);
+                incident.is_tried_again(&self.gauge);
+                self.gauge.rejected(self.parked.counts(), &first.reason);
                 return self.wait(key, &[]).await;
             }
         };
@@ -344,6 +360,7 @@ impl Retries {
         if room.take(Verdict::DeadLetter { holds_key: false }).is_err() {
             // Nothing is dropped: the key waits until there is room.
             key.retry_in = Some(self.failure.retry.cap);
+            incident.is_tried_again(&self.gauge);
             return self.wait(key, &[]).await;
         }
         let dead = FailedMessage {
@@ -364,7 +381,8 @@ impl Retries {
         }
         let came = self.wait(key, &[Aside::Keep(dead.clone())]).await?;
         self.parked.set_aside(&dead);
-        self.gauge.rejected(1, self.parked.counts(), &first.reason);
+        incident.is_set_aside(&self.gauge, What::DeadLetter);
+        self.gauge.rejected(self.parked.counts(), &first.reason);
         Ok(if holds_key { Came::Stuck } else { came })
     }
 
@@ -399,6 +417,7 @@ impl Retries {
         let Some(unaccepted) = self.attempt(&due.page, all, place).await else { return Ok(()) };
         let mut left = unaccepted.iter().peekable();
         let mut changes = Vec::with_capacity(all.len());
+        let mut failed = Vec::new();
         let wait =
             if unaccepted.iter().any(|u| !u.is_refusal) { self.setback() } else { Duration::ZERO };
         for index in all {
@@ -419,6 +438,7 @@ impl Retries {
                             Some(retry_in)
                         }
                     };
+                    failed.push((message, attempts, unaccepted, retry_in.is_none()));
                     let reason = unaccepted.reason.clone();
                     let tried = FailedMessage { attempts, reason, retry_in, ..failure.clone() };
                     changes.push(Aside::Retried(tried));
@@ -427,6 +447,14 @@ impl Retries {
         }
         if self.ledger.write(&changes, Some(place)).await? == Settled::Fenced {
             return Ok(());
+        }
+        for (message, attempts, unaccepted, is_dead) in &failed {
+            let incident = Incident { message, attempts: *attempts, reason: &unaccepted.reason };
+            if *is_dead {
+                incident.is_set_aside(&self.gauge, What::DeadLetter);
+            } else {
+                incident.is_tried_again(&self.gauge);
+            }
         }
         // What held a key has made it due: the store knows.
         self.look().await

@@ -25,8 +25,8 @@ pub use crate::{
     model::{
         Advance, Aside, AsideState, DeadLetter, DueMessages, FailedMessage, Migration,
         MigrationReport, ParkedKey, Progress, Request, RewindTo, Rewound, RingSizes, SchemaState,
-        Selection, Settled, Start, Status, StoredMessage, SubscriptionSpec, SubscriptionStatus,
-        SweepReport,
+        Selection, Settled, SlotCounts, Start, Status, StoredMessage, SubscriptionSpec,
+        SubscriptionStatus, SweepReport,
     },
 };
 
@@ -125,7 +125,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// the retention time. A second sweep at the same time does no harm.
     async fn sweep(&self) -> Result<SweepReport>;
 
-    /// Counts and places for people: `posthaste status`.
+    /// Counts and places, for `posthaste status` and the relay's gauges. Its work grows with the
+    /// log and with the backlogs: nothing asks for it per message or per scrape.
     async fn status(&self) -> Result<Status>;
 
     /// The newest `limit` messages, oldest first, or those above the position `after`. Shows what

@@ -257,8 +257,24 @@ pub struct Status {
     pub tick: TickRef,
     /// Messages that the log holds.
     pub messages: u64,
+    /// The log's slots; `None` for a store without a ring.
+    pub slots: Option<SlotCounts>,
+    /// Rows of the log that nobody sees any more and a vacuum has yet to remove, as far as the
+    /// server has counted them; `None` for a store that keeps none.
+    pub dead_tuples: Option<u64>,
     /// Subscriptions by name.
     pub subscriptions: Vec<SubscriptionStatus>,
+}
+
+/// The slots of the log's ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotCounts {
+    /// Slots that the ring has.
+    pub total: u32,
+    /// Slots that hold a message.
+    pub used: u32,
+    /// Slots that hold messages of two laps because a subscription lags too far behind.
+    pub shared: u32,
 }
 
 /// The state of one subscription.

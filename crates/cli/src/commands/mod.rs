@@ -4,6 +4,7 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod dead_letters;
 pub(crate) mod enqueue;
+pub(crate) mod metrics;
 pub(crate) mod migrate;
 pub(crate) mod relay;
 pub(crate) mod replay;
@@ -35,6 +36,7 @@ pub(crate) fn run(cli: Cli) -> Result {
     let load = || configuration::load(cli.global.config.as_deref(), &flags);
     match cli.command {
         Command::Completions(args) => completions::run(&args, &mut out),
+        Command::Metrics(command) => metrics::run(command, &mut out),
         Command::Demo(args) => runtime()?.block_on(demo::run(&args, &mut out)),
         Command::Config(command) => {
             warn_of_password(&flags, cli.global.json);
@@ -69,7 +71,9 @@ async fn run_on(command: Command, loaded: &Loaded, out: &mut Output) -> Result {
         Command::DeadLetters(command) => dead_letters::run(&command, config, out).await,
         Command::Replay(args) => replay::run(&args, config, out).await,
         Command::Erase(args) => replay::erase(&args, config, out).await,
-        Command::Config(_) | Command::Completions(_) | Command::Demo(_) => Ok(()),
+        Command::Config(_) | Command::Completions(_) | Command::Demo(_) | Command::Metrics(_) => {
+            Ok(())
+        }
     }
 }
 

@@ -23,7 +23,10 @@ use self::{layers::Entries, problem::dotted, schema::Schema};
 pub(crate) use self::{
     problem::{Problem, Source},
     reference::reference,
-    settings::{Config, DatabaseSettings, From, LogFormat, LogSettings, SubscriptionSettings},
+    settings::{
+        Config, DatabaseSettings, From, LogFormat, LogSettings, SubscriptionSettings,
+        TelemetrySettings,
+    },
     sinks::target,
     values::DatabaseUrl,
 };

@@ -46,7 +46,7 @@ pub(crate) fn reference() -> String {
     let mut page = INTRODUCTION.to_owned();
     let root = Schema::new(&document);
     // The order in which a newcomer needs them, then whatever else there is.
-    let mut sections = vec!["database", "subscriptions", "relay", "log"];
+    let mut sections = vec!["database", "subscriptions", "relay", "telemetry", "log"];
     sections
         .extend(root.keys().into_iter().filter(|key| !sections.contains(key)).collect::<Vec<_>>());
     for name in sections {

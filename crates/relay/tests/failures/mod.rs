@@ -1,6 +1,6 @@
 //! Messages that a sink rejects: parked keys, parked messages, dead letters, on both stores.
 
-mod picky;
+pub(crate) mod picky;
 
 use std::{sync::Arc, time::Duration};
 
@@ -53,7 +53,7 @@ on_both_stores!(
     paused_subscription_publishes_nothing_until_it_is_resumed,
 );
 
-async fn sqlite_store() -> (TempDir, Arc<dyn Operations>) {
+pub(crate) async fn sqlite_store() -> (TempDir, Arc<dyn Operations>) {
     let directory = tempfile::tempdir().unwrap();
     let options = SqliteOptions { create: true, ..SqliteOptions::default() };
     let store = SqliteStore::open(directory.path().join("log.db"), &options).await.unwrap();

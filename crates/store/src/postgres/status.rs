@@ -1,6 +1,8 @@
 //! What people ask: counts, places, backlog and lag, and the newest messages.
 
-use posthaste_core::{MessageRef, Timestamp, TopicFilter};
+use std::fmt::Write as _;
+
+use posthaste_core::{MessageRef, Position, Timestamp, TopicFilter};
 use tokio_postgres::Row;
 
 use super::{
@@ -10,7 +12,7 @@ use super::{
     rows::{self, MESSAGE_COLUMNS, Micros},
     subscriptions,
 };
-use crate::{Progress, Result, Status, StoredMessage, SubscriptionStatus};
+use crate::{Progress, Result, SlotCounts, Status, StoredMessage, SubscriptionStatus};
 
 /// Reads the state of the source.
 pub(super) async fn status(store: &PostgresStore) -> Result<Status> {
@@ -23,9 +25,48 @@ pub(super) async fn status(store: &PostgresStore) -> Result<Status> {
     );
     let rows = loan.bounded("count messages", loan.client().query_typed(&totals, &[])).await?;
     let (messages, head): (i64, i64) = rows.first().map_or((0, 0), |row| (row.get(0), row.get(1)));
+    let slots = Some(slot_counts(store, &loan, head).await?);
+    let dead_tuples = Some(dead_tuples(store, &loan).await?);
     let subscriptions = subscription_states(store, &loan).await?;
     loan.give_back();
-    Ok(Status { head, tick, messages: messages as u64, subscriptions })
+    Ok(Status { head, tick, messages: messages as u64, slots, dead_tuples, subscriptions })
+}
+
+/// Which slots hold a message, and which one of an earlier lap as well: one probe of the unique
+/// index on position for each question.
+async fn slot_counts(store: &PostgresStore, loan: &Loan, head: Position) -> Result<SlotCounts> {
+    let ring = store.geometry(loan).await?.log;
+    let mut counts = SlotCounts { total: ring.slots as u32, ..SlotCounts::default() };
+    let mut sql = String::new();
+    for slot in 0..ring.slots {
+        let Some(stretch) = ring.newest_stretch_in(slot, head) else { continue };
+        let (union, schema) = (if sql.is_empty() { "" } else { " union all " }, store.schema());
+        let _ = write!(
+            sql,
+            "{union}select exists (select from {schema}.log_{slot}), \
+             exists (select from {schema}.log_{slot} where position < {})",
+            ring.start_of(stretch)
+        );
+    }
+    if sql.is_empty() {
+        return Ok(counts);
+    }
+    for row in uncompiled(loan, "look at the slots", &sql).await? {
+        counts.used += u32::from(row.get::<_, bool>(0));
+        counts.shared += u32::from(row.get::<_, bool>(1));
+    }
+    Ok(counts)
+}
+
+/// What the statistics say of all slots; they follow the tables within seconds.
+async fn dead_tuples(store: &PostgresStore, loan: &Loan) -> Result<u64> {
+    let sql = format!(
+        "select coalesce(sum(s.n_dead_tup), 0)::bigint from pg_stat_user_tables s \
+         join pg_inherits i on i.inhrelid = s.relid where i.inhparent = '{}.log'::regclass",
+        store.schema()
+    );
+    let rows = loan.bounded("count dead tuples", loan.client().query_typed(&sql, &[])).await?;
+    Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0) as u64))
 }
 
 async fn subscription_states(

@@ -23,6 +23,9 @@ pub(super) fn status(scope: &Scope<'_>) -> Result<Status> {
         head: highest_handed_out(scope)?,
         tick: ticks::newest(scope)?.at,
         messages: messages as u64,
+        // Rows are deleted, and their pages used again at once.
+        slots: None,
+        dead_tuples: None,
         subscriptions: states,
     })
 }

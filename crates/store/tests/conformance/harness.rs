@@ -17,6 +17,9 @@ pub(crate) trait Harness: Sized {
     /// Settled messages that a sweep may leave (a slot that is not full).
     const SWEEP_LEAVES_MAX: u64;
 
+    /// Whether the log is a ring of slots, whose dead tuples the server counts.
+    const HAS_SLOTS: bool;
+
     /// A transaction of an application.
     type Application: Application;
 

@@ -54,6 +54,7 @@ macro_rules! every_case {
                 reconciling_again_keeps_the_place_and_updates_the_filter,
                 unknown_subscription_is_named,
                 status_counts_what_matches_and_is_not_settled,
+                status_tells_of_slots_and_dead_tuples_where_there_are_any,
             }
             aside {
                 what_is_set_aside_comes_back_as_it_was_written,

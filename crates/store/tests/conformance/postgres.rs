@@ -34,6 +34,7 @@ impl PostgresHarness {
 impl Harness for PostgresHarness {
     const WRITERS_MAX: usize = 6;
     const SWEEP_LEAVES_MAX: u64 = RINGS.slot_size as u64;
+    const HAS_SLOTS: bool = true;
     type Application = Transaction;
 
     async fn empty() -> Self {

@@ -51,6 +51,7 @@ impl SqliteHarness {
 impl Harness for SqliteHarness {
     const WRITERS_MAX: usize = 1;
     const SWEEP_LEAVES_MAX: u64 = 0;
+    const HAS_SLOTS: bool = false;
     type Application = Transaction;
 
     async fn empty() -> Self {
