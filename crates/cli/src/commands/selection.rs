@@ -1,9 +1,10 @@
 //! The options by which people choose messages, and who they are for the audit trail.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use clap::Args;
 use posthaste_core::{MessageId, Timestamp, TopicFilter};
+use posthaste_relay::clock;
 use posthaste_store::{Request, Selection};
 
 use crate::failure::{Failure, Result};
@@ -88,13 +89,15 @@ pub(crate) fn needs_condition(selection: &Selection, all: bool) -> Result {
 
 /// A point in time: RFC 3339, or how long ago.
 pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
+    let micros = |span: Duration| i64::try_from(span.as_micros()).ok();
     let at = match humantime::parse_duration(text) {
-        Ok(ago) => SystemTime::now().checked_sub(ago),
-        Err(_) => humantime::parse_rfc3339_weak(text).ok(),
+        Ok(ago) => micros(ago).map(|ago| clock::now().0.saturating_sub(ago)),
+        Err(_) => humantime::parse_rfc3339_weak(text)
+            .ok()
+            .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
+            .and_then(micros),
     };
-    let since = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-    let micros = since.and_then(|since: Duration| i64::try_from(since.as_micros()).ok());
-    micros.map(Timestamp).ok_or_else(|| {
+    at.map(Timestamp).ok_or_else(|| {
         format!("{text:?} is no time; write 2026-01-31T12:00:00Z, or how long ago, as 2h 30m")
     })
 }

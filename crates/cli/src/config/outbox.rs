@@ -72,6 +72,7 @@ pub(super) fn add(
         let source = Source::Env(variable.name.to_owned());
         let Some(value) = text.to_str().and_then(|text| variable.value(text)) else {
             let wanted = if variable.is_time { "seconds, or a time as 5s" } else { "a number" };
+            let text = text.to_string_lossy();
             problems.push(Problem::whole(source, format!("must be {wanted}, not {text:?}")));
             continue;
         };
