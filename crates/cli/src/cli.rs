@@ -9,6 +9,7 @@ use crate::{
         completions::CompletionsArgs,
         config::ConfigCommand,
         dead_letters::DeadLettersCommand,
+        doctor::DoctorArgs,
         enqueue::EnqueueArgs,
         metrics::MetricsCommand,
         migrate::MigrateArgs,
@@ -109,6 +110,11 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Erase payload and headers of messages, by id or key; their places stay
     Erase(EraseArgs),
+    /// Find drift between writer, relay and consumer before it costs a message
+    ///
+    /// Topics that are written and not read, subscriptions that nobody publishes, another database,
+    /// another prefix, sinks that cannot be reached. Publishes nothing.
+    Doctor(DoctorArgs),
     /// Check, show or explain the configuration
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -123,3 +123,66 @@ fn subscriptions_are_listed_paused_rewound_and_removed() {
     let nonsense = place.run(&["subscriptions", "rewind", "orders", "--to", "soon"]).fails(2);
     assert!(nonsense.stderr.contains("is no time"), "{}", nonsense.stderr);
 }
+
+/// The findings of a level, by check.
+fn found<'a>(findings: &'a [Value], level: &str) -> Vec<(&'a str, &'a str)> {
+    let of = findings.iter().filter(|it| it["level"] == level);
+    of.map(|it| (it["check"].as_str().unwrap(), it["text"].as_str().unwrap())).collect()
+}
+
+#[test]
+fn r19_doctor_finds_drift_between_writer_relay_and_consumer() {
+    let (place, prefix) = place();
+    let stream = format!("{prefix}acme");
+    let sound = ["doctor", "--consumer", &stream, "--writer-url", "sqlite:log.db"];
+    let findings = place.run(&sound).succeeds().objects();
+    assert!(found(&findings, "error").is_empty(), "{findings:?}");
+    assert_eq!(found(&findings, "warning").len(), 1, "the dead letters: {findings:?}");
+
+    // A topic that nobody reads, and readers of one that nobody writes.
+    let text = std::fs::read_to_string(place.path().join("posthaste.toml")).unwrap();
+    let text = text.replace("[subscriptions.orders]", "[subscriptions.orders]\ntopics = [\"god\"]");
+    place.write("posthaste.toml", &text);
+    let other = Place::migrated("");
+    let url = format!("sqlite:{}", other.path().join("log.db").display());
+    let ran = place.run(&["doctor", "--consumer", "jobs", "--writer-url", &url]).fails(1);
+    let findings = ran.objects();
+    let errors = found(&findings, "error");
+    let about = |check: &str, text: &str| {
+        errors.iter().any(|(of, told)| *of == check && told.contains(text))
+    };
+    assert!(about("topics", "good is written"), "{errors:?}");
+    assert!(about("topics", "worse is written"), "{errors:?}");
+    assert!(about("consumers", "jobs is written by no subscription"), "{errors:?}");
+    assert!(about("writer", "another log"), "{errors:?}");
+    let warnings = found(&findings, "warning");
+    assert!(warnings.iter().any(|(_, told)| told.contains("reads god")), "{warnings:?}");
+}
+
+#[test]
+fn r19_doctor_names_a_sink_that_cannot_be_reached_and_an_abandoned_subscription() {
+    let place = Place::migrated("");
+    place.run(&["enqueue", "a", "--json-payload", "1"]).succeeds();
+    place.run(&["relay", "--once"]).succeeds();
+    place.write(
+        "posthaste.toml",
+        "[database]\nurl = \"sqlite:log.db\"\n[subscriptions.new.sink]\n\
+         kind = \"redis-stream\"\nurl = \"redis://127.0.0.1:1\"\n",
+    );
+    let findings = place.run(&["doctor"]).fails(1).objects();
+    let errors = found(&findings, "error");
+    assert!(errors.len() == 1 && errors[0].1.contains("127.0.0.1:1"), "{errors:?}");
+    let warnings = found(&findings, "warning");
+    let told = |text: &str| warnings.iter().any(|(_, warning)| warning.contains(text));
+    assert!(told("orders is in the database and not in the configuration"), "{warnings:?}");
+    assert!(told("new has never been published"), "{warnings:?}");
+}
+
+#[test]
+fn r10b_compatibility_view_is_created_on_request() {
+    let place = Place::migrated("");
+    let made = place.run(&["migrate", "--compatibility-view", "job_outbox"]).succeeds().objects();
+    assert_eq!(made[0]["compatibility_view"], "job_outbox");
+    let refused = place.run(&["migrate", "--compatibility-view", "Job Outbox"]).fails(2);
+    assert!(refused.stderr.contains("job_outbox"), "{}", refused.stderr);
+}

@@ -17,8 +17,9 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use posthaste_core::{
-    Epoch, Message, MessageId, Page, PageLimit, Place, TickRef, TopicFilter, Window,
+    Epoch, Message, MessageId, Page, PageLimit, Place, SchemaName, TickRef, TopicFilter, Window,
 };
+use uuid::Uuid;
 
 pub use crate::{
     error::{StoreError, StoreErrorKind},
@@ -26,7 +27,7 @@ pub use crate::{
         Advance, Aside, AsideState, DeadLetter, DueMessages, FailedMessage, Migration,
         MigrationReport, ParkedKey, Progress, Request, RewindTo, Rewound, RingSizes, SchemaState,
         Selection, Settled, SlotCounts, Start, Status, StoredMessage, SubscriptionSpec,
-        SubscriptionStatus, SweepReport,
+        SubscriptionStatus, SweepReport, WrittenTopic,
     },
 };
 
@@ -139,6 +140,18 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 pub trait Operations: Store {
     /// Dead letters, the oldest failure first.
     async fn dead_letters(&self, which: &Selection, limit: u32) -> Result<Vec<DeadLetter>>;
+
+    /// The topics of the newest `looked_at` messages, by name.
+    async fn written_topics(&self, looked_at: u32) -> Result<Vec<WrittenTopic>>;
+
+    /// The random id of this log: the same in every process that uses it, and another one in every
+    /// other log.
+    async fn incarnation(&self) -> Result<Uuid>;
+
+    /// Creates (or replaces) the view `name`, one row a message, with the columns `id`, `topic`,
+    /// `key`, `payload`, `created_at` and `processed_at`, for queries that were written for a
+    /// hand-made outbox. In PostgreSQL it stands in the first schema of the search path.
+    async fn create_compatibility_view(&self, name: &SchemaName) -> Result<()>;
 
     /// Makes dead letters due again with all their attempts before them, `rate` a second if given.
     /// Answers how many.

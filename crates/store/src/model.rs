@@ -180,6 +180,17 @@ pub struct Rewound {
     pub messages: u64,
 }
 
+/// A topic that is written to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenTopic {
+    /// The topic.
+    pub topic: String,
+    /// Messages of it among those looked at.
+    pub messages: u64,
+    /// When the newest of them was written.
+    pub newest: Timestamp,
+}
+
 /// Who asks for a change, and whether it is only to be counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {

@@ -3,6 +3,7 @@
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod dead_letters;
+pub(crate) mod doctor;
 pub(crate) mod enqueue;
 pub(crate) mod metrics;
 pub(crate) mod migrate;
@@ -70,6 +71,7 @@ async fn run_on(command: Command, loaded: &Loaded, out: &mut Output) -> Result {
         Command::Subscriptions(command) => subscriptions::run(&command, config, out).await,
         Command::DeadLetters(command) => dead_letters::run(&command, config, out).await,
         Command::Replay(args) => replay::run(&args, config, out).await,
+        Command::Doctor(args) => doctor::run(&args, config, out).await,
         Command::Erase(args) => replay::erase(&args, config, out).await,
         Command::Config(_) | Command::Completions(_) | Command::Demo(_) | Command::Metrics(_) => {
             Ok(())

@@ -51,6 +51,7 @@ on_both_stores!(
     r14_discarded_dead_letter_lets_its_followers_arrive,
     published_messages_are_replayed_beside_the_stream,
     paused_subscription_publishes_nothing_until_it_is_resumed,
+    hot_key_is_parked_while_its_neighbours_run_and_drained_afterwards,
 );
 
 pub(crate) async fn sqlite_store() -> (TempDir, Arc<dyn Operations>) {
@@ -329,5 +330,45 @@ async fn paused_subscription_publishes_nothing_until_it_is_resumed(store: Arc<dy
     store.pause("test", false, &request()).await.unwrap();
     taken(&picky, "a", texts("a", 0..5)).await;
     until(&running, |s| s.state == State::Running).await;
+    running.drain().await.unwrap();
+}
+
+/// 20,000 followers of one key and as many of others; a million with `POSTHASTE_TEST_LONG`.
+async fn hot_key_is_parked_while_its_neighbours_run_and_drained_afterwards(
+    store: Arc<dyn Operations>,
+) {
+    let followers =
+        if std::env::var_os("POSTHASTE_TEST_LONG").is_some() { 1_000_000 } else { 20_000 };
+    let picky = Picky::default();
+    picky.reject("hot0");
+    let retry =
+        RetrySettings { initial: Duration::from_millis(500), ..failure(Policy::ParkKey).retry };
+    let settings = FailureSettings { retry, ..failure(Policy::ParkKey) };
+    let settings = FailureSettings {
+        retry: RetrySettings { cap: Duration::from_secs(1), ..retry },
+        ..settings
+    };
+    let running = start(&store, &picky, settings);
+    let mut written = 0;
+    while written < followers {
+        let range = written..written + 1_000;
+        let messages = of_key("hot", range.clone()).into_iter().zip(of_key("cold", range));
+        let messages: Vec<Message> = messages.flat_map(|(hot, cold)| [hot, cold]).collect();
+        store.append(&messages).await.unwrap();
+        written += 1_000;
+    }
+    let all_cold = async || picky.count("cold") == followers as usize;
+    eventually_async("the neighbours", LIMIT * 10, all_cold).await;
+    assert!(picky.taken("hot").is_empty() && picky.rejections("hot0") > 0);
+    // One row stands aside, whatever waits behind it.
+    let aside = store.aside("test").await.unwrap();
+    assert_eq!((aside.keys.len(), aside.messages.len()), (1, 0));
+
+    picky.relent("hot0");
+    let all_hot = async || picky.count("hot") >= followers as usize;
+    eventually_async("the followers", LIMIT * 10, all_hot).await;
+    assert_eq!(picky.taken("hot"), texts("hot", 0..followers));
+    assert_eq!(picky.taken("cold"), texts("cold", 0..followers));
+    until(&running, |s| s.aside.keys == 0).await;
     running.drain().await.unwrap();
 }

@@ -3,11 +3,12 @@
 //! Each change and its row in the audit trail are one statement.
 
 use async_trait::async_trait;
-use posthaste_core::{Place, TickRef, Timestamp, TopicFilter};
+use posthaste_core::{Place, SchemaName, TickRef, Timestamp, TopicFilter};
 use tokio_postgres::{
     Row,
     types::{ToSql, Type},
 };
+use uuid::Uuid;
 
 use super::{
     PostgresStore, errors,
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     DeadLetter, Operations, Request, Result, RewindTo, Rewound, Selection, StoreError,
-    StoreErrorKind,
+    StoreErrorKind, WrittenTopic,
 };
 
 /// The conditions of a selection on `m`, a message, and `s`, its subscription. `$1` to `$8`.
@@ -168,6 +169,44 @@ impl Operations for PostgresStore {
         let rows = loan.bounded(doing, loan.client().query_typed(&sql, &params.with(&[]))).await?;
         loan.give_back();
         rows.iter().map(dead_letter).collect()
+    }
+
+    async fn written_topics(&self, looked_at: u32) -> Result<Vec<WrittenTopic>> {
+        let schema = self.schema();
+        let sql = format!(
+            "select topic, count(*), max(enqueued_at) from {schema}.log \
+             where position > (select last_value from {schema}.log_position_seq) - {looked_at} \
+             group by topic order by topic"
+        );
+        let loan = self.shared.connections.lend().await?;
+        let rows = loan.bounded("read the topics", loan.client().query_typed(&sql, &[])).await?;
+        loan.give_back();
+        let topic = |row: &Row| WrittenTopic {
+            topic: row.get(0),
+            messages: row.get::<_, i64>(1).cast_unsigned(),
+            newest: Timestamp(row.get::<_, Micros>(2).0),
+        };
+        Ok(rows.iter().map(topic).collect())
+    }
+
+    async fn incarnation(&self) -> Result<Uuid> {
+        let sql = format!("select incarnation from {}.meta", self.schema());
+        let loan = self.shared.connections.lend().await?;
+        let rows = loan.bounded("read the log's id", loan.client().query_typed(&sql, &[])).await?;
+        loan.give_back();
+        Ok(rows.first().map(|row| row.get(0)).unwrap_or_default())
+    }
+
+    async fn create_compatibility_view(&self, name: &SchemaName) -> Result<()> {
+        let sql = format!(
+            "create or replace view {name} as select id, topic, key, payload, \
+             enqueued_at as created_at, published_at as processed_at from {}.outbox",
+            self.schema()
+        );
+        let loan = self.shared.connections.lend().await?;
+        loan.bounded("create a view", loan.client().batch_execute(&sql)).await?;
+        loan.give_back();
+        Ok(())
     }
 
     async fn replay_dead_letters(

@@ -32,6 +32,7 @@ use async_trait::async_trait;
 use posthaste_core::{
     Epoch, Message, MessageId, Page, PageLimit, Place, SchemaName, TickRef, TopicFilter, Window,
 };
+use uuid::Uuid;
 
 use self::{
     connection::{Opening, Role},
@@ -42,7 +43,7 @@ use self::{
 use crate::{
     Aside, AsideState, DeadLetter, DueMessages, MigrationReport, Operations, Request, Result,
     RewindTo, Rewound, SchemaState, Selection, Settled, Status, Store, StoredMessage,
-    SubscriptionSpec, SweepReport, Ticker,
+    SubscriptionSpec, SweepReport, Ticker, WrittenTopic,
 };
 
 /// How to open a SQLite log.
@@ -292,6 +293,23 @@ impl Operations for SqliteStore {
         let which = which.clone();
         self.observe("read the dead letters", move |scope| {
             operations::dead_letters(scope, &which, limit)
+        })
+        .await
+    }
+
+    async fn written_topics(&self, looked_at: u32) -> Result<Vec<WrittenTopic>> {
+        self.observe("read the topics", move |scope| operations::written_topics(scope, looked_at))
+            .await
+    }
+
+    async fn incarnation(&self) -> Result<Uuid> {
+        self.observe("read the log's id", operations::incarnation).await
+    }
+
+    async fn create_compatibility_view(&self, name: &SchemaName) -> Result<()> {
+        let name = name.clone();
+        self.write("create a view", move |scope| {
+            operations::create_compatibility_view(scope, &name)
         })
         .await
     }

@@ -3,9 +3,10 @@
 //! Every function but `dead_letters` runs under the write lock, and notes what it did in the
 //! audit trail.
 
-use posthaste_core::{MessageId, Place, Timestamp, TopicFilter};
+use posthaste_core::{MessageId, Place, SchemaName, Timestamp, TopicFilter};
 use rusqlite::{Row, ToSql, named_params};
 use serde_json::json;
+use uuid::Uuid;
 
 use super::{
     aside, headers, pages,
@@ -16,6 +17,7 @@ use super::{
 };
 use crate::{
     DeadLetter, Request, Result, RewindTo, Rewound, Selection, StoreError, StoreErrorKind,
+    WrittenTopic,
 };
 
 /// The conditions of a selection on `m`, a message, and `s`, its subscription.
@@ -130,6 +132,31 @@ fn dead_letter(row: &Row<'_>, packed: &mut Vec<u8>) -> Result<DeadLetter> {
         failed_at: Timestamp(row.get(at + 3)?),
         holds_key: row.get(at + 4)?,
     })
+}
+
+pub(super) fn written_topics(scope: &Scope<'_>, looked_at: u32) -> Result<Vec<WrittenTopic>> {
+    let sql = "select topic, count(*), max(enqueued_at) from @schema@_log \
+               where position > (select coalesce(max(position), 0) from @schema@_log) - ?1 \
+               group by topic order by topic";
+    scope.all(sql, [looked_at], |row| {
+        Ok(WrittenTopic {
+            topic: row.get(0)?,
+            messages: row.get::<_, i64>(1)?.cast_unsigned(),
+            newest: Timestamp(row.get(2)?),
+        })
+    })
+}
+
+pub(super) fn incarnation(scope: &Scope<'_>) -> Result<Uuid> {
+    let sql = "select incarnation from @schema@_meta";
+    Ok(scope.first(sql, [], |row| subscriptions::uuid(row, 0))?.unwrap_or_default())
+}
+
+pub(super) fn create_compatibility_view(scope: &Scope<'_>, name: &SchemaName) -> Result<()> {
+    scope.run_all(&format!(
+        "drop view if exists {name}; create view {name} as select id, topic, key, payload, \
+         enqueued_at as created_at, published_at as processed_at from @schema@_outbox"
+    ))
 }
 
 pub(super) fn replay_dead_letters(

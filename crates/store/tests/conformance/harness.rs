@@ -35,6 +35,9 @@ pub(crate) trait Harness: Sized {
     /// The audit trail: who did what.
     async fn audit(&self) -> Vec<(String, String)>;
 
+    /// The number that a query of the application's answers.
+    async fn count(&self, query: &str) -> i64;
+
     /// Begins a transaction on an application's own connection.
     async fn begin(&self) -> Self::Application;
 

@@ -74,6 +74,8 @@ macro_rules! every_case {
                 paused_subscription_says_so,
                 rewound_subscription_gets_again_what_it_had,
                 removed_subscription_leaves_nothing,
+                r19_written_topics_are_told_with_their_counts,
+                r10b_compatibility_view_counts_what_is_not_processed,
             }
             sweeping {
                 sweep_keeps_what_a_parked_key_needs,

@@ -148,7 +148,7 @@ pub(crate) async fn replay_keeps_to_its_rate<H: Harness>() {
     let aside = scene.store.aside("s").await.unwrap();
     let last = aside.messages.iter().find(|failed| failed.position == 4).unwrap();
     let wait = last.retry_in.unwrap();
-    assert!((Duration::from_secs(180)..=Duration::from_secs(200)).contains(&wait), "{wait:?}");
+    assert!((Duration::from_mins(3)..=Duration::from_secs(200)).contains(&wait), "{wait:?}");
 }
 
 pub(crate) async fn r14_discarded_dead_letter_lets_its_key_go_on<H: Harness>() {
@@ -272,4 +272,34 @@ pub(crate) async fn removed_subscription_leaves_nothing<H: Harness>() {
     // Another store on the database finds it gone as well.
     let error = harness.open(LONG).await.acquire("s", "two").await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Invalid, "{error}");
+}
+
+pub(crate) async fn r19_written_topics_are_told_with_their_counts<H: Harness>() {
+    let (harness, scene) = scene::<H>().await;
+    let topics = scene.store.written_topics(100).await.unwrap();
+    let told: Vec<(&str, u64)> = topics.iter().map(|it| (it.topic.as_str(), it.messages)).collect();
+    assert_eq!(told, [("even", 3), ("odd", 3)]);
+    assert_eq!(topics[0].newest, scene.store.recent(None, 2).await.unwrap()[0].enqueued_at);
+    let newest = scene.store.written_topics(1).await.unwrap();
+    assert_eq!((newest.len(), newest[0].topic.as_str()), (1, "odd"));
+
+    let same = harness.operations().await.incarnation().await.unwrap();
+    assert_eq!(scene.store.incarnation().await.unwrap(), same);
+    let other = H::empty().await;
+    let store = other.operations().await;
+    store.migrate().await.unwrap();
+    assert_ne!(store.incarnation().await.unwrap(), same);
+}
+
+pub(crate) async fn r10b_compatibility_view_counts_what_is_not_processed<H: Harness>() {
+    let (harness, scene) = scene::<H>().await;
+    let name = "job_outbox".parse().unwrap();
+    scene.store.create_compatibility_view(&name).await.unwrap();
+    scene.store.create_compatibility_view(&name).await.unwrap();
+    let pending = "select count(*) from job_outbox where processed_at is null";
+    assert_eq!(harness.count(pending).await, 3);
+    scene.store.append(&[Message::new("even")]).await.unwrap();
+    assert_eq!(harness.count(pending).await, 4);
+    let all = "select count(*) from job_outbox where topic is not null and created_at is not null";
+    assert_eq!(harness.count(all).await, 7);
 }

@@ -57,6 +57,10 @@ impl Harness for PostgresHarness {
         rows.iter().map(|row| (row.get(0), row.get(1))).collect()
     }
 
+    async fn count(&self, query: &str) -> i64 {
+        self.database.connect().await.query_one(query, &[]).await.unwrap().get(0)
+    }
+
     async fn begin(&self) -> Transaction {
         let client = self.database.connect().await;
         client.batch_execute("begin").await.unwrap();

@@ -73,6 +73,10 @@ impl Harness for SqliteHarness {
         self.rows(sql, |row| Ok((row.get(0)?, row.get(1)?)))
     }
 
+    async fn count(&self, query: &str) -> i64 {
+        self.connect().query_row(query, [], |row| row.get(0)).unwrap()
+    }
+
     async fn begin(&self) -> Transaction {
         let connection = self.connect();
         connection.execute_batch("begin").unwrap();
