@@ -15,6 +15,7 @@ use crate::{
         migrate::MigrateArgs,
         relay::RelayArgs,
         replay::{EraseArgs, ReplayArgs},
+        roles::RolesArgs,
         subscriptions::SubscriptionsCommand,
         tail::TailArgs,
     },
@@ -86,6 +87,8 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Create the schema in the database, or bring it up to date
     Migrate(MigrateArgs),
+    /// Create group roles for writers, relays, workers and viewers (PostgreSQL)
+    Roles(RolesArgs),
     /// Write messages to the log, each call in a transaction of its own
     Enqueue(EnqueueArgs),
     /// Publish the messages of the configured subscriptions to their sinks

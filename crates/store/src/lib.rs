@@ -25,9 +25,9 @@ pub use crate::{
     error::{StoreError, StoreErrorKind},
     model::{
         Advance, Aside, AsideState, DeadLetter, DueMessages, FailedMessage, Migration,
-        MigrationReport, ParkedKey, Progress, Request, RewindTo, Rewound, RingSizes, SchemaState,
-        Selection, Settled, SlotCounts, Start, Status, StoredMessage, SubscriptionSpec,
-        SubscriptionStatus, SweepReport, WrittenTopic,
+        MigrationReport, ParkedKey, Progress, Request, RewindTo, Rewound, RingSizes, RoleNames,
+        SchemaState, Selection, Settled, SlotCounts, Start, Status, StoredMessage,
+        SubscriptionSpec, SubscriptionStatus, SweepReport, WrittenTopic,
     },
 };
 
@@ -152,6 +152,16 @@ pub trait Operations: Store {
     /// `key`, `payload`, `created_at` and `processed_at`, for queries that were written for a
     /// hand-made outbox. In PostgreSQL it stands in the first schema of the search path.
     async fn create_compatibility_view(&self, name: &SchemaName) -> Result<()>;
+
+    /// The statements that create group roles of these names and grant them what they need. Safe to
+    /// run again.
+    ///
+    /// # Errors
+    /// `Invalid` on SQLite, which knows no roles.
+    fn roles_sql(&self, names: &RoleNames) -> Result<String>;
+
+    /// Runs them.
+    async fn create_roles(&self, names: &RoleNames) -> Result<()>;
 
     /// Makes dead letters due again with all their attempts before them, `rate` a second if given.
     /// Answers how many.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use posthaste_core::{
-    Epoch, MessageId, Page, Place, Position, TickRef, Timestamp, TopicFilter, Window,
+    Epoch, MessageId, Page, Place, Position, SchemaName, TickRef, Timestamp, TopicFilter, Window,
 };
 
 /// What a look found.
@@ -178,6 +178,19 @@ pub struct Rewound {
     pub place: Place,
     /// Messages that are published again.
     pub messages: u64,
+}
+
+/// Names of the group roles with no more than their task needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoleNames {
+    /// May enqueue, and read nothing that others wrote.
+    pub writer: SchemaName,
+    /// May publish.
+    pub relay: SchemaName,
+    /// May work on jobs.
+    pub worker: SchemaName,
+    /// May look at everything but payloads and headers.
+    pub viewer: SchemaName,
 }
 
 /// A topic that is written to.

@@ -9,6 +9,7 @@ pub(crate) mod metrics;
 pub(crate) mod migrate;
 pub(crate) mod relay;
 pub(crate) mod replay;
+pub(crate) mod roles;
 mod selection;
 pub(crate) mod status;
 pub(crate) mod subscriptions;
@@ -71,6 +72,7 @@ async fn run_on(command: Command, loaded: &Loaded, out: &mut Output) -> Result {
         Command::Subscriptions(command) => subscriptions::run(&command, config, out).await,
         Command::DeadLetters(command) => dead_letters::run(&command, config, out).await,
         Command::Replay(args) => replay::run(&args, config, out).await,
+        Command::Roles(args) => roles::run(&args, config, out).await,
         Command::Doctor(args) => doctor::run(&args, config, out).await,
         Command::Erase(args) => replay::erase(&args, config, out).await,
         Command::Config(_) | Command::Completions(_) | Command::Demo(_) | Command::Metrics(_) => {

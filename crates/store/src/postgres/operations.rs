@@ -17,7 +17,7 @@ use super::{
     subscriptions::PLACE_COLUMNS,
 };
 use crate::{
-    DeadLetter, Operations, Request, Result, RewindTo, Rewound, Selection, StoreError,
+    DeadLetter, Operations, Request, Result, RewindTo, Rewound, RoleNames, Selection, StoreError,
     StoreErrorKind, WrittenTopic,
 };
 
@@ -205,6 +205,27 @@ impl Operations for PostgresStore {
         );
         let loan = self.shared.connections.lend().await?;
         loan.bounded("create a view", loan.client().batch_execute(&sql)).await?;
+        loan.give_back();
+        Ok(())
+    }
+
+    fn roles_sql(&self, names: &RoleNames) -> Result<String> {
+        let parts = [
+            ("@schema@", self.schema()),
+            ("@writer@", &names.writer),
+            ("@relay@", &names.relay),
+            ("@worker@", &names.worker),
+            ("@viewer@", &names.viewer),
+        ];
+        let fill =
+            |sql: String, (part, name): (&str, &SchemaName)| sql.replace(part, name.as_str());
+        Ok(parts.into_iter().fold(include_str!("roles.sql").to_owned(), fill))
+    }
+
+    async fn create_roles(&self, names: &RoleNames) -> Result<()> {
+        let sql = format!("begin; {} commit", self.roles_sql(names)?);
+        let loan = self.shared.connections.lend().await?;
+        loan.bounded("create the roles", loan.client().batch_execute(&sql)).await?;
         loan.give_back();
         Ok(())
     }

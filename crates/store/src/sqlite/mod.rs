@@ -42,8 +42,8 @@ use self::{
 };
 use crate::{
     Aside, AsideState, DeadLetter, DueMessages, MigrationReport, Operations, Request, Result,
-    RewindTo, Rewound, SchemaState, Selection, Settled, Status, Store, StoredMessage,
-    SubscriptionSpec, SweepReport, Ticker, WrittenTopic,
+    RewindTo, Rewound, RoleNames, SchemaState, Selection, Settled, Status, Store, StoreError,
+    StoreErrorKind, StoredMessage, SubscriptionSpec, SweepReport, Ticker, WrittenTopic,
 };
 
 /// How to open a SQLite log.
@@ -312,6 +312,15 @@ impl Operations for SqliteStore {
             operations::create_compatibility_view(scope, &name)
         })
         .await
+    }
+
+    fn roles_sql(&self, _: &RoleNames) -> Result<String> {
+        let doing = "SQLite knows no roles: whoever may open the file may read and write it";
+        Err(StoreError::new(StoreErrorKind::Invalid, doing))
+    }
+
+    async fn create_roles(&self, names: &RoleNames) -> Result<()> {
+        self.roles_sql(names).map(drop)
     }
 
     async fn replay_dead_letters(
