@@ -165,7 +165,7 @@ fn url_that_is_missing_or_leads_nowhere_is_named() {
 
 #[test]
 fn sinks_are_checked_through_the_registry() {
-    let kinds = "choose one of local, redis-stream, stdout";
+    let kinds = "choose one of local, redis-list, redis-pubsub, redis-stream, stdout";
     check(
         &with_sink("kind = \"stdotu\""),
         &[&format!(
@@ -348,4 +348,29 @@ fn defaults_of_sinks_are_shown_too() {
         (&stream["value"], &stream["source"]),
         (&json!("posthaste:{topic}"), &json!("default"))
     );
+}
+
+#[test]
+fn r43_variables_of_hand_made_outboxes_stand_between_the_file_and_ours() {
+    let place = Place::with(
+        "[database]\nurl = \"sqlite:log.db\"\n[relay]\nbatch_messages = 7\n\
+         [subscriptions.orders.sink]\nkind = \"stdout\"\n",
+    );
+    let variables = [
+        ("OUTBOX_BATCH_SIZE", "10"),
+        ("OUTBOX_MAX_RETRIES", "3"),
+        ("OUTBOX_DEAD_LETTER_SIZE", "1000"),
+        ("OUTBOX_PROCESS_INTERVAL", "5s"),
+        ("POSTHASTE_RELAY__IDLE_INTERVAL", "1s"),
+    ];
+    let shown = place.run_in(&["config", "show"], &variables).succeeds().objects();
+    let find = |key: &str| shown.iter().find(|it| it["key"] == key).unwrap();
+    let batch = find("relay.batch_messages");
+    assert_eq!((&batch["value"], &batch["origin"]), (&json!(10), &json!("OUTBOX_BATCH_SIZE")));
+    assert_eq!(find("subscriptions.orders.failure.attempts")["value"], 3);
+    assert_eq!(find("subscriptions.orders.failure.dead_letters_max")["value"], 1000);
+    assert_eq!(find("relay.idle_interval")["value"], "1s");
+
+    let refused = place.run_in(&["config", "check"], &[("OUTBOX_BATCH_SIZE", "0")]).fails(2);
+    assert!(refused.stderr.contains("OUTBOX_BATCH_SIZE"), "{}", refused.stderr);
 }

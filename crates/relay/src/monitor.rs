@@ -19,6 +19,8 @@ pub enum State {
     BackingOff,
     /// The sink refuses a message; it is tried again and nothing is skipped.
     Blocked,
+    /// Paused by a person, until it is resumed.
+    Paused,
     /// Draining: finishing what is in flight.
     Draining,
     /// Ended after a drain.
@@ -31,11 +33,12 @@ pub enum State {
 
 impl State {
     /// Every state.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Starting,
         Self::Running,
         Self::BackingOff,
         Self::Blocked,
+        Self::Paused,
         Self::Draining,
         Self::Drained,
         Self::Fenced,
@@ -49,6 +52,7 @@ impl State {
             Self::Running => "running",
             Self::BackingOff => "backing_off",
             Self::Blocked => "blocked",
+            Self::Paused => "paused",
             Self::Draining => "draining",
             Self::Drained => "drained",
             Self::Fenced => "fenced",
@@ -209,6 +213,18 @@ impl Gauge {
             tracing::warn!(subscription = self.name, "set messages aside: {reason}");
         }
         self.set_aside(aside);
+    }
+
+    /// Paused by a person; logged once per change.
+    pub(crate) fn paused(&self) {
+        if !self.is_paused() {
+            tracing::info!(subscription = self.name, "paused");
+            self.enter(State::Paused);
+        }
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.status().state == State::Paused
     }
 
     /// What is set aside now.

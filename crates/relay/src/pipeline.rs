@@ -67,7 +67,7 @@ pub(crate) enum Outcome {
 impl Pipeline {
     /// Runs from the stored place, never from memory, until the drain or a failure.
     pub(crate) async fn run(self) -> Outcome {
-        let (epoch, place, parked) = match self.acquire().await {
+        let (epoch, place, parked, is_paused) = match self.acquire().await {
             Ok(acquired) => acquired,
             Err(error) => return Outcome::Store(error),
         };
@@ -85,8 +85,14 @@ impl Pipeline {
             until: self.until,
         };
         let turn = Arc::new(Mutex::new(()));
+        let pause = is_paused.then(|| Arc::clone(&turn).try_lock_owned().ok()).flatten();
+        if pause.is_some() && self.until.is_some() {
+            // What was asked for would never be published.
+            return self.leave(epoch).await;
+        }
         let mut publisher = self.publisher();
         let mut retries = self.retries(&ledger, &parked, &turn, places.clone());
+        retries.pause = pause;
         let settler = Settler { ledger: Arc::clone(&ledger) };
         let writes = Arc::clone(&ledger);
         let (stopped, draining) = (ledger.stopped(), self.draining.clone());
@@ -127,25 +133,34 @@ impl Pipeline {
         } else {
             conclude(read.and(retried), published, settled.map(drop))
         };
-        if matches!(outcome, Outcome::Done) {
-            self.gauge.enter(State::Draining);
-            if let Err(error) = self.store.release(self.gauge.name(), epoch).await {
-                return Outcome::Store(error);
-            }
+        if matches!(outcome, Outcome::Done) { self.leave(epoch).await } else { outcome }
+    }
+
+    /// Gives the subscription up.
+    async fn leave(&self, epoch: Epoch) -> Outcome {
+        self.gauge.enter(State::Draining);
+        match self.store.release(self.gauge.name(), epoch).await {
+            Ok(()) => Outcome::Done,
+            Err(error) => Outcome::Store(error),
         }
-        outcome
     }
 
     /// Takes the subscription over, with its place and what it has set aside.
-    async fn acquire(&self) -> Result<(Epoch, Place, Arc<Parked>), StoreError> {
+    async fn acquire(&self) -> Result<(Epoch, Place, Arc<Parked>, bool), StoreError> {
         let name = self.gauge.name();
         let (epoch, place) = self.store.acquire(name, &self.holder).await?;
         let parked = Arc::new(Parked::default());
-        parked.load(self.store.aside(name).await?);
+        let aside = self.store.aside(name).await?;
+        let is_paused = aside.is_paused;
+        parked.load(aside, &place);
         tracing::debug!(subscription = name, epoch, ?place, "acquired");
         self.gauge.acquired(place, parked.counts());
-        self.gauge.running();
-        Ok((epoch, place, parked))
+        if is_paused {
+            self.gauge.paused();
+        } else {
+            self.gauge.running();
+        }
+        Ok((epoch, place, parked, is_paused))
     }
 
     fn publisher(&self) -> Publisher {
@@ -177,6 +192,7 @@ impl Pipeline {
             stopped: ledger.stopped(),
             gauge: Arc::clone(&self.gauge),
             setbacks: 0,
+            pause: None,
         }
     }
 

@@ -116,7 +116,13 @@ impl Publisher {
                 if shared.draining.has_begun() {
                     return Err(Ended::Draining);
                 }
-                let _turn = turn.lock().await;
+                let draining = &mut shared.draining;
+                let _turn = tokio::select! {
+                    biased;
+                    turn = turn.lock() => turn,
+                    _ = shared.stopped.wait_for(|stopped| *stopped) => return Err(Ended::Fenced),
+                    () = draining.begun() => return Err(Ended::Draining),
+                };
                 let last = portion.page.get(batch[batch.len() - 1] as usize);
                 let place =
                     portion.before.moved_to(portion.window.head.at, last.position, Some(last.id));
@@ -129,7 +135,9 @@ impl Publisher {
                 places.send_replace(place);
             }
             places.send_replace(Place { message, ..portion.after });
-            self.gauge.running();
+            if !self.gauge.is_paused() {
+                self.gauge.running();
+            }
         }
     }
 
@@ -165,7 +173,7 @@ impl Publisher {
                     if unaccepted.is_empty() {
                         break;
                     }
-                    let ruling = self.rule(part, &unaccepted, shared);
+                    let ruling = self.rule(part, &pending, &unaccepted, shared);
                     pending.clone_from(&ruling.pending);
                     if self.set_aside(page, &ruling, &unaccepted, shared).await? {
                         attempts = 0;
@@ -191,11 +199,17 @@ impl Publisher {
         Ok(())
     }
 
-    fn rule(&self, part: &Part<'_>, unaccepted: &[Unaccepted], shared: &Shared) -> Ruling {
+    fn rule(
+        &self,
+        part: &Part<'_>,
+        batch: &[u32],
+        unaccepted: &[Unaccepted],
+        shared: &Shared,
+    ) -> Ruling {
         let Portion { page, before, window, .. } = part.portion;
         let counts = shared.parked.counts();
         let at = (*before, window.head.at);
-        failures::rule(&self.failure, counts, page, unaccepted, at, rand::random)
+        failures::rule(&self.failure, counts, page, batch, unaccepted, at, rand::random)
     }
 
     /// Writes what is set aside, so that the place may pass it; false when there is nothing.

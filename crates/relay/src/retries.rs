@@ -63,6 +63,8 @@ pub(crate) struct Retries {
     pub(crate) gauge: Arc<Gauge>,
     /// Attempts in a row that the sink could not take anything.
     pub(crate) setbacks: u32,
+    /// The publisher's turn, held while the subscription is paused.
+    pub(crate) pause: Option<OwnedMutexGuard<()>>,
 }
 
 /// Messages of a key, and the places around them.
@@ -83,17 +85,21 @@ enum Came {
 }
 
 impl Retries {
-    /// Works until the publisher ends.
+    /// Works until the publisher ends, and at least once on what is due at the beginning.
     pub(crate) async fn run(&mut self) -> Result<(), StoreError> {
         let mut looked = Instant::now();
+        let place = *self.places.borrow();
+        self.retry_due(&place).await?;
         loop {
             if self.is_over() {
                 return Ok(());
             }
-            let interval = if self.parked.is_empty() { IDLE_INTERVAL } else { LOOK_INTERVAL };
+            let is_quiet = self.parked.is_empty() && self.pause.is_none();
+            let interval = if is_quiet { IDLE_INTERVAL } else { LOOK_INTERVAL };
             let look = looked + interval;
             let place = *self.places.borrow_and_update();
             let (due, waits_for_place) = self.parked.next_due(&place);
+            let due = due.filter(|_| self.pause.is_none());
             let next = due.map_or(look, |due| due.min(look));
             let (parked, draining) = (&self.parked, &mut self.draining);
             let (places, stopped) = (&mut self.places, &mut self.stopped);
@@ -114,16 +120,25 @@ impl Retries {
                 self.look().await?;
                 looked = Instant::now();
             }
-            for key in self.parked.due_keys(&place) {
-                self.retry_key(key).await?;
-                if self.is_over() {
-                    return Ok(());
-                }
-            }
-            if self.parked.has_due_messages(&place) {
-                self.retry_messages().await?;
-            }
+            self.retry_due(&place).await?;
         }
+    }
+
+    /// Tries what is due of all that `place` has passed.
+    async fn retry_due(&mut self, place: &Place) -> Result<(), StoreError> {
+        if self.pause.is_some() {
+            return Ok(());
+        }
+        for key in self.parked.due_keys(place) {
+            if self.draining.has_begun() || *self.stopped.borrow() {
+                return Ok(());
+            }
+            self.retry_key(key).await?;
+        }
+        if self.parked.has_due_messages(place) {
+            self.retry_messages().await?;
+        }
+        Ok(())
     }
 
     /// Whether the run has to end, between two batches.
@@ -175,10 +190,14 @@ impl Retries {
         self.outlet.close().await;
     }
 
-    /// Takes over what people have changed: replayed and discarded dead letters.
+    /// Takes over what people have changed: paused subscriptions, replayed and discarded dead
+    /// letters.
     async fn look(&mut self) -> Result<(), StoreError> {
         // Under the turn, so that the publisher sets nothing aside between the read and the load.
-        let _turn = self.turn.lock().await;
+        let turn = match self.pause.take() {
+            Some(turn) => turn,
+            None => Arc::clone(&self.turn).lock_owned().await,
+        };
         let aside = self.store.aside(self.gauge.name()).await?;
         let limit = self.failure.parked_age_max;
         if let Some(old) = aside.keys.iter().find(|key| key.parked_for > limit)
@@ -192,7 +211,13 @@ impl Retries {
                 old.reason
             );
         }
-        self.parked.load(aside);
+        if aside.is_paused {
+            self.gauge.paused();
+            self.pause = Some(turn);
+        } else if self.gauge.is_paused() {
+            self.gauge.running();
+        }
+        self.parked.load(aside, &self.places.borrow());
         self.gauge.set_aside(self.parked.counts());
         Ok(())
     }

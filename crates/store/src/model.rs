@@ -109,6 +109,8 @@ pub enum Aside {
 /// All that a subscription has set aside, without payloads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AsideState {
+    /// Whether the subscription is paused.
+    pub is_paused: bool,
     /// Parked keys.
     pub keys: Vec<ParkedKey>,
     /// Parked messages and dead letters.
@@ -122,6 +124,80 @@ pub struct DueMessages {
     pub page: Page,
     /// What is known of each.
     pub failures: Vec<FailedMessage>,
+}
+
+/// Which messages a person means. Every condition that is given must hold; none means all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// The subscription.
+    pub subscription: Option<String>,
+    /// Any of these ids.
+    pub ids: Vec<MessageId>,
+    /// Topics.
+    pub topics: Option<TopicFilter>,
+    /// The ordering key.
+    pub key: Option<String>,
+    /// Text in the reason of a failure.
+    pub reason: Option<String>,
+    /// Failed (dead letters) or written (messages of the log) at this time or later.
+    pub since: Option<Timestamp>,
+    /// Failed or written before this time.
+    pub until: Option<Timestamp>,
+}
+
+/// A message out of attempts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The subscription whose sink rejected it.
+    pub subscription: String,
+    /// The message; never published by this subscription.
+    pub message: StoredMessage,
+    /// How often it was rejected.
+    pub attempts: u32,
+    /// The sink's last reason.
+    pub reason: String,
+    /// When it was set aside.
+    pub failed_at: Timestamp,
+    /// Whether its key waits for it.
+    pub holds_key: bool,
+}
+
+/// Where a subscription is moved back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RewindTo {
+    /// The oldest message that the log still holds.
+    Beginning,
+    /// The last tick before this time.
+    Time(Timestamp),
+}
+
+/// A subscription's place moved back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rewound {
+    /// Where it stands now.
+    pub place: Place,
+    /// Messages that are published again.
+    pub messages: u64,
+}
+
+/// A topic that is written to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenTopic {
+    /// The topic.
+    pub topic: String,
+    /// Messages of it among those looked at.
+    pub messages: u64,
+    /// When the newest of them was written.
+    pub newest: Timestamp,
+}
+
+/// Who asks for a change, and whether it is only to be counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Who, for the audit trail.
+    pub actor: String,
+    /// Count what would change, and change nothing.
+    pub is_dry_run: bool,
 }
 
 /// One embedded migration.
@@ -235,6 +311,8 @@ pub struct SubscriptionStatus {
     pub parked_messages: u64,
     /// Messages out of attempts.
     pub dead_letters: u64,
+    /// Whether a person has paused it.
+    pub is_paused: bool,
 }
 
 /// A settled place and when it was recorded.

@@ -2,11 +2,16 @@
 
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod dead_letters;
+pub(crate) mod doctor;
 pub(crate) mod enqueue;
 pub(crate) mod metrics;
 pub(crate) mod migrate;
 pub(crate) mod relay;
+pub(crate) mod replay;
+mod selection;
 pub(crate) mod status;
+pub(crate) mod subscriptions;
 pub(crate) mod tail;
 
 use std::io::Write as _;
@@ -63,6 +68,11 @@ async fn run_on(command: Command, loaded: &Loaded, out: &mut Output) -> Result {
         Command::Relay(args) => relay::run(&args, config).await,
         Command::Status => status::run(config, out).await,
         Command::Tail(args) => tail::run(&args, config, out).await,
+        Command::Subscriptions(command) => subscriptions::run(&command, config, out).await,
+        Command::DeadLetters(command) => dead_letters::run(&command, config, out).await,
+        Command::Replay(args) => replay::run(&args, config, out).await,
+        Command::Doctor(args) => doctor::run(&args, config, out).await,
+        Command::Erase(args) => replay::erase(&args, config, out).await,
         Command::Config(_) | Command::Completions(_) | Command::Demo(_) | Command::Metrics(_) => {
             Ok(())
         }

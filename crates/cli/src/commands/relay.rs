@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use posthaste_relay::{Relay, sink::Context};
+use posthaste_store::Store;
 
 use crate::{
     config::Config,
@@ -29,7 +30,7 @@ pub(crate) struct RelayArgs {
 /// Runs the relay. `relay.enabled` is not read: it is the switch of embedded relays (R17).
 pub(crate) async fn run(args: &RelayArgs, config: &Config) -> Result {
     let subscriptions = run::subscriptions(config, &args.only)?;
-    let store = store::open(config, store::Missing::Refuse).await?;
+    let store: Arc<dyn Store> = store::open(config, store::Missing::Refuse).await?;
     let stop = Stop::listen()
         .map_err(|error| Failure::caused(Exit::Failed, "cannot listen for signals", error))?;
     let names: Vec<&str> = subscriptions.iter().map(|it| it.spec.name.as_str()).collect();

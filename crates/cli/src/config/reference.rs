@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::{
     layers::{Key, variable_of},
+    outbox,
     problem::dotted,
     schema::{self, Schema, Shape},
     settings::Config,
@@ -56,6 +57,7 @@ pub(crate) fn reference() -> String {
     for kind in sinks::KINDS {
         add_sink(&mut page, kind);
     }
+    page.push_str(&outbox::reference());
     page
 }
 

@@ -1,20 +1,12 @@
--- Appends messages to streams, in order, until something stands in the way.
+-- Appends messages to streams, in order, until something stands in the way. Follows `place.lua`,
+-- which says what KEYS[1], ARGV[1], ARGV[2] and the answer are.
 --
--- KEYS[1]  where the subscription's place is kept
 -- KEYS[2…] the streams, each once
--- ARGV[1]  the place that this call continues from, or '' for any
--- ARGV[2]  the place behind it, kept if every message is appended
 -- ARGV[3]  length to trim the streams to beforehand, or 0
--- ARGV[4]  the plan, five bytes a message: number of its stream in KEYS (16 bits), shape,
---          number of its values (16 bits)
+-- ARGV[4]  the plan, five bytes a message: shape, number of its values (16 bits), number of its
+--          stream in KEYS (16 bits)
 -- ARGV[5…] the values of all messages, one message after the other
---
--- Returns nil when every message was appended; 'MOVED', with nothing appended, when the place is
--- another one; otherwise a list:
---   the number of the message that ended the script (0 if none), then number and error of every
---   message that was refused, that one included. A message that follows a refused one in the same
---   stream is not appended and not listed, and the place stays.
-local pcall, byte, find, unpack = redis.pcall, string.byte, string.find, unpack
+local byte, find, unpack = string.byte, string.find, unpack
 
 -- The common shapes carry values alone: topic and content type, unless they are those of the last
 -- message that named them (`…_AGAIN`), then id, key if there is one, time and payload. Every other
@@ -44,7 +36,7 @@ local function append_all(plan)
   local number, value = 0, 5
   local failed, report, topic, content_type
   for at = 1, #plan, 5 do
-    local high, low, shape, count_high, count_low = byte(plan, at, at + 4)
+    local shape, count_high, count_low, high, low = byte(plan, at, at + 4)
     local stream = high * 256 + low + 2
     local count = count_high * 256 + count_low
     local first = value
@@ -81,20 +73,6 @@ local function append_all(plan)
   return report
 end
 
-local place = pcall('GET', KEYS[1])
-if type(place) == 'table' then
-  return place
-elseif ARGV[1] ~= '' and place ~= ARGV[1] then
-  return 'MOVED'
-end
--- First of all writes, so that what ends every write (memory, replica, permission) ends the script
--- with nothing appended.
-local kept = pcall('SET', KEYS[1], ARGV[2])
-if kept.err then
-  return kept
-end
-local report = ARGV[3] ~= '0' and trim(ARGV[3]) or append_all(ARGV[4])
-if report then
-  pcall('SET', KEYS[1], place or '')
-end
-return report
+return from_place(function()
+  return ARGV[3] ~= '0' and trim(ARGV[3]) or append_all(ARGV[4])
+end)

@@ -20,8 +20,9 @@ use tokio::{
     time::timeout,
 };
 
+use super::body;
 use crate::{
-    envelope::{self, CloudEvents, Format, JsonObject, TimeText},
+    envelope::{self, CloudEvents, Format, TimeText},
     sink::{
         Batch, Context, InvalidTarget, PlaceKeeping, Receipt, Sink, SinkError, SinkErrorKind,
         SinkKind, Target,
@@ -176,7 +177,7 @@ impl Lines {
     fn write(&mut self, message: &MessageRef<'_>, out: &mut Vec<u8>) {
         let start = out.len();
         match self {
-            Self::Raw(time) => write_raw(message, time, out),
+            Self::Raw(time) => body::write_envelope(message, time, out),
             Self::Events(events) => events.write(message, out),
         }
         // In JSON a bare line break can only stand between tokens, where a space means the same.
@@ -187,29 +188,4 @@ impl Lines {
         }
         out.push(b'\n');
     }
-}
-
-fn write_raw(message: &MessageRef<'_>, time: &mut TimeText, out: &mut Vec<u8>) {
-    let mut line = JsonObject::begin(out);
-    line.text("id", message.id.hyphenated().encode_lower(&mut [0; 36]));
-    line.integer("position", message.position);
-    line.text("topic", message.topic);
-    if let Some(key) = message.key {
-        line.text("key", key);
-    }
-    line.text("content_type", message.content_type);
-    if let Some(id) = message.correlation_id {
-        line.text("correlation_id", id);
-    }
-    line.text("enqueued_at", time.of(message.enqueued_at));
-    let mut headers = line.object("headers");
-    for (name, value) in message.headers.iter() {
-        headers.text(name, value);
-    }
-    headers.end();
-    match std::str::from_utf8(message.payload) {
-        Ok(text) => line.text("payload", text),
-        Err(_) => line.base64("payload_base64", message.payload),
-    }
-    line.end();
 }

@@ -38,7 +38,10 @@ impl Readiness {
 impl SubscriptionReadiness {
     fn of(snapshot: &SubscriptionSnapshot) -> Self {
         let ready = snapshot.acquired
-            && matches!(snapshot.state, State::Running | State::BackingOff | State::Blocked);
+            && matches!(
+                snapshot.state,
+                State::Running | State::BackingOff | State::Blocked | State::Paused
+            );
         let waits = (!snapshot.acquired).then(|| "not acquired yet".to_owned());
         Self {
             name: snapshot.name.clone(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use posthaste_core::{Headers, MessageId, MessageRef, Page, Place, Timestamp};
 use posthaste_relay::sink::{Batch, Outcome, Receipt, Sink, SinkError};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 /// A message to publish.
 #[derive(Clone, Debug)]
@@ -105,8 +105,22 @@ pub(crate) async fn publish(
 }
 
 /// The payload a JSON member stands for.
-pub(crate) fn decode_base64(text: &str) -> Vec<u8> {
+fn decode_base64(text: &str) -> Vec<u8> {
     STANDARD.decode(text).unwrap()
+}
+
+/// Reads an envelope back.
+pub(crate) fn read_envelope(envelope: &[u8]) -> Arrived {
+    let envelope: Value = serde_json::from_slice(envelope).unwrap();
+    let text = |name: &str| envelope[name].as_str().map(str::to_owned);
+    let payload = text("payload").map(String::into_bytes);
+    Arrived {
+        id: text("id").unwrap().parse().unwrap(),
+        topic: text("topic").unwrap(),
+        key: text("key"),
+        headers: serde_json::from_value(envelope["headers"].clone()).unwrap(),
+        payload: payload.unwrap_or_else(|| decode_base64(&text("payload_base64").unwrap())),
+    }
 }
 
 /// Reads an event back, by the JSON format's rules alone.

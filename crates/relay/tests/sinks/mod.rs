@@ -3,6 +3,9 @@
 mod contract;
 mod local;
 mod messages;
+mod redis_list;
+mod redis_pubsub;
+mod redis_server;
 mod redis_stream;
 mod redis_stream_faults;
 mod stdout;

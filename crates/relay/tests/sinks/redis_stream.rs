@@ -1,27 +1,17 @@
 //! `redis-stream`: the contract in both formats, and what only Redis streams do.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
-use posthaste_relay::{
-    sink::{Context, Outcome, Target},
-    sinks,
-};
+use posthaste_relay::sink::{Context, Outcome, Sink, Target};
 use posthaste_testkit::Redis;
 use redis::aio::MultiplexedConnection;
 
 use super::{
     contract::{Harness, Rejecting, sink_contract},
     messages::{Arrived, Sample, publish, read_event},
+    redis_server::{Server, client},
 };
 
 type Entries = Vec<(String, Vec<(String, Vec<u8>)>)>;
-
-/// A server that is shared, or started for one test alone.
-enum Server {
-    Shared(&'static Redis),
-    Alone(Box<Redis>),
-}
 
 struct Stream<const EVENTS: bool> {
     server: Server,
@@ -30,19 +20,7 @@ struct Stream<const EVENTS: bool> {
 
 /// The sink for these settings and this `url`.
 pub(crate) fn target(url: &str, settings: toml::Table) -> Box<dyn Target> {
-    let mut table = settings;
-    table.insert("url".to_owned(), url.into());
-    (sinks::find("redis-stream").unwrap().parse)(table).unwrap()
-}
-
-/// A connection of the test's own.
-pub(crate) async fn client(redis: &Redis) -> MultiplexedConnection {
-    let client = redis::Client::open(redis.url()).unwrap();
-    // The library's 500 ms are too short for a machine that runs all tests at once.
-    let config = redis::AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(Duration::from_secs(30)))
-        .set_response_timeout(Some(Duration::from_secs(30)));
-    client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
+    super::redis_server::target("redis-stream", url, settings)
 }
 
 pub(crate) async fn entries(client: &mut MultiplexedConnection, stream: &str) -> Entries {
@@ -64,36 +42,21 @@ fn read_entry(fields: &[(String, Vec<u8>)]) -> Arrived {
     }
 }
 
-impl<const EVENTS: bool> Stream<EVENTS> {
-    fn redis(&self) -> &Redis {
-        match &self.server {
-            Server::Shared(redis) => redis,
-            Server::Alone(redis) => redis,
-        }
-    }
-}
-
 #[async_trait]
 impl<const EVENTS: bool> Harness for Stream<EVENTS> {
     async fn start(is_alone: bool) -> Self {
-        let server = if is_alone {
-            Server::Alone(Box::new(Redis::start()))
-        } else {
-            Server::Shared(Redis::shared())
-        };
-        let prefix = Redis::shared().prefix();
-        Self { server, prefix }
+        Self { server: Server::start(is_alone), prefix: Redis::shared().prefix() }
     }
 
     fn target(&self) -> Box<dyn Target> {
         let mut settings = toml::Table::new();
         settings.insert("stream".to_owned(), format!("{}{{topic}}", self.prefix).into());
         settings.insert("format".to_owned(), if EVENTS { "cloudevents" } else { "raw" }.into());
-        target(&self.redis().url(), settings)
+        target(&self.server.redis().url(), settings)
     }
 
     async fn arrived(&mut self, topic: &str) -> Vec<Arrived> {
-        let mut client = client(self.redis()).await;
+        let mut client = client(self.server.redis()).await;
         let entries = entries(&mut client, &format!("{}{topic}", self.prefix)).await;
         let read = |fields: Vec<(String, Vec<u8>)>| match fields.as_slice() {
             [(name, event)] if EVENTS && name == "cloudevent" => read_event(event),
@@ -103,11 +66,11 @@ impl<const EVENTS: bool> Harness for Stream<EVENTS> {
     }
 
     fn go_away(&mut self) {
-        self.redis().kill();
+        self.server.redis().kill();
     }
 
     fn come_back(&mut self) {
-        self.redis().restart();
+        self.server.redis().restart();
     }
 }
 
@@ -115,13 +78,13 @@ impl<const EVENTS: bool> Harness for Stream<EVENTS> {
 impl<const EVENTS: bool> Rejecting for Stream<EVENTS> {
     async fn refuse(&mut self, topic: &str) {
         let stream = format!("{}{topic}", self.prefix);
-        let mut client = client(self.redis()).await;
+        let mut client = client(self.server.redis()).await;
         redis::cmd("SET").arg(stream).arg("no stream").exec_async(&mut client).await.unwrap();
     }
 
     async fn relent(&mut self, topic: &str) {
         let stream = format!("{}{topic}", self.prefix);
-        let mut client = client(self.redis()).await;
+        let mut client = client(self.server.redis()).await;
         redis::cmd("DEL").arg(stream).exec_async(&mut client).await.unwrap();
     }
 }
@@ -130,10 +93,7 @@ sink_contract!(contract_of_raw_entries, super::Stream<false>, rejection);
 sink_contract!(contract_of_event_entries, super::Stream<true>, rejection);
 
 /// A sink on the shared server, for streams below a prefix of its own.
-async fn sink(
-    prefix: &str,
-    settings: toml::Table,
-) -> (Box<dyn posthaste_relay::sink::Sink>, MultiplexedConnection) {
+async fn sink(prefix: &str, settings: toml::Table) -> (Box<dyn Sink>, MultiplexedConnection) {
     let redis = Redis::shared();
     let mut settings = settings;
     let name = settings.get("stream").and_then(toml::Value::as_str).unwrap_or("{topic}");

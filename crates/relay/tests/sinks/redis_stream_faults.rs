@@ -15,7 +15,8 @@ use posthaste_testkit::{Redis, RedisAuth, RedisOptions, Tls};
 use super::{
     contract::CALL_LIMIT,
     messages::{Sample, publish},
-    redis_stream::{client, entries, target},
+    redis_server::{assert_settings, client, setting},
+    redis_stream::{entries, target},
 };
 
 const PASSWORD: &str = "hunter2-secret";
@@ -49,10 +50,6 @@ fn with_password() -> RedisOptions {
     RedisOptions { auth, ..RedisOptions::default() }
 }
 
-fn settings(key: &str, value: impl Into<toml::Value>) -> toml::Table {
-    toml::Table::from_iter([(key.to_owned(), value.into())])
-}
-
 #[tokio::test]
 async fn wrong_credentials_are_told_without_the_password() {
     let redis = Redis::start_with(with_password());
@@ -60,7 +57,7 @@ async fn wrong_credentials_are_told_without_the_password() {
     let wrong = format!("redis://:{PASSWORD}x@127.0.0.1:{}", redis.port());
     for target in [
         target(&wrong, toml::Table::new()),
-        target(&plain, settings("password", format!("{PASSWORD}y"))),
+        target(&plain, setting("password", format!("{PASSWORD}y"))),
         target(&plain, toml::Table::new()),
     ] {
         let error = refused(&*target).await;
@@ -69,7 +66,7 @@ async fn wrong_credentials_are_told_without_the_password() {
         assert!(!said.contains(PASSWORD), "{said}");
         assert!(error.to_string().contains(&format!("127.0.0.1:{}", redis.port())), "{error}");
     }
-    accepts(&*target(&plain, settings("password", PASSWORD))).await;
+    accepts(&*target(&plain, setting("password", PASSWORD))).await;
     accepts(&*target(&redis.url(), toml::Table::new())).await;
 }
 
@@ -84,7 +81,7 @@ async fn user_with_a_password_file_publishes_and_the_file_is_read_again() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("password");
     std::fs::write(&file, "not yet").unwrap();
-    let mut table = settings("password_file", file.to_str().unwrap());
+    let mut table = setting("password_file", file.to_str().unwrap());
     table.insert("username".to_owned(), "relay".into());
     let url = format!("redis://127.0.0.1:{}", redis.port());
     let target = target(&url, table);
@@ -120,17 +117,17 @@ async fn tls_trusts_the_configured_authority_and_no_other() {
     let redis = Redis::start_with(tls);
     let ca_file = redis.ca_file();
     let ca_file = ca_file.to_str().unwrap();
-    accepts(&*target(&redis.url(), settings("ca_file", ca_file))).await;
+    accepts(&*target(&redis.url(), setting("ca_file", ca_file))).await;
     let directory = tempfile::tempdir().unwrap();
     let other = directory.path().join("other.crt");
     std::fs::write(&other, Tls::generate().ca_pem()).unwrap();
-    for unknown in [settings("ca_file", other.to_str().unwrap()), toml::Table::new()] {
+    for unknown in [setting("ca_file", other.to_str().unwrap()), toml::Table::new()] {
         let error = refused(&*target(&redis.url(), unknown)).await;
         assert_eq!(error.kind(), SinkErrorKind::Authentication, "{error:?}");
         assert!(everything_said(&error).contains("invalid peer certificate"), "{error:?}");
     }
     std::fs::write(&other, "no certificate").unwrap();
-    let error = refused(&*target(&redis.url(), settings("ca_file", other.to_str().unwrap()))).await;
+    let error = refused(&*target(&redis.url(), setting("ca_file", other.to_str().unwrap()))).await;
     assert_eq!(error.kind(), SinkErrorKind::Misconfigured);
     assert!(everything_said(&error).contains("other.crt"), "{error:?}");
 }
@@ -138,7 +135,7 @@ async fn tls_trusts_the_configured_authority_and_no_other() {
 #[tokio::test]
 async fn tls_to_a_port_without_it_ends_in_a_hint() {
     let url = Redis::shared().url().replace("redis://", "rediss://");
-    let error = refused(&*target(&url, settings("connect_timeout", "1s"))).await;
+    let error = refused(&*target(&url, setting("connect_timeout", "1s"))).await;
     assert_eq!(error.kind(), SinkErrorKind::Timeout, "{error:?}");
     assert!(error.to_string().contains("needs a port that speaks TLS"), "{error}");
 }
@@ -231,7 +228,7 @@ async fn two_relays_in_one_place_get_errors_and_append_nothing_out_of_turn() {
 #[tokio::test]
 async fn name_of_the_place_that_holds_other_data_stops_and_spares_the_data() {
     let redis = Redis::start();
-    let target = target(&redis.url(), settings("stream", "orders"));
+    let target = target(&redis.url(), setting("stream", "orders"));
     let mut client = client(&redis).await;
     let mut add = redis::cmd("XADD");
     add.arg("ordersplace:s").arg("*").arg("f").arg("v").exec_async(&mut client).await.unwrap();
@@ -290,25 +287,7 @@ fn faulty_settings_name_the_key_and_never_the_secret() {
 
 #[test]
 fn schema_lists_every_setting_with_its_description() {
-    let schema = (sinks::find("redis-stream").unwrap().schema)();
-    let properties = schema.get("properties").and_then(|value| value.as_object()).unwrap();
-    let expected = [
-        "ca_file",
-        "cloudevents_source",
-        "connect_timeout",
-        "format",
-        "maxlen",
-        "operation_timeout",
-        "password",
-        "password_file",
-        "stream",
-        "url",
-        "username",
-    ];
-    let mut names: Vec<&str> = properties.keys().map(String::as_str).collect();
-    names.sort_unstable();
-    assert_eq!(names, expected);
-    assert!(properties.values().all(|property| property.get("description").is_some()));
+    assert_settings("redis-stream", &["cloudevents_source", "format", "maxlen", "stream"]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{
     contract::{Harness, sink_contract},
-    messages::{Arrived, Sample, decode_base64, publish, read_event},
+    messages::{Arrived, Sample, publish, read_envelope, read_event},
 };
 
 /// Stands in for the pipe.
@@ -68,19 +68,6 @@ fn target(pipe: &Pipe, format: &str) -> Box<dyn Target> {
     stdout::parse(settings, stdout::Output::new(pipe.clone())).unwrap()
 }
 
-fn read_line(line: &str) -> Arrived {
-    let line: Value = serde_json::from_str(line).unwrap();
-    let text = |name: &str| line[name].as_str().map(str::to_owned);
-    let payload = text("payload").map(String::into_bytes);
-    Arrived {
-        id: text("id").unwrap().parse().unwrap(),
-        topic: text("topic").unwrap(),
-        key: text("key"),
-        headers: serde_json::from_value(line["headers"].clone()).unwrap(),
-        payload: payload.unwrap_or_else(|| decode_base64(&text("payload_base64").unwrap())),
-    }
-}
-
 #[async_trait]
 impl<const EVENTS: bool> Harness for Lines<EVENTS> {
     async fn start(_is_alone: bool) -> Self {
@@ -92,9 +79,13 @@ impl<const EVENTS: bool> Harness for Lines<EVENTS> {
     }
 
     async fn arrived(&mut self, topic: &str) -> Vec<Arrived> {
-        let read =
-            |line: &String| if EVENTS { read_event(line.as_bytes()) } else { read_line(line) };
-        self.0.lines().iter().map(read).filter(|arrived| arrived.topic == topic).collect()
+        let read = if EVENTS { read_event } else { read_envelope };
+        self.0
+            .lines()
+            .iter()
+            .map(|line| read(line.as_bytes()))
+            .filter(|arrived| arrived.topic == topic)
+            .collect()
     }
 
     fn go_away(&mut self) {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use posthaste_core::{Headers, Position, Timestamp, TopicFilter};
+use posthaste_core::{MessageRef, Position, Timestamp, TopicFilter};
 use tokio_postgres::Row;
 
 use super::{
@@ -80,7 +80,8 @@ async fn subscription_states(
         "select {places}, p.settled_at, p.subscription, p.topics, p.prefixes, p.epoch, p.holder, \
          w.backlog, coalesce(w.lag, 0)::bigint, \
          (select count(*) from {schema}.parked_key k where k.subscription = p.subscription_id), \
-         f.parked, f.dead \
+         f.parked, f.dead, \
+         (select paused_at is not null from {schema}.subscription where id = p.subscription_id) \
          from {schema}.place p cross join lateral (\
            select count(*) as backlog, \
                   extract(epoch from clock_timestamp() - min(l.enqueued_at)) * 1000000 as lag \
@@ -127,6 +128,7 @@ fn subscription_state(row: &Row) -> SubscriptionStatus {
         parked_keys: row.get::<_, i64>(14) as u64,
         parked_messages: row.get::<_, i64>(15) as u64,
         dead_letters: row.get::<_, i64>(16) as u64,
+        is_paused: row.get(17),
     }
 }
 
@@ -155,19 +157,23 @@ pub(super) async fn recent(
 
 fn stored(row: &Row) -> Result<StoredMessage> {
     let message = rows::message(row).map_err(|error| errors::classify("read a message", error))?;
-    let own = |headers: Headers<'_>| {
-        headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
-    };
-    Ok(StoredMessage {
+    let published_at = row.get::<_, Option<Micros>>(9).map(|micros| Timestamp(micros.0));
+    Ok(owned(&message, published_at))
+}
+
+/// A message that outlives its row.
+pub(super) fn owned(message: &MessageRef<'_>, published_at: Option<Timestamp>) -> StoredMessage {
+    let pairs = message.headers.iter();
+    StoredMessage {
         position: message.position,
         id: message.id,
         topic: message.topic.to_owned(),
         key: message.key.map(str::to_owned),
         payload: message.payload.to_vec(),
         content_type: message.content_type.to_owned(),
-        headers: own(message.headers),
+        headers: pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         correlation_id: message.correlation_id.map(str::to_owned),
         enqueued_at: message.enqueued_at,
-        published_at: row.get::<_, Option<Micros>>(9).map(|micros| Timestamp(micros.0)),
-    })
+        published_at,
+    }
 }

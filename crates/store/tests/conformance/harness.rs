@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use posthaste_core::{Message, MessageId};
-use posthaste_store::Store;
+use posthaste_store::{Operations, Store};
 
 /// How long messages are kept where a case is not about retention.
 pub(crate) const LONG: Duration = Duration::from_hours(1);
@@ -28,6 +28,15 @@ pub(crate) trait Harness: Sized {
 
     /// One more store on the database, as another process would open it.
     async fn open(&self, retention: Duration) -> Arc<dyn Store>;
+
+    /// As [`Harness::open`], for an operator.
+    async fn operations(&self) -> Arc<dyn Operations>;
+
+    /// The audit trail: who did what.
+    async fn audit(&self) -> Vec<(String, String)>;
+
+    /// The number that a query of the application's answers.
+    async fn count(&self, query: &str) -> i64;
 
     /// Begins a transaction on an application's own connection.
     async fn begin(&self) -> Self::Application;

@@ -64,6 +64,19 @@ macro_rules! every_case {
                 one_key_is_read_alone,
                 views_tell_what_is_parked_and_dead,
             }
+            operations {
+                r14_dead_letters_are_listed_by_every_condition,
+                r14_replayed_dead_letters_are_due_with_all_their_attempts,
+                replay_keeps_to_its_rate,
+                r14_discarded_dead_letter_lets_its_key_go_on,
+                r14_published_messages_are_replayed_to_this_and_another_subscription,
+                erased_message_keeps_its_place_and_says_so,
+                paused_subscription_says_so,
+                rewound_subscription_gets_again_what_it_had,
+                removed_subscription_leaves_nothing,
+                r19_written_topics_are_told_with_their_counts,
+                r10b_compatibility_view_counts_what_is_not_processed,
+            }
             sweeping {
                 sweep_keeps_what_a_parked_key_needs,
                 sweep_keeps_what_a_lagging_subscription_needs,
@@ -108,6 +121,7 @@ mod concurrent;
 mod harness;
 mod messages;
 mod migrations;
+mod operations;
 mod pages;
 mod random;
 mod reader;
