@@ -79,7 +79,7 @@ mod tests {
             .filter(|state| Readiness::of(&[snapshot(*state, true)]).ready)
             .map(State::word)
             .collect();
-        assert_eq!(ready, ["running", "backing_off", "blocked"]);
+        assert_eq!(ready, ["running", "backing_off", "blocked", "paused"]);
         for state in State::ALL {
             assert!(!Readiness::of(&[snapshot(state, false)]).ready, "{state:?}");
         }

@@ -60,9 +60,15 @@ fn scrape(telemetry: &Telemetry) -> Scrape {
     Scrape::parse(&telemetry.metrics())
 }
 
-/// What is told after one read of the database.
+/// When the values of the database were read.
+fn read_at(scrape: &Scrape) -> Option<f64> {
+    scrape.find("posthaste_observed_timestamp_seconds", &[])
+}
+
+/// What is told after one more read of the database.
 async fn observed(telemetry: &Telemetry) -> Scrape {
-    let read = async || scrape(telemetry).find("posthaste_log_messages", &[]).is_some();
+    let before = read_at(&scrape(telemetry));
+    let read = async || read_at(&scrape(telemetry)) != before;
     tokio::select! {
         () = telemetry.observe(ONCE) => unreachable!("it goes on"),
         () = eventually_async("values of the database", LIMIT, read) => scrape(telemetry),
@@ -177,7 +183,6 @@ async fn r38_gauges_of_the_database_are_read_apart_from_scrapes(store: Arc<dyn S
     store.append(&of_key("b", 0..4)).await.unwrap();
     let again = scrape(&telemetry);
     assert_eq!(value(&again, "backlog_messages", &[]), 4);
-    let read_at = |scrape: &Scrape| scrape.find("posthaste_observed_timestamp_seconds", &[]);
     assert_eq!(read_at(&again), read_at(&told));
     running.drain().await.unwrap();
 }
@@ -187,6 +192,7 @@ async fn r38_number_of_series_does_not_grow_with_topics_and_keys(store: Arc<dyn 
     let relay = relay(&store, &picky, failure(Policy::ParkKey, 1_000));
     let telemetry = relay.telemetry();
     let running = Running::start(relay);
+    assert!(running.monitor.wait_for(|all| all[0].acquired).await);
     let before = observed(&telemetry).await;
     let many = |n: u32| {
         let text = format!("p{n}");
