@@ -161,8 +161,8 @@ fn check_topics(subscriptions: &[Subscription], topics: &[WrittenTopic], finding
     for topic in topics {
         if !filters.iter().any(|filter| filter.matches(&topic.topic)) {
             let text = format!(
-                "{} is written ({} messages lately) and no subscription reads it; add it to the \
-                 topics of one",
+                "{} is written (lately: {}) and no subscription reads it; add it to the topics of \
+                 one",
                 topic.topic, topic.messages
             );
             findings.add(Level::Error, CHECK, text);

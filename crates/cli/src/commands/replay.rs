@@ -4,9 +4,14 @@ use clap::Args;
 
 use super::{
     dead_letters::changed,
-    selection::{ChangeArgs, SelectionArgs, needs_condition, rate},
+    selection::{ChangeArgs, SelectionArgs, rate},
 };
-use crate::{config::Config, failure::Result, output::Output, store};
+use crate::{
+    config::Config,
+    failure::{Failure, Result},
+    output::Output,
+    store,
+};
 
 /// What to publish again.
 #[derive(Args, Debug)]
@@ -50,7 +55,9 @@ pub(crate) async fn run(args: &ReplayArgs, config: &Config, out: &mut Output) ->
 
 pub(crate) async fn erase(args: &EraseArgs, config: &Config, out: &mut Output) -> Result {
     let which = args.selection.selection(None, None)?;
-    needs_condition(&which, false)?;
+    if which.ids.is_empty() && which.key.is_none() {
+        return Err(Failure::usage("name the messages to erase, by ids or by --key"));
+    }
     let store = store::open(config, store::Missing::Refuse).await?;
     store.check().await?;
     let count = store.erase(&which, &args.change.request()).await?;

@@ -79,8 +79,7 @@ impl ChangeArgs {
 
 /// Refuses a selection that means everything, unless that was said.
 pub(crate) fn needs_condition(selection: &Selection, all: bool) -> Result {
-    let says_nothing = *selection == Selection::default();
-    if says_nothing && !all {
+    if *selection == Selection::default() && !all {
         let message = "this would concern every message; name ids or conditions, or say --all";
         return Err(Failure::usage(message));
     }
