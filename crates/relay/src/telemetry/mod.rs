@@ -1,7 +1,7 @@
 //! What a relay tells machines: counters, gauges and histograms in Prometheus' text format, and
 //! whether it is alive and ready.
 //!
-//! [`metrics`] is the one list of all metrics. The pipelines count in a [`meter`], without locks
+//! `metrics` is the one list of all metrics. The pipelines count in a `meter`, without locks
 //! and per batch; what only the database knows is read by [`Telemetry::observe`] at an interval
 //! and kept. Nothing here listens on a port: the CLI serves what [`Telemetry`] answers.
 
