@@ -23,6 +23,8 @@ pub struct Limits {
     pub content_type_bytes: usize,
     /// Correlation id bytes.
     pub correlation_id_bytes: usize,
+    /// Idempotency token bytes.
+    pub token_bytes: usize,
 }
 
 impl Limits {
@@ -37,6 +39,7 @@ impl Limits {
         headers_bytes: 16 * 1024,
         content_type_bytes: 128,
         correlation_id_bytes: 256,
+        token_bytes: 256,
     };
 
     /// Checks every field of `message`.
@@ -51,6 +54,9 @@ impl Limits {
         check_media_type(message.media_type(), self.content_type_bytes)?;
         if let Some(id) = message.correlation() {
             check_text("correlation_id", id, self.correlation_id_bytes)?;
+        }
+        if let Some(token) = message.idempotency_token() {
+            check_text("token", token, self.token_bytes)?;
         }
         self.check_headers(message)?;
         if let Some(reason) = message.payload_fault() {
@@ -183,6 +189,9 @@ mod tests {
             (good().header("a", "1").header("a", "2"), "header name"),
             (good().header("a", "v".repeat(16 * 1024)), "headers"),
             (good().correlation_id(""), "correlation_id"),
+            (good().token(""), "token"),
+            (good().token("a\tb"), "token"),
+            (good().token("t".repeat(257)), "token"),
             (good().bytes("x\ny", b"".as_slice()), "content_type"),
             (good().bytes("application/octet-stream", vec![0; 256 * 1024 + 1]), "payload"),
         ];
@@ -204,6 +213,7 @@ mod tests {
     fn r3_limits_themselves_and_an_empty_payload_pass() {
         let message = Message::new("t".repeat(255))
             .key("ö".repeat(256))
+            .token("ö".repeat(128))
             .header("a", "line\nbreak")
             .bytes("application/octet-stream", vec![0; 256 * 1024]);
         assert_eq!(Limits::DEFAULT.check(&message), Ok(()));

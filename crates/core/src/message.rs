@@ -36,6 +36,7 @@ pub struct Message {
     payload_fault: Option<String>,
     content_type: String,
     correlation_id: Option<String>,
+    token: Option<String>,
 }
 
 impl Message {
@@ -50,6 +51,7 @@ impl Message {
             payload_fault: None,
             content_type: BYTES.to_owned(),
             correlation_id: None,
+            token: None,
         }
     }
 
@@ -108,6 +110,17 @@ impl Message {
         self
     }
 
+    /// Sets the idempotency token: of all messages with one token only the first is written. A later
+    /// enqueue writes nothing, whatever the message, and answers the first one's id; one that runs
+    /// at the same time waits for the first transaction, and writes if that rolls back.
+    ///
+    /// Tokens are kept for a configured time, a day unless told otherwise.
+    #[must_use]
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
     /// Sets the W3C trace context (<https://www.w3.org/TR/trace-context/>) as the headers
     /// `traceparent` and, unless empty, `tracestate`.
     #[must_use]
@@ -149,6 +162,11 @@ impl Message {
     /// The correlation id.
     pub fn correlation(&self) -> Option<&str> {
         self.correlation_id.as_deref()
+    }
+
+    /// The idempotency token.
+    pub fn idempotency_token(&self) -> Option<&str> {
+        self.token.as_deref()
     }
 
     /// Why the payload could not be serialised, if it could not.

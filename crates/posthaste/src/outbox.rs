@@ -39,8 +39,9 @@ impl Outbox {
         Self { limits, ..self }
     }
 
-    /// Writes one message in the transaction that `writer` stands in, and answers its id. In one
-    /// statement, which is one round trip (see the adapters in [`crate::adapters`]).
+    /// Writes one message in the transaction that `writer` stands in, and answers its id; or, if
+    /// its token was used before, writes nothing and answers the first message's. In one statement,
+    /// which is one round trip (see the adapters in [`crate::adapters`]).
     ///
     /// # Errors
     /// The message is invalid or the database failed. Either way the caller's transaction is
@@ -54,18 +55,15 @@ impl Outbox {
         mut writer: W,
         message: &Message,
     ) -> Result<MessageId, EnqueueError> {
-        let entry = match self.entry(message) {
-            Ok(entry) => entry,
-            Err(error) => return Err(self.aborted(&mut writer, error).await),
-        };
-        match writer.write(&self.statements, &[entry]).await {
-            Ok(()) => Ok(entry.id),
+        match self.write_one(&mut writer, message).await {
+            Ok(id) => Ok(id),
             Err(error) => Err(self.aborted(&mut writer, error).await),
         }
     }
 
     /// Writes messages in their order, and answers their ids in the same order. All are checked
-    /// before the first is written; many share a statement.
+    /// before the first is written; up to 1,000 neighbours share a statement, unless only some of
+    /// them have tokens.
     ///
     /// Hand it a transaction: on a bare connection every statement commits by itself, and a
     /// failure in the middle leaves the messages before it written.
@@ -86,16 +84,36 @@ impl Outbox {
         }
     }
 
+    async fn write_one<W: Writer>(
+        &self,
+        writer: &mut W,
+        message: &Message,
+    ) -> Result<MessageId, EnqueueError> {
+        let entry = self.entry(message)?;
+        if entry.is_plain() {
+            writer.write(&self.statements, &[entry]).await?;
+            return Ok(entry.id);
+        }
+        let ids = writer.write_each(&self.statements, &[entry]).await?;
+        Ok(ids.first().copied().unwrap_or(entry.id))
+    }
+
     async fn write_many<W: Writer>(
         &self,
         writer: &mut W,
         messages: &[Message],
     ) -> Result<Vec<MessageId>, EnqueueError> {
         let entries = self.entries(messages)?;
+        let mut ids = Vec::with_capacity(entries.len());
         for chunk in chunks(&entries) {
-            writer.write(&self.statements, chunk).await?;
+            if chunk.iter().all(Entry::is_plain) {
+                writer.write(&self.statements, chunk).await?;
+                ids.extend(chunk.iter().map(|entry| entry.id));
+            } else {
+                ids.extend(writer.write_each(&self.statements, chunk).await?);
+            }
         }
-        Ok(entries.iter().map(|entry| entry.id).collect())
+        Ok(ids)
     }
 
     async fn aborted<W: Writer>(&self, writer: &mut W, error: EnqueueError) -> EnqueueError {

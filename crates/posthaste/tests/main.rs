@@ -13,3 +13,4 @@ mod round_trips;
 mod sql_function;
 mod sql_function_many;
 mod support;
+mod tokens;

@@ -121,7 +121,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     async fn release(&self, subscription: &str, epoch: Epoch) -> Result<()>;
 
     /// Empties slots whose messages every subscription has published, once they are older than
-    /// the retention time. A second sweep at the same time does no harm.
+    /// the retention time, and forgets idempotency tokens that are older than theirs. A second sweep at the same time does no harm.
     async fn sweep(&self) -> Result<SweepReport>;
 
     /// Counts and places for people: `posthaste status`.

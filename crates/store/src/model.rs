@@ -179,6 +179,8 @@ pub struct SweepReport {
     pub slots_emptied: u32,
     /// Rows (SQLite) deleted.
     pub rows_deleted: u64,
+    /// Idempotency tokens forgotten.
+    pub tokens_deleted: u64,
     /// Slots that hold messages of two laps because a subscription lags too far behind.
     pub slots_shared: u32,
 }

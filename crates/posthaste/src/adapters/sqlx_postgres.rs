@@ -24,8 +24,9 @@
 //! # }
 //! ```
 
+use posthaste_core::MessageId;
 use sqlx::{
-    AssertSqlSafe, Connection as _, Error, PgConnection, Postgres,
+    AssertSqlSafe, Connection as _, Error, PgConnection, Postgres, Row as _,
     postgres::{PgArguments, PgQueryResult},
     query::Query,
 };
@@ -41,9 +42,23 @@ impl Writer for &mut PgConnection {
     ) -> Result<(), EnqueueError> {
         let query = match entries {
             [entry] => insert(&statements.postgres.insert, *entry),
-            _ => insert_many(&statements.postgres.insert_many, entries),
+            _ => arrays(&statements.postgres.insert_many, Columns::of(entries)),
         };
         execute(self, query).await.map(drop).map_err(failed)
+    }
+
+    async fn write_each(
+        &mut self,
+        statements: &Statements,
+        entries: &[Entry<'_>],
+    ) -> Result<Vec<MessageId>, EnqueueError> {
+        let columns = Columns::of(entries);
+        let tokens: Vec<Option<String>> =
+            columns.tokens.iter().map(|token| token.map(str::to_owned)).collect();
+        let query = arrays(&statements.postgres.write_each, columns).bind(tokens);
+        let cached = self.cached_statements_size() > 0;
+        let rows = query.persistent(cached).fetch_all(&mut **self).await;
+        rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect()).map_err(failed)
     }
 
     async fn abort(&mut self, statements: &Statements, reason: &str) -> Result<(), EnqueueError> {
@@ -79,8 +94,8 @@ fn insert(statement: &str, Entry { id, message }: Entry<'_>) -> Statement {
         .bind(message.correlation())
 }
 
-fn insert_many(statement: &str, entries: &[Entry<'_>]) -> Statement {
-    let columns = Columns::of(entries);
+/// With the parameters of `insert_many`.
+fn arrays(statement: &str, columns: Columns<'_>) -> Statement {
     sql(statement)
         .bind(columns.ids)
         .bind(columns.topics)

@@ -49,6 +49,8 @@ pub struct PostgresOptions {
     pub operation_timeout: Duration,
     /// How long published messages stay readable, at least.
     pub retention: Duration,
+    /// How long idempotency tokens are kept, at least.
+    pub token_retention: Duration,
     /// Sizes of the log's ring, used when the schema is created.
     pub rings: RingSizes,
     /// Payload bytes that a message may have, written to the schema when it is created.
@@ -65,6 +67,7 @@ impl Default for PostgresOptions {
             ca_file: None,
             operation_timeout: Duration::from_secs(30),
             retention: Duration::from_hours(1),
+            token_retention: Duration::from_hours(24),
             rings: RingSizes::default(),
             limits: Limits::DEFAULT,
             connections_max: 8,

@@ -54,6 +54,8 @@ pub struct SqliteOptions {
     pub operation_timeout: Duration,
     /// How long messages stay readable after every subscription has published them.
     pub retention: Duration,
+    /// How long idempotency tokens are kept, at least.
+    pub token_retention: Duration,
 }
 
 impl Default for SqliteOptions {
@@ -64,6 +66,7 @@ impl Default for SqliteOptions {
             create: false,
             operation_timeout: Duration::from_secs(10),
             retention: Duration::from_hours(1),
+            token_retention: Duration::from_hours(24),
         }
     }
 }
@@ -73,6 +76,7 @@ impl Default for SqliteOptions {
 pub struct SqliteStore {
     description: String,
     retention: Duration,
+    token_retention: Duration,
     operation_timeout: Duration,
     writer: Arc<Worker>,
     reader: Arc<Worker>,
@@ -98,6 +102,7 @@ impl SqliteStore {
         Ok(Self {
             description,
             retention: options.retention,
+            token_retention: options.token_retention,
             operation_timeout: bound,
             writer: Arc::new(writer),
             reader: Arc::new(reader),
@@ -272,7 +277,10 @@ impl Store for SqliteStore {
             .await?;
         self.sweep_all("sweep ticks", until, sweep::ticks).await?;
         self.sweep_all("sweep settled places", until, sweep::progress).await?;
-        Ok(SweepReport { rows_deleted, ..SweepReport::default() })
+        let kept = self.token_retention;
+        let tokens_deleted =
+            self.sweep_all("sweep tokens", until, move |scope| sweep::tokens(scope, kept)).await?;
+        Ok(SweepReport { rows_deleted, tokens_deleted, ..SweepReport::default() })
     }
 
     async fn status(&self) -> Result<Status> {

@@ -23,7 +23,8 @@ pub(crate) trait Harness: Sized {
     /// A new database without the schema.
     async fn empty() -> Self;
 
-    /// One more store on the database, as another process would open it.
+    /// One more store on the database, as another process would open it. It keeps published
+    /// messages and tokens for `retention`.
     async fn open(&self, retention: Duration) -> Arc<dyn Store>;
 
     /// Begins a transaction on an application's own connection.

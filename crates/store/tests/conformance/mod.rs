@@ -71,6 +71,10 @@ macro_rules! every_case {
                 sweep_without_subscriptions_deletes_nothing,
                 positions_and_ticks_go_on_after_everything_was_swept,
             }
+            tokens {
+                r4_appended_messages_with_one_token_are_written_once,
+                r4_token_is_kept_for_its_time_and_then_forgotten,
+            }
             views {
                 published_at_is_null_until_every_matching_subscription_has_settled,
                 message_that_no_subscription_matches_is_never_published,
@@ -112,6 +116,7 @@ mod random;
 mod reader;
 mod subscriptions;
 mod sweeping;
+mod tokens;
 mod views;
 mod windows;
 

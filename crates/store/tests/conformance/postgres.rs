@@ -41,7 +41,12 @@ impl Harness for PostgresHarness {
     }
 
     async fn open(&self, retention: Duration) -> Arc<dyn Store> {
-        let options = PostgresOptions { retention, rings: RINGS, ..PostgresOptions::default() };
+        let options = PostgresOptions {
+            retention,
+            token_retention: retention,
+            rings: RINGS,
+            ..PostgresOptions::default()
+        };
         Arc::new(PostgresStore::connect(self.database.url(), &options).unwrap())
     }
 

@@ -58,7 +58,12 @@ impl Harness for SqliteHarness {
     }
 
     async fn open(&self, retention: Duration) -> Arc<dyn Store> {
-        let options = SqliteOptions { create: true, retention, ..SqliteOptions::default() };
+        let options = SqliteOptions {
+            create: true,
+            retention,
+            token_retention: retention,
+            ..SqliteOptions::default()
+        };
         Arc::new(SqliteStore::open(self.path(), &options).await.unwrap())
     }
 
