@@ -3,6 +3,8 @@
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::Timestamp;
+
 /// Identifies a message for its whole life: a UUIDv7 made by the writer.
 pub type MessageId = Uuid;
 
@@ -37,6 +39,7 @@ pub struct Message {
     content_type: String,
     correlation_id: Option<String>,
     token: Option<String>,
+    deliver_at: Option<Timestamp>,
 }
 
 impl Message {
@@ -52,6 +55,7 @@ impl Message {
             content_type: BYTES.to_owned(),
             correlation_id: None,
             token: None,
+            deliver_at: None,
         }
     }
 
@@ -121,6 +125,18 @@ impl Message {
         self
     }
 
+    /// Schedules the message: it waits beside the log until the time has come on the database's
+    /// clock, then a relay moves it into the log with its id. Until then it can be cancelled.
+    ///
+    /// Messages with one ordering key are moved in the order of their times, and among equal times
+    /// in the order in which they were written. A time that has passed is due at once, though not
+    /// before a relay has looked.
+    #[must_use]
+    pub fn deliver_at(mut self, time: impl Into<Timestamp>) -> Self {
+        self.deliver_at = Some(time.into());
+        self
+    }
+
     /// Sets the W3C trace context (<https://www.w3.org/TR/trace-context/>) as the headers
     /// `traceparent` and, unless empty, `tracestate`.
     #[must_use]
@@ -167,6 +183,11 @@ impl Message {
     /// The idempotency token.
     pub fn idempotency_token(&self) -> Option<&str> {
         self.token.as_deref()
+    }
+
+    /// When the message is due, if it is scheduled.
+    pub fn due(&self) -> Option<Timestamp> {
+        self.deliver_at
     }
 
     /// Why the payload could not be serialised, if it could not.

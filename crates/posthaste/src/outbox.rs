@@ -63,7 +63,7 @@ impl Outbox {
 
     /// Writes messages in their order, and answers their ids in the same order. All are checked
     /// before the first is written; up to 1,000 neighbours share a statement, unless only some of
-    /// them have tokens.
+    /// them have tokens or are scheduled.
     ///
     /// Hand it a transaction: on a bare connection every statement commits by itself, and a
     /// failure in the middle leaves the messages before it written.
@@ -80,6 +80,28 @@ impl Outbox {
     ) -> Result<Vec<MessageId>, EnqueueError> {
         match self.write_many(&mut writer, messages).await {
             Ok(ids) => Ok(ids),
+            Err(error) => Err(self.aborted(&mut writer, error).await),
+        }
+    }
+
+    /// Cancels a scheduled message in the transaction that `writer` stands in, and answers whether
+    /// it was still waiting. If not, it is in the log, was cancelled before or never was.
+    ///
+    /// While a relay moves the message into the log, this waits for the outcome. Until the caller's
+    /// transaction ends the message stays where it is, and later ones with its key may pass it.
+    ///
+    /// # Errors
+    /// The database failed. The caller's transaction is aborted, as by [`enqueue`](Self::enqueue).
+    ///
+    /// # Cancel safety
+    /// As [`enqueue`](Self::enqueue).
+    pub async fn cancel<W: Writer>(
+        &self,
+        mut writer: W,
+        id: MessageId,
+    ) -> Result<bool, EnqueueError> {
+        match writer.cancel(&self.statements, id).await {
+            Ok(was_waiting) => Ok(was_waiting),
             Err(error) => Err(self.aborted(&mut writer, error).await),
         }
     }

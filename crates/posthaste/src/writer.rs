@@ -18,9 +18,9 @@ pub struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// Whether the message is nothing but a row of the log: without a token.
+    /// Whether the message is nothing but a row of the log: it has no token and is not scheduled.
     pub fn is_plain(&self) -> bool {
-        self.message.idempotency_token().is_none()
+        self.message.idempotency_token().is_none() && self.message.due().is_none()
     }
 }
 
@@ -59,6 +59,13 @@ pub trait Writer: Send {
         statements: &Statements,
         entries: &[Entry<'_>],
     ) -> impl Future<Output = Result<Vec<MessageId>, EnqueueError>> + Send;
+
+    /// Cancels a scheduled message, and answers whether it was still waiting.
+    fn cancel(
+        &mut self,
+        statements: &Statements,
+        id: MessageId,
+    ) -> impl Future<Output = Result<bool, EnqueueError>> + Send;
 
     /// Sees to it that the caller's transaction cannot commit. Called after every failure, also
     /// when nothing was sent yet and when the database has already aborted the transaction.

@@ -3,7 +3,7 @@
 use std::error::Error as _;
 
 use posthaste::{
-    EnqueueError, EnqueueErrorKind, InvalidMessage, Limits, Message, MessageId, Outbox,
+    EnqueueError, EnqueueErrorKind, InvalidMessage, Limits, Message, MessageId, Outbox, Timestamp,
 };
 
 use crate::support::{
@@ -43,6 +43,8 @@ contract! {
     r4_second_enqueue_with_one_token_writes_nothing_and_answers_the_first_id
     r4_rolled_back_transaction_frees_its_token
     r4_bulk_writes_each_token_once_and_keeps_the_order
+    scheduled_message_waits_beside_the_log_as_it_was_written
+    cancel_answers_whether_the_message_still_waited
     bytes_and_headers_arrive_unchanged
     given_id_is_kept_and_made_ids_rise
 }
@@ -237,6 +239,7 @@ async fn r3_invalid_messages_are_refused_before_anything_is_written<S: Session>(
         (good().key("k".repeat(513)), "key"),
         (good().bytes("", vec![1]), "content_type"),
         (good().correlation_id("a\nb"), "correlation_id"),
+        (good().deliver_at(Timestamp(-1)), "deliver_at"),
         (good().token(""), "token"),
         (good().token("a\nb"), "token"),
         (good().token("t".repeat(257)), "token"),
@@ -331,6 +334,57 @@ async fn r4_bulk_writes_each_token_once_and_keeps_the_order<S: Session>() {
     assert_eq!(place.log().await, rows);
     assert_eq!(session.enqueue_many(&outbox, &messages[3..1_000]).await.unwrap(), ids[3..1_000]);
     assert_eq!(place.log().await.len(), 1_501);
+}
+
+async fn scheduled_message_waits_beside_the_log_as_it_was_written<S: Session>() {
+    let place = S::place().await;
+    let mut session = S::open(&place).await;
+    let outbox = Outbox::default();
+    let due = Timestamp(4_000_000_000_123_456);
+    let all = hostile_messages().into_iter().map(|message| message.deliver_at(due));
+    let mut messages: Vec<_> = all.collect();
+    messages.push(Message::new("now"));
+    messages.push(Message::new("soon").deliver_at(Timestamp(0)).token("t"));
+
+    begin(&mut session).await;
+    session.enqueue(&outbox, &messages[0]).await.unwrap();
+    session.execute("rollback").await.unwrap();
+    assert_eq!(place.scheduled().await, []);
+
+    let mut ids = vec![session.enqueue(&outbox, &messages[0]).await.unwrap()];
+    ids.extend(session.enqueue_many(&outbox, &messages[1..]).await.unwrap());
+    assert_eq!(session.enqueue(&outbox, messages.last().unwrap()).await.unwrap(), ids[4]);
+    let row = |at: usize| Row::of(ids[at], &messages[at]);
+    let expected = vec![(row(0), due), (row(1), due), (row(2), due), (row(4), Timestamp(0))];
+    assert_eq!(place.scheduled().await, expected);
+    assert_eq!(place.log().await, [row(3)]);
+}
+
+async fn cancel_answers_whether_the_message_still_waited<S: Session>() {
+    let place = S::place().await;
+    let mut session = S::open(&place).await;
+    let outbox = Outbox::default();
+    let message = Message::new("a").deliver_at(Timestamp(4_000_000_000_000_000));
+    let first = session.enqueue(&outbox, &message).await.unwrap();
+    let second = session.enqueue(&outbox, &message).await.unwrap();
+    let sent = session.enqueue(&outbox, &Message::new("b")).await.unwrap();
+
+    begin(&mut session).await;
+    assert!(session.cancel(&outbox, first).await.unwrap());
+    session.execute("rollback").await.unwrap();
+    begin(&mut session).await;
+    assert!(session.cancel(&outbox, first).await.unwrap());
+    assert!(!session.cancel(&outbox, first).await.unwrap());
+    assert!(!session.cancel(&outbox, sent).await.unwrap());
+    session.execute("commit").await.unwrap();
+    assert_eq!(place.scheduled().await, [(Row::of(second, &message), message.due().unwrap())]);
+
+    begin(&mut session).await;
+    let elsewhere = Outbox::new("elsewhere".parse().unwrap());
+    let error = session.cancel(&elsewhere, second).await.unwrap_err();
+    assert_eq!(error.kind(), &EnqueueErrorKind::MissingSchema);
+    assert!(error.transaction_aborted());
+    commit_in_vain(&mut session).await;
 }
 
 async fn bytes_and_headers_arrive_unchanged<S: Session>() {

@@ -23,7 +23,7 @@ use posthaste_core::{
 pub use crate::{
     error::{StoreError, StoreErrorKind},
     model::{
-        Advance, Aside, AsideState, DueMessages, FailedMessage, Migration, MigrationReport,
+        Advance, Aside, AsideState, DueMessages, FailedMessage, Migration, MigrationReport, Moved,
         ParkedKey, Progress, RingSizes, SchemaState, Settled, Start, Status, StoredMessage,
         SubscriptionSpec, SubscriptionStatus, SweepReport,
     },
@@ -119,6 +119,12 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Gives a subscription up after its last settle. Nothing happens under an older epoch.
     async fn release(&self, subscription: &str, epoch: Epoch) -> Result<()>;
+
+    /// Moves scheduled messages that are due on the database's clock into the log, at most `limit`,
+    /// in the order in which they are due. In one transaction, and not the one that ticks: a
+    /// message is scheduled or in the log, at any moment and whatever is killed. While another
+    /// process moves, this leaves it to that one.
+    async fn move_due(&self, limit: u32) -> Result<Moved>;
 
     /// Empties slots whose messages every subscription has published, once they are older than
     /// the retention time, and forgets idempotency tokens that are older than theirs. A second sweep at the same time does no harm.

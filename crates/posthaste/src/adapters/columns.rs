@@ -16,6 +16,8 @@ pub(super) struct Columns<'a> {
     pub(super) correlation_ids: Vec<Option<&'a str>>,
     /// For `write_each` only.
     pub(super) tokens: Vec<Option<&'a str>>,
+    /// For `write_each` only: microseconds since the Unix epoch.
+    pub(super) dues: Vec<Option<i64>>,
 }
 
 impl<'a> Columns<'a> {
@@ -30,6 +32,7 @@ impl<'a> Columns<'a> {
             headers: messages().map(header_literal).collect(),
             correlation_ids: messages().map(Message::correlation).collect(),
             tokens: messages().map(Message::idempotency_token).collect(),
+            dues: messages().map(|message| message.due().map(|due| due.0)).collect(),
         }
     }
 }

@@ -60,6 +60,24 @@ impl Outbox {
         outcome.map_err(|error| self.aborted_blocking(connection, error))
     }
 
+    /// Cancels a scheduled message in the transaction that `connection` stands in, and answers
+    /// whether it was still waiting. If not, it is in the log, was cancelled before or never was.
+    ///
+    /// # Errors
+    /// The database failed. The caller's transaction cannot commit any more, as after a failed
+    /// [`enqueue_blocking`](Self::enqueue_blocking).
+    pub fn cancel_blocking(
+        &self,
+        connection: &Connection,
+        id: MessageId,
+    ) -> Result<bool, EnqueueError> {
+        let cancelled = connection.execute(&self.statements().sqlite.cancel, [id.as_bytes()]);
+        match cancelled {
+            Ok(rows) => Ok(rows > 0),
+            Err(error) => Err(self.aborted_blocking(connection, failed(error))),
+        }
+    }
+
     fn write_blocking(
         &self,
         connection: &Connection,
@@ -115,6 +133,7 @@ fn write_one(
         header_json(message),
         message.correlation(),
         token,
+        message.due().map(|due| due.0),
     ];
     connection.prepare_cached(&statements.write_one)?.execute(values)?;
     let Some(token) = token else { return Ok(*id) };

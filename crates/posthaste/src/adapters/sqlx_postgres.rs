@@ -27,7 +27,7 @@
 use posthaste_core::MessageId;
 use sqlx::{
     AssertSqlSafe, Connection as _, Error, PgConnection, Postgres, Row as _,
-    postgres::{PgArguments, PgQueryResult},
+    postgres::{PgArguments, PgQueryResult, PgRow},
     query::Query,
 };
 
@@ -55,10 +55,20 @@ impl Writer for &mut PgConnection {
         let columns = Columns::of(entries);
         let tokens: Vec<Option<String>> =
             columns.tokens.iter().map(|token| token.map(str::to_owned)).collect();
-        let query = arrays(&statements.postgres.write_each, columns).bind(tokens);
-        let cached = self.cached_statements_size() > 0;
-        let rows = query.persistent(cached).fetch_all(&mut **self).await;
+        let dues = columns.dues.clone();
+        let query = arrays(&statements.postgres.write_each, columns).bind(tokens).bind(dues);
+        let rows = fetch(self, query).await;
         rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect()).map_err(failed)
+    }
+
+    async fn cancel(
+        &mut self,
+        statements: &Statements,
+        id: MessageId,
+    ) -> Result<bool, EnqueueError> {
+        let rows = fetch(self, sql(&statements.postgres.cancel).bind(id)).await;
+        let answer = rows.and_then(|rows| rows.first().map(|row| row.try_get(0)).transpose());
+        answer.map(Option::unwrap_or_default).map_err(failed)
     }
 
     async fn abort(&mut self, statements: &Statements, reason: &str) -> Result<(), EnqueueError> {
@@ -81,6 +91,11 @@ fn sql(statement: &str) -> Statement {
 async fn execute(connection: &mut PgConnection, query: Statement) -> Result<PgQueryResult, Error> {
     let cached = connection.cached_statements_size() > 0;
     query.persistent(cached).execute(connection).await
+}
+
+async fn fetch(connection: &mut PgConnection, query: Statement) -> Result<Vec<PgRow>, Error> {
+    let cached = connection.cached_statements_size() > 0;
+    query.persistent(cached).fetch_all(connection).await
 }
 
 fn insert(statement: &str, Entry { id, message }: Entry<'_>) -> Statement {

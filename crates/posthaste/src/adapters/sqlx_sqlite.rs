@@ -58,6 +58,16 @@ impl Writer for &mut SqliteConnection {
         Ok(ids)
     }
 
+    async fn cancel(
+        &mut self,
+        statements: &Statements,
+        id: MessageId,
+    ) -> Result<bool, EnqueueError> {
+        let cancel = sqlx::query(AssertSqlSafe(statements.sqlite.cancel.as_str()));
+        let cancelled = cancel.bind(id.as_bytes().as_slice()).execute(&mut **self).await;
+        Ok(cancelled.map_err(failed)?.rows_affected() > 0)
+    }
+
     async fn abort(&mut self, statements: &Statements, _reason: &str) -> Result<(), EnqueueError> {
         if poison(self, &statements.sqlite.refuse).await.is_ok_and(|poisoned| poisoned) {
             return Ok(());
@@ -104,7 +114,8 @@ async fn write_one(
     entry: &Entry<'_>,
 ) -> Result<MessageId, Error> {
     let token = entry.message.idempotency_token();
-    let write = insert(&statements.write_one, entry).bind(token);
+    let due = entry.message.due().map(|due| due.0);
+    let write = insert(&statements.write_one, entry).bind(token).bind(due);
     write.execute(&mut *connection).await?;
     let Some(token) = token else { return Ok(entry.id) };
     let first = sqlx::query_scalar(AssertSqlSafe(statements.token_id.as_str())).bind(token);

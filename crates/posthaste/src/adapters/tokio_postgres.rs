@@ -53,8 +53,19 @@ impl<C: GenericClient + Sync> Writer for &C {
         let columns = Columns::of(entries);
         let mut parameters = arrays(&columns).to_vec();
         parameters.push((&columns.tokens, Type::TEXT_ARRAY));
+        parameters.push((&columns.dues, Type::INT8_ARRAY));
         let rows = self.query_typed(&statements.postgres.write_each, &parameters).await;
         rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect()).map_err(failed)
+    }
+
+    async fn cancel(
+        &mut self,
+        statements: &Statements,
+        id: MessageId,
+    ) -> Result<bool, EnqueueError> {
+        let parameters: &[Parameter<'_>] = &[(&id, Type::UUID)];
+        let rows = self.query_typed(&statements.postgres.cancel, parameters).await;
+        Ok(rows.map_err(failed)?.first().is_some_and(|row| row.get(0)))
     }
 
     async fn abort(&mut self, statements: &Statements, reason: &str) -> Result<(), EnqueueError> {

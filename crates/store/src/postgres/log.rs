@@ -277,6 +277,8 @@ pub(super) async fn append(store: &PostgresStore, messages: &[Message]) -> Resul
     let headers: Vec<String> = messages.iter().map(|m| array_literal(m.header_pairs())).collect();
     let correlations: Vec<Option<&str>> = messages.iter().map(Message::correlation).collect();
     let tokens: Vec<Option<&str>> = messages.iter().map(Message::idempotency_token).collect();
+    let dues: Vec<Option<i64>> =
+        messages.iter().map(|message| message.due().map(|due| due.0)).collect();
     let writer = PostgresWriter::new(store.schema());
     let loan = store.shared.connections.lend().await?;
     let params: &[(&(dyn ToSql + Sync), Type)] = &[
@@ -288,9 +290,11 @@ pub(super) async fn append(store: &PostgresStore, messages: &[Message]) -> Resul
         (&headers, Type::TEXT_ARRAY),
         (&correlations, Type::TEXT_ARRAY),
         (&tokens, Type::TEXT_ARRAY),
+        (&dues, Type::INT8_ARRAY),
     ];
     let doing = "append messages";
-    let ids = if tokens.iter().all(Option::is_none) {
+    let is_plain = tokens.iter().all(Option::is_none) && dues.iter().all(Option::is_none);
+    let ids = if is_plain {
         let insert = loan.client().execute_typed(&writer.insert_many, &params[..7]);
         loan.bounded(doing, insert).await?;
         ids

@@ -10,6 +10,7 @@ mod errors;
 mod log;
 mod migrate;
 mod rows;
+mod scheduled;
 mod slots;
 mod status;
 mod subscriptions;
@@ -32,8 +33,8 @@ use self::{
     slots::Slots,
 };
 use crate::{
-    Aside, AsideState, DueMessages, MigrationReport, Result, RingSizes, SchemaState, Settled,
-    Status, Store, StoredMessage, SubscriptionSpec, SweepReport, Ticker,
+    Aside, AsideState, DueMessages, MigrationReport, Moved, Result, RingSizes, SchemaState,
+    Settled, Status, Store, StoredMessage, SubscriptionSpec, SweepReport, Ticker,
 };
 
 /// How to reach and use a PostgreSQL database.
@@ -204,6 +205,10 @@ impl Store for PostgresStore {
 
     async fn release(&self, subscription: &str, epoch: Epoch) -> Result<()> {
         subscriptions::release(self, subscription, epoch).await
+    }
+
+    async fn move_due(&self, limit: u32) -> Result<Moved> {
+        scheduled::move_due(self, limit).await
     }
 
     async fn sweep(&self) -> Result<SweepReport> {

@@ -26,6 +26,7 @@ pub(super) fn append(scope: &Scope<'_>, messages: &[Message]) -> Result<Vec<Mess
             headers,
             message.correlation(),
             token,
+            message.due().map(|due| due.0),
         ))?;
         ids.push(match token {
             None => id,

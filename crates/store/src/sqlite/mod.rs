@@ -13,6 +13,7 @@ mod faults;
 mod headers;
 mod mounts;
 mod pages;
+mod scheduled;
 mod schema;
 mod session;
 mod status;
@@ -39,8 +40,8 @@ use self::{
     worker::Worker,
 };
 use crate::{
-    Aside, AsideState, DueMessages, MigrationReport, Result, SchemaState, Settled, Status, Store,
-    StoredMessage, SubscriptionSpec, SweepReport, Ticker,
+    Aside, AsideState, DueMessages, MigrationReport, Moved, Result, SchemaState, Settled, Status,
+    Store, StoredMessage, SubscriptionSpec, SweepReport, Ticker,
 };
 
 /// How to open a SQLite log.
@@ -267,6 +268,19 @@ impl Store for SqliteStore {
             subscriptions::release(scope, &name, epoch)
         })
         .await
+    }
+
+    async fn move_due(&self, limit: u32) -> Result<Moved> {
+        // The look waits for no lock.
+        let look =
+            self.reader.call("look for due messages", |session| session.read(scheduled::look));
+        match look.await? {
+            (false, next_in) => Ok(Moved { count: 0, next_in }),
+            (true, _) => {
+                self.write("move due messages", move |scope| scheduled::move_due(scope, limit))
+                    .await
+            }
+        }
     }
 
     async fn sweep(&self) -> Result<SweepReport> {

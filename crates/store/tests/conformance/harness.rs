@@ -51,6 +51,10 @@ pub(crate) trait Application {
     /// Writes one message with the texts of `posthaste_store::statements`.
     async fn insert(&mut self, message: &Message) -> MessageId;
 
+    /// Cancels a scheduled message with the text of `posthaste_store::statements`, and answers
+    /// whether it was still waiting.
+    async fn cancel(&mut self, id: MessageId) -> bool;
+
     /// Commits.
     async fn commit(self);
 

@@ -63,6 +63,15 @@ macro_rules! every_case {
                 one_key_is_read_alone,
                 views_tell_what_is_parked_and_dead,
             }
+            scheduled {
+                due_messages_are_moved_in_due_order_and_others_wait,
+                moved_message_comes_byte_for_byte_with_its_id,
+                chunks_say_that_more_is_due,
+                cancelled_message_never_arrives_unless_the_cancel_is_rolled_back,
+                r4_scheduled_message_keeps_its_token,
+                moves_at_once_lose_repeat_and_reorder_nothing,
+                views_tell_what_is_scheduled,
+            }
             sweeping {
                 sweep_keeps_what_a_parked_key_needs,
                 sweep_keeps_what_a_lagging_subscription_needs,
@@ -114,6 +123,7 @@ mod migrations;
 mod pages;
 mod random;
 mod reader;
+mod scheduled;
 mod subscriptions;
 mod sweeping;
 mod tokens;

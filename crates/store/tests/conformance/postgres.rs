@@ -121,6 +121,10 @@ impl Application for Transaction {
         id
     }
 
+    async fn cancel(&mut self, id: MessageId) -> bool {
+        self.client.query_one(&self.writer.cancel, &[&id]).await.unwrap().get(0)
+    }
+
     async fn commit(self) {
         self.client.batch_execute("commit").await.unwrap();
     }

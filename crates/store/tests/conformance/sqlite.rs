@@ -137,6 +137,10 @@ impl Application for Transaction {
         id
     }
 
+    async fn cancel(&mut self, id: MessageId) -> bool {
+        self.connection.execute(&self.writer.cancel, [id.as_bytes()]).unwrap() > 0
+    }
+
     async fn commit(self) {
         self.connection.execute_batch("commit").unwrap();
     }
