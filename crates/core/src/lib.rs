@@ -19,6 +19,8 @@ pub mod template;
 pub mod topics;
 pub mod window;
 
+use std::time::{Duration, SystemTime};
+
 pub use backoff::Backoff;
 pub use failure::{FailurePolicy, OnRejection, Verdict};
 pub use limits::{InvalidMessage, Limits};
@@ -40,3 +42,14 @@ pub type Position = i64;
 /// Microseconds since the Unix epoch, on the clock of the database that wrote it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
+
+impl From<SystemTime> for Timestamp {
+    /// To the microsecond; times that do not fit become the nearest that does.
+    fn from(time: SystemTime) -> Self {
+        let micros = |distance: Duration| i64::try_from(distance.as_micros()).unwrap_or(i64::MAX);
+        match time.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(after) => Self(micros(after)),
+            Err(before) => Self(-micros(before.duration())),
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Message, topics::is_topic_char};
+use crate::{Message, Timestamp, topics::is_topic_char};
 
 /// Upper bounds of a message, in bytes unless named otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Limits {
     pub content_type_bytes: usize,
     /// Correlation id bytes.
     pub correlation_id_bytes: usize,
+    /// Idempotency token bytes.
+    pub token_bytes: usize,
 }
 
 impl Limits {
@@ -37,6 +39,7 @@ impl Limits {
         headers_bytes: 16 * 1024,
         content_type_bytes: 128,
         correlation_id_bytes: 256,
+        token_bytes: 256,
     };
 
     /// Checks every field of `message`.
@@ -51,6 +54,12 @@ impl Limits {
         check_media_type(message.media_type(), self.content_type_bytes)?;
         if let Some(id) = message.correlation() {
             check_text("correlation_id", id, self.correlation_id_bytes)?;
+        }
+        if let Some(token) = message.idempotency_token() {
+            check_text("token", token, self.token_bytes)?;
+        }
+        if let Some(due) = message.due() {
+            check_due(due)?;
         }
         self.check_headers(message)?;
         if let Some(reason) = message.payload_fault() {
@@ -121,6 +130,17 @@ fn at_most(field: &'static str, bytes: usize, limit: usize) -> Result<(), Invali
     Err(InvalidMessage::new(field, format!("at most {limit} bytes"), &format!("{bytes} bytes")))
 }
 
+/// The database and every language know these years.
+fn check_due(due: Timestamp) -> Result<(), InvalidMessage> {
+    /// The first microsecond of the year 10000.
+    const END: i64 = 253_402_300_800_000_000;
+    if (0..END).contains(&due.0) {
+        return Ok(());
+    }
+    let value = format!("{} microseconds after 1970", due.0);
+    Err(InvalidMessage::new("deliver_at", "a time from 1970 to 9999", &value))
+}
+
 fn check_topic(topic: &str, limit: usize) -> Result<(), InvalidMessage> {
     let starts_well = topic.starts_with(|c: char| c.is_ascii_alphanumeric());
     if starts_well && topic.chars().all(is_topic_char) && topic.len() <= limit {
@@ -183,6 +203,11 @@ mod tests {
             (good().header("a", "1").header("a", "2"), "header name"),
             (good().header("a", "v".repeat(16 * 1024)), "headers"),
             (good().correlation_id(""), "correlation_id"),
+            (good().token(""), "token"),
+            (good().token("a\tb"), "token"),
+            (good().deliver_at(Timestamp(-1)), "deliver_at"),
+            (good().deliver_at(Timestamp(253_402_300_800_000_000)), "deliver_at"),
+            (good().token("t".repeat(257)), "token"),
             (good().bytes("x\ny", b"".as_slice()), "content_type"),
             (good().bytes("application/octet-stream", vec![0; 256 * 1024 + 1]), "payload"),
         ];
@@ -204,6 +229,8 @@ mod tests {
     fn r3_limits_themselves_and_an_empty_payload_pass() {
         let message = Message::new("t".repeat(255))
             .key("ö".repeat(256))
+            .token("ö".repeat(128))
+            .deliver_at(Timestamp(253_402_300_799_999_999))
             .header("a", "line\nbreak")
             .bytes("application/octet-stream", vec![0; 256 * 1024]);
         assert_eq!(Limits::DEFAULT.check(&message), Ok(()));

@@ -3,6 +3,8 @@
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::Timestamp;
+
 /// Identifies a message for its whole life: a UUIDv7 made by the writer.
 pub type MessageId = Uuid;
 
@@ -36,6 +38,8 @@ pub struct Message {
     payload_fault: Option<String>,
     content_type: String,
     correlation_id: Option<String>,
+    token: Option<String>,
+    deliver_at: Option<Timestamp>,
 }
 
 impl Message {
@@ -50,6 +54,8 @@ impl Message {
             payload_fault: None,
             content_type: BYTES.to_owned(),
             correlation_id: None,
+            token: None,
+            deliver_at: None,
         }
     }
 
@@ -108,6 +114,29 @@ impl Message {
         self
     }
 
+    /// Sets the idempotency token: of all messages with one token only the first is written. A later
+    /// enqueue writes nothing, whatever the message, and answers the first one's id; one that runs
+    /// at the same time waits for the first transaction, and writes if that rolls back.
+    ///
+    /// Tokens are kept for a configured time, a day unless told otherwise.
+    #[must_use]
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// Schedules the message: it waits beside the log until the time has come on the database's
+    /// clock, then a relay moves it into the log with its id. Until then it can be cancelled.
+    ///
+    /// Messages with one ordering key are moved in the order of their times, and among equal times
+    /// in the order in which they were written. A time that has passed is due at once, though not
+    /// before a relay has looked.
+    #[must_use]
+    pub fn deliver_at(mut self, time: impl Into<Timestamp>) -> Self {
+        self.deliver_at = Some(time.into());
+        self
+    }
+
     /// Sets the W3C trace context (<https://www.w3.org/TR/trace-context/>) as the headers
     /// `traceparent` and, unless empty, `tracestate`.
     #[must_use]
@@ -149,6 +178,16 @@ impl Message {
     /// The correlation id.
     pub fn correlation(&self) -> Option<&str> {
         self.correlation_id.as_deref()
+    }
+
+    /// The idempotency token.
+    pub fn idempotency_token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
+    /// When the message is due, if it is scheduled.
+    pub fn due(&self) -> Option<Timestamp> {
+        self.deliver_at
     }
 
     /// Why the payload could not be serialised, if it could not.

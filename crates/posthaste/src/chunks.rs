@@ -8,7 +8,7 @@ const CHUNK_MESSAGES_MAX: usize = 1_000;
 /// the server holds at once; 1,000 messages of 4 KiB fit.
 const CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// The pieces of `entries`, in order, none empty.
+/// The pieces of `entries`, in order, none empty. The entries of one are all plain or none is.
 pub(crate) fn chunks<'e, 'm>(entries: &'e [Entry<'m>]) -> impl Iterator<Item = &'e [Entry<'m>]> {
     let mut rest = entries;
     std::iter::from_fn(move || {
@@ -20,9 +20,10 @@ pub(crate) fn chunks<'e, 'm>(entries: &'e [Entry<'m>]) -> impl Iterator<Item = &
 
 fn chunk_len(entries: &[Entry<'_>]) -> usize {
     let mut bytes = 0;
+    let is_plain = entries.first().is_some_and(Entry::is_plain);
     let fits = |entry: &&Entry<'_>| {
         bytes += weight(entry);
-        bytes <= CHUNK_BYTES_MAX
+        bytes <= CHUNK_BYTES_MAX && entry.is_plain() == is_plain
     };
     let fitting = entries.iter().take(CHUNK_MESSAGES_MAX).take_while(fits).count();
     fitting.max(1).min(entries.len())

@@ -48,7 +48,7 @@ mod error;
 mod outbox;
 mod writer;
 
-pub use posthaste_core::{InvalidMessage, Limits, Message, MessageId, SchemaName};
+pub use posthaste_core::{InvalidMessage, Limits, Message, MessageId, SchemaName, Timestamp};
 pub use posthaste_store::statements::{PostgresWriter, SqliteWriter};
 
 pub use crate::{

@@ -39,8 +39,9 @@ impl Outbox {
         Self { limits, ..self }
     }
 
-    /// Writes one message in the transaction that `writer` stands in, and answers its id. In one
-    /// statement, which is one round trip (see the adapters in [`crate::adapters`]).
+    /// Writes one message in the transaction that `writer` stands in, and answers its id; or, if
+    /// its token was used before, writes nothing and answers the first message's. In one statement,
+    /// which is one round trip (see the adapters in [`crate::adapters`]).
     ///
     /// # Errors
     /// The message is invalid or the database failed. Either way the caller's transaction is
@@ -54,18 +55,15 @@ impl Outbox {
         mut writer: W,
         message: &Message,
     ) -> Result<MessageId, EnqueueError> {
-        let entry = match self.entry(message) {
-            Ok(entry) => entry,
-            Err(error) => return Err(self.aborted(&mut writer, error).await),
-        };
-        match writer.write(&self.statements, &[entry]).await {
-            Ok(()) => Ok(entry.id),
+        match self.write_one(&mut writer, message).await {
+            Ok(id) => Ok(id),
             Err(error) => Err(self.aborted(&mut writer, error).await),
         }
     }
 
     /// Writes messages in their order, and answers their ids in the same order. All are checked
-    /// before the first is written; many share a statement.
+    /// before the first is written; up to 1,000 neighbours share a statement, unless only some of
+    /// them have tokens or are scheduled.
     ///
     /// Hand it a transaction: on a bare connection every statement commits by itself, and a
     /// failure in the middle leaves the messages before it written.
@@ -86,16 +84,58 @@ impl Outbox {
         }
     }
 
+    /// Cancels a scheduled message in the transaction that `writer` stands in, and answers whether
+    /// it was still waiting. If not, it is in the log, was cancelled before or never was.
+    ///
+    /// While a relay moves the message into the log, this waits for the outcome. Until the caller's
+    /// transaction ends the message stays where it is, and later ones with its key may pass it.
+    ///
+    /// # Errors
+    /// The database failed. The caller's transaction is aborted, as by [`enqueue`](Self::enqueue).
+    ///
+    /// # Cancel safety
+    /// As [`enqueue`](Self::enqueue).
+    pub async fn cancel<W: Writer>(
+        &self,
+        mut writer: W,
+        id: MessageId,
+    ) -> Result<bool, EnqueueError> {
+        match writer.cancel(&self.statements, id).await {
+            Ok(was_waiting) => Ok(was_waiting),
+            Err(error) => Err(self.aborted(&mut writer, error).await),
+        }
+    }
+
+    async fn write_one<W: Writer>(
+        &self,
+        writer: &mut W,
+        message: &Message,
+    ) -> Result<MessageId, EnqueueError> {
+        let entry = self.entry(message)?;
+        if entry.is_plain() {
+            writer.write(&self.statements, &[entry]).await?;
+            return Ok(entry.id);
+        }
+        let ids = writer.write_each(&self.statements, &[entry]).await?;
+        Ok(ids.first().copied().unwrap_or(entry.id))
+    }
+
     async fn write_many<W: Writer>(
         &self,
         writer: &mut W,
         messages: &[Message],
     ) -> Result<Vec<MessageId>, EnqueueError> {
         let entries = self.entries(messages)?;
+        let mut ids = Vec::with_capacity(entries.len());
         for chunk in chunks(&entries) {
-            writer.write(&self.statements, chunk).await?;
+            if chunk.iter().all(Entry::is_plain) {
+                writer.write(&self.statements, chunk).await?;
+                ids.extend(chunk.iter().map(|entry| entry.id));
+            } else {
+                ids.extend(writer.write_each(&self.statements, chunk).await?);
+            }
         }
-        Ok(entries.iter().map(|entry| entry.id).collect())
+        Ok(ids)
     }
 
     async fn aborted<W: Writer>(&self, writer: &mut W, error: EnqueueError) -> EnqueueError {

@@ -17,6 +17,13 @@ pub struct Entry<'a> {
     pub message: &'a Message,
 }
 
+impl Entry<'_> {
+    /// Whether the message is nothing but a row of the log: it has no token and is not scheduled.
+    pub fn is_plain(&self) -> bool {
+        self.message.idempotency_token().is_none() && self.message.due().is_none()
+    }
+}
+
 /// The statement texts for one schema.
 #[derive(Clone, Debug)]
 pub struct Statements {
@@ -37,13 +44,28 @@ impl Statements {
 /// Implemented here for references to the clients' connections and transactions. Implement it for
 /// a client of your own to enqueue through that.
 pub trait Writer: Send {
-    /// Writes `entries`, which are few enough for one statement, in their order: one entry by the
+    /// Writes `entries`, plain ones and few enough for one statement, in their order: one entry by the
     /// plain insert, several by whatever is the client's fastest way.
     fn write(
         &mut self,
         statements: &Statements,
         entries: &[Entry<'_>],
     ) -> impl Future<Output = Result<(), EnqueueError>> + Send;
+
+    /// Writes `entries`, each of which [asks for more](Entry::is_plain) than a row of the log, in
+    /// their order, and answers for each the id of the message that now stands for it.
+    fn write_each(
+        &mut self,
+        statements: &Statements,
+        entries: &[Entry<'_>],
+    ) -> impl Future<Output = Result<Vec<MessageId>, EnqueueError>> + Send;
+
+    /// Cancels a scheduled message, and answers whether it was still waiting.
+    fn cancel(
+        &mut self,
+        statements: &Statements,
+        id: MessageId,
+    ) -> impl Future<Output = Result<bool, EnqueueError>> + Send;
 
     /// Sees to it that the caller's transaction cannot commit. Called after every failure, also
     /// when nothing was sent yet and when the database has already aborted the transaction.

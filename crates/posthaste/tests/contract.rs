@@ -3,7 +3,7 @@
 use std::error::Error as _;
 
 use posthaste::{
-    EnqueueError, EnqueueErrorKind, InvalidMessage, Limits, Message, MessageId, Outbox,
+    EnqueueError, EnqueueErrorKind, InvalidMessage, Limits, Message, MessageId, Outbox, Timestamp,
 };
 
 use crate::support::{
@@ -40,6 +40,11 @@ contract! {
     r2_bulk_enqueue_keeps_order
     r3_invalid_messages_are_refused_before_anything_is_written
     r3_nil_payload_is_zero_bytes
+    r4_second_enqueue_with_one_token_writes_nothing_and_answers_the_first_id
+    r4_rolled_back_transaction_frees_its_token
+    r4_bulk_writes_each_token_once_and_keeps_the_order
+    scheduled_message_waits_beside_the_log_as_it_was_written
+    cancel_answers_whether_the_message_still_waited
     bytes_and_headers_arrive_unchanged
     given_id_is_kept_and_made_ids_rise
 }
@@ -234,6 +239,10 @@ async fn r3_invalid_messages_are_refused_before_anything_is_written<S: Session>(
         (good().key("k".repeat(513)), "key"),
         (good().bytes("", vec![1]), "content_type"),
         (good().correlation_id("a\nb"), "correlation_id"),
+        (good().deliver_at(Timestamp(-1)), "deliver_at"),
+        (good().token(""), "token"),
+        (good().token("a\nb"), "token"),
+        (good().token("t".repeat(257)), "token"),
         (good().header("a b", "v"), "header name"),
         (good().header("a", "1").header("a", "2"), "header name"),
         (good().header("a", "v\0"), "header value"),
@@ -262,6 +271,120 @@ async fn r3_nil_payload_is_zero_bytes<S: Session>() {
     let rows: Vec<_> = ids.into_iter().map(|id| Row::of(id, &nil)).collect();
     assert_eq!(place.log().await, rows);
     assert!(rows.iter().all(|row| row.payload.is_empty()));
+}
+
+async fn r4_second_enqueue_with_one_token_writes_nothing_and_answers_the_first_id<S: Session>() {
+    let place = S::place().await;
+    let mut session = S::open(&place).await;
+    let outbox = Outbox::default();
+    let token = "ö".repeat(128);
+    let first = Message::new("a").key("k").header("h", "v").text("first").token(&token);
+    let other = Message::new("b").text("other").token("another");
+
+    let id = session.enqueue(&outbox, &first).await.unwrap();
+    // In a transaction and without one, and whatever the second message says.
+    let second = Message::new("c").id(MessageId::now_v7()).text("second").token(&token);
+    assert_eq!(session.enqueue(&outbox, &second).await.unwrap(), id);
+    begin(&mut session).await;
+    assert_eq!(session.enqueue(&outbox, &first).await.unwrap(), id);
+    let other_id = session.enqueue(&outbox, &other).await.unwrap();
+    assert_eq!(session.enqueue(&outbox, &other).await.unwrap(), other_id);
+    session.execute("commit").await.unwrap();
+    // The same id again is the first message's id, and still nothing is written.
+    let same = Message::new("d").id(id).token(&token);
+    assert_eq!(session.enqueue(&outbox, &same).await.unwrap(), id);
+    assert_eq!(place.log().await, [Row::of(id, &first), Row::of(other_id, &other)]);
+}
+
+async fn r4_rolled_back_transaction_frees_its_token<S: Session>() {
+    let place = S::place().await;
+    let mut session = S::open(&place).await;
+    let (outbox, message) = (Outbox::default(), Message::new("a").token("t"));
+
+    begin(&mut session).await;
+    let lost = session.enqueue(&outbox, &message).await.unwrap();
+    session.execute("rollback").await.unwrap();
+
+    begin(&mut session).await;
+    session.execute("savepoint attempt").await.unwrap();
+    let undone = session.enqueue(&outbox, &message).await.unwrap();
+    session.execute("rollback to savepoint attempt").await.unwrap();
+    let id = session.enqueue(&outbox, &message).await.unwrap();
+    session.execute("commit").await.unwrap();
+    assert!(id != lost && id != undone);
+    assert_eq!(place.log().await, [Row::of(id, &message)]);
+}
+
+async fn r4_bulk_writes_each_token_once_and_keeps_the_order<S: Session>() {
+    let place = S::place().await;
+    let mut session = S::open(&place).await;
+    let outbox = Outbox::default();
+    let plain = |n: u32| Message::new("load").text(n.to_string());
+    let mut messages: Vec<_> = (0..3).map(plain).collect();
+    messages.extend((3..1_500).map(|n| plain(n).token(format!("t-{n}"))));
+    messages.push(plain(1_500));
+    messages.push(plain(1_501).token("t-3"));
+
+    begin(&mut session).await;
+    let ids = session.enqueue_many(&outbox, &messages).await.unwrap();
+    session.execute("commit").await.unwrap();
+    assert_eq!((ids.len(), ids[1_501]), (1_502, ids[3]));
+    let row = |(id, message): (&MessageId, &Message)| Row::of(*id, message);
+    let rows: Vec<_> = ids.iter().zip(&messages[..1_501]).map(row).collect();
+    assert_eq!(place.log().await, rows);
+    assert_eq!(session.enqueue_many(&outbox, &messages[3..1_000]).await.unwrap(), ids[3..1_000]);
+    assert_eq!(place.log().await.len(), 1_501);
+}
+
+async fn scheduled_message_waits_beside_the_log_as_it_was_written<S: Session>() {
+    let place = S::place().await;
+    let mut session = S::open(&place).await;
+    let outbox = Outbox::default();
+    let due = Timestamp(4_000_000_000_123_456);
+    let all = hostile_messages().into_iter().map(|message| message.deliver_at(due));
+    let mut messages: Vec<_> = all.collect();
+    messages.push(Message::new("now"));
+    messages.push(Message::new("soon").deliver_at(Timestamp(0)).token("t"));
+
+    begin(&mut session).await;
+    session.enqueue(&outbox, &messages[0]).await.unwrap();
+    session.execute("rollback").await.unwrap();
+    assert_eq!(place.scheduled().await, []);
+
+    let mut ids = vec![session.enqueue(&outbox, &messages[0]).await.unwrap()];
+    ids.extend(session.enqueue_many(&outbox, &messages[1..]).await.unwrap());
+    assert_eq!(session.enqueue(&outbox, messages.last().unwrap()).await.unwrap(), ids[4]);
+    let row = |at: usize| Row::of(ids[at], &messages[at]);
+    let expected = vec![(row(0), due), (row(1), due), (row(2), due), (row(4), Timestamp(0))];
+    assert_eq!(place.scheduled().await, expected);
+    assert_eq!(place.log().await, [row(3)]);
+}
+
+async fn cancel_answers_whether_the_message_still_waited<S: Session>() {
+    let place = S::place().await;
+    let mut session = S::open(&place).await;
+    let outbox = Outbox::default();
+    let message = Message::new("a").deliver_at(Timestamp(4_000_000_000_000_000));
+    let first = session.enqueue(&outbox, &message).await.unwrap();
+    let second = session.enqueue(&outbox, &message).await.unwrap();
+    let sent = session.enqueue(&outbox, &Message::new("b")).await.unwrap();
+
+    begin(&mut session).await;
+    assert!(session.cancel(&outbox, first).await.unwrap());
+    session.execute("rollback").await.unwrap();
+    begin(&mut session).await;
+    assert!(session.cancel(&outbox, first).await.unwrap());
+    assert!(!session.cancel(&outbox, first).await.unwrap());
+    assert!(!session.cancel(&outbox, sent).await.unwrap());
+    session.execute("commit").await.unwrap();
+    assert_eq!(place.scheduled().await, [(Row::of(second, &message), message.due().unwrap())]);
+
+    begin(&mut session).await;
+    let elsewhere = Outbox::new("elsewhere".parse().unwrap());
+    let error = session.cancel(&elsewhere, second).await.unwrap_err();
+    assert_eq!(error.kind(), &EnqueueErrorKind::MissingSchema);
+    assert!(error.transaction_aborted());
+    commit_in_vain(&mut session).await;
 }
 
 async fn bytes_and_headers_arrive_unchanged<S: Session>() {

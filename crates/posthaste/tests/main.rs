@@ -10,6 +10,8 @@ mod interop;
 mod poison;
 mod privileges;
 mod round_trips;
+mod scheduled;
 mod sql_function;
 mod sql_function_many;
 mod support;
+mod tokens;

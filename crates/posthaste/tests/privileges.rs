@@ -12,7 +12,10 @@ const GRANTS: &str = "grant usage on schema posthaste to {role}; \
      grant insert (id, topic, key, payload, content_type, headers, correlation_id) \
      on posthaste.log to {role}; \
      grant usage on sequence posthaste.log_position_seq to {role}; \
-     grant select on posthaste.meta to {role}";
+     grant select on posthaste.meta to {role}; \
+     grant select, insert (token, message_id) on posthaste.token to {role}; \
+     grant insert (id, topic, key, payload, content_type, headers, correlation_id, deliver_at), \
+     select (id), delete on posthaste.scheduled to {role}";
 
 /// A connection as a role of this database's own. Roles are the server's, so each has its name
 /// from the database.
@@ -51,15 +54,21 @@ async fn writer_role_can_enqueue_by_every_way() {
     let writer = as_role(&database, GRANTS).await;
     let (outbox, message) = (Outbox::default(), Message::new("orders.created"));
     outbox.enqueue(&writer, &message).await.unwrap();
-    outbox.enqueue_many(&writer, &[message.clone(), message]).await.unwrap();
+    outbox.enqueue_many(&writer, &[message.clone(), message.clone()]).await.unwrap();
+    outbox.enqueue(&writer, &message.clone().token("b")).await.unwrap();
+    let due = posthaste::Timestamp(4_000_000_000_000_000);
+    let id = outbox.enqueue(&writer, &message.deliver_at(due)).await.unwrap();
+    assert!(outbox.cancel(&writer, id).await.unwrap());
     for call in [
         r#"select posthaste.enqueue('t', '1', headers => '{"a":"b"}')"#,
         "select posthaste.enqueue_bytes('t', 'x')",
+        "select posthaste.enqueue('t', token => 'a')",
+        "select posthaste.enqueue('t', token => 'a')",
         r#"select posthaste.enqueue_many('[{"topic":"t"}]')"#,
     ] {
         writer.execute(call, &[]).await.unwrap();
     }
-    assert_eq!(support::postgres_log(&database).await.len(), 6);
+    assert_eq!(support::postgres_log(&database).await.len(), 8);
 }
 
 #[tokio::test]

@@ -36,11 +36,13 @@ async fn r6_enqueue_is_one_statement_and_one_round_trip() {
     }
     outbox.enqueue_many(&transaction, &vec![message; 1_000]).await.unwrap();
     assert_eq!(proxy.take(), "PBDES", "a bulk of 1,000 is one statement as well");
+    outbox.enqueue(&transaction, &Message::new("t").token("a")).await.unwrap();
+    assert_eq!(proxy.take(), "PBDES", "with a token as well");
     let prepared = "select count(*) from pg_prepared_statements";
     let row = transaction.query_typed(prepared, &[]).await.unwrap();
     assert_eq!(row[0].get::<_, i64>(0), 0);
     transaction.commit().await.unwrap();
-    assert_eq!(support::postgres_log(&database).await.len(), 1_002);
+    assert_eq!(support::postgres_log(&database).await.len(), 1_003);
 }
 
 #[tokio::test]

@@ -83,7 +83,7 @@ impl From<StoreError> for RelayError {
 struct Running {
     drain: Drain,
     pipelines: JoinSet<State>,
-    /// Ticker and sweep; the ticker's failure ends the relay.
+    /// Ticker, mover and sweep; the ticker's failure ends the relay.
     background: JoinSet<Result<(), StoreError>>,
 }
 
@@ -126,7 +126,7 @@ impl Relay {
         self.run_until(None, shutdown).await
     }
 
-    /// Publishes everything that was committed when it was called, then ends.
+    /// Publishes everything that was committed when it was called and due, then ends.
     ///
     /// # Errors
     /// As [`Relay::run`], and when a subscription could not publish its messages.
@@ -134,6 +134,7 @@ impl Relay {
         self,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), RelayError> {
+        source::move_all_due(&*self.store).await?;
         // The first look of a new ticker always ticks, so the tick shows all that is committed.
         let tick = self.store.ticker().advance().await?.tick;
         self.run_until(Some(tick.n), shutdown).await
@@ -212,6 +213,12 @@ impl Relay {
         let (signal, meter) = (draining.clone(), Arc::clone(self.monitor.source()));
         background.spawn(async move {
             source::sweep(&*store, &settings, &meter, signal).await;
+            Ok(())
+        });
+        let (store, settings) = (Arc::clone(&self.store), self.settings.clone());
+        let signal = draining.clone();
+        background.spawn(async move {
+            source::move_due(&*store, &settings, signal).await;
             Ok(())
         });
         let pipelines = self.pipelines(until, &newest, draining);

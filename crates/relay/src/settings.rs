@@ -45,6 +45,11 @@ pub struct RelaySettings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub sweep_interval: Duration,
+    /// Longest pause between looks for scheduled messages that are due. A message that is written
+    /// less than this before it is due may be late by as much.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub schedule_interval: Duration,
     /// Back-off while the database or a sink is away.
     pub retry: RetrySettings,
 }
@@ -197,6 +202,7 @@ impl Default for RelaySettings {
             drain_timeout: Duration::from_secs(10),
             restart_delay: Duration::from_secs(1),
             sweep_interval: Duration::from_secs(5),
+            schedule_interval: Duration::from_secs(1),
             retry: RetrySettings::default(),
         }
     }
@@ -231,6 +237,7 @@ impl RelaySettings {
             ("drain_timeout", self.drain_timeout, second / 10, 600 * second),
             ("restart_delay", self.restart_delay, Duration::from_millis(1), 600 * second),
             ("sweep_interval", self.sweep_interval, second / 10, 3_600 * second),
+            ("schedule_interval", self.schedule_interval, second / 100, 3_600 * second),
             ("retry.initial", self.retry.initial, Duration::from_millis(1), 60 * second),
             ("retry.cap", self.retry.cap, self.retry.initial, 3_600 * second),
         ])?;

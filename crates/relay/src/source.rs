@@ -1,10 +1,10 @@
-//! What a relay runs once per source: the ticker, which announces new windows to all pipelines,
-//! and the sweep.
+//! What a relay runs once per source: the ticker, which announces new windows to all pipelines, the
+//! mover of scheduled messages, and the sweep.
 
 use std::{sync::Arc, time::Duration};
 
 use posthaste_core::{Backoff, TickRef, Window};
-use posthaste_store::{Advance, Store, StoreError};
+use posthaste_store::{Advance, Moved, Store, StoreError};
 use tokio::sync::watch;
 
 use crate::{
@@ -17,6 +17,10 @@ use crate::{
 /// While transactions may still hold invisible positions, looks are this many times as frequent
 /// as while nothing can come.
 const WATCHING_SPEEDUP: u32 = 4;
+
+/// Messages that one transaction moves: large enough for its commit not to matter, small enough to
+/// be published soon.
+const MOVE_MESSAGES_MAX: u32 = 1_000;
 
 /// The newest tick of the source, and the window that it closed.
 #[derive(Clone, Debug)]
@@ -109,6 +113,50 @@ pub(crate) async fn sweep(
             }
         }
     }
+}
+
+/// Moves scheduled messages into the log when they are due, until the drain. A failed move is tried
+/// again: it took effect as a whole or not at all.
+pub(crate) async fn move_due(store: &dyn Store, settings: &RelaySettings, mut draining: Draining) {
+    let backoff: Backoff = settings.retry.into();
+    let mut failures = 0;
+    loop {
+        let moved = tokio::select! {
+            biased;
+            () = draining.begun() => return,
+            moved = store.move_due(MOVE_MESSAGES_MAX) => moved,
+        };
+        let pause = match moved {
+            Ok(moved) => {
+                failures = 0;
+                until_due(moved, settings)
+            }
+            Err(error) => {
+                failures += 1;
+                if failures == 1 {
+                    let source = store.describe();
+                    tracing::warn!(source, "scheduled messages wait: {}", describe(&error));
+                }
+                backoff.delay(failures, rand::random())
+            }
+        };
+        if draining.sleep(pause).await {
+            return;
+        }
+    }
+}
+
+/// Moves everything that is due.
+pub(crate) async fn move_all_due(store: &dyn Store) -> Result<(), StoreError> {
+    while store.move_due(MOVE_MESSAGES_MAX).await?.count == u64::from(MOVE_MESSAGES_MAX) {}
+    Ok(())
+}
+
+/// The pause before the next move: until the next message is due, at most an interval, within
+/// which messages that are due earlier may be written.
+fn until_due(moved: Moved, settings: &RelaySettings) -> Duration {
+    let longest = settings.schedule_interval;
+    moved.next_in.map_or(longest, |wait| wait.min(longest))
 }
 
 /// The pause between looks: short while windows come, doubling up to a ceiling while not.

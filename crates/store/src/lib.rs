@@ -25,8 +25,8 @@ pub use crate::{
     error::{StoreError, StoreErrorKind},
     model::{
         Advance, Aside, AsideState, DeadLetter, DueMessages, FailedMessage, Migration,
-        MigrationReport, ParkedKey, Progress, Request, RewindTo, Rewound, RingSizes, RoleNames,
-        SchemaState, Selection, Settled, SlotCounts, Start, Status, StoredMessage,
+        MigrationReport, Moved, ParkedKey, Progress, Request, RewindTo, Rewound, RingSizes,
+        RoleNames, SchemaState, Selection, Settled, SlotCounts, Start, Status, StoredMessage,
         SubscriptionSpec, SubscriptionStatus, SweepReport, WrittenTopic,
     },
 };
@@ -122,8 +122,15 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Gives a subscription up after its last settle. Nothing happens under an older epoch.
     async fn release(&self, subscription: &str, epoch: Epoch) -> Result<()>;
 
+    /// Moves scheduled messages that are due on the database's clock into the log, at most `limit`,
+    /// in the order in which they are due. In one transaction, and not the one that ticks: a
+    /// message is scheduled or in the log, at any moment and whatever is killed. While another
+    /// process moves, this leaves it to that one.
+    async fn move_due(&self, limit: u32) -> Result<Moved>;
+
     /// Empties slots whose messages every subscription has published, once they are older than
-    /// the retention time. A second sweep at the same time does no harm.
+    /// the retention time, and forgets idempotency tokens that are older than theirs. A second
+    /// sweep at the same time does no harm.
     async fn sweep(&self) -> Result<SweepReport>;
 
     /// Counts and places, for `posthaste status` and the relay's gauges. Its work grows with the
@@ -187,8 +194,8 @@ pub trait Operations: Store {
         request: &Request,
     ) -> Result<u64>;
 
-    /// Overwrites payload and headers of messages, in the log and where they are set aside. Their
-    /// places stay, and the header `posthaste-erased` says when. Answers how many of the log's.
+    /// Overwrites payload and headers of messages, in the log and where they are set aside or
+    /// scheduled. Their places stay, and the header `posthaste-erased` says when. Answers how many of the log's.
     ///
     /// # Errors
     /// `Invalid` without ids and without a key: nobody means everything.

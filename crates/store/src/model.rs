@@ -261,6 +261,16 @@ impl Default for RingSizes {
     }
 }
 
+/// What a move of scheduled messages did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Messages that are in the log now.
+    pub count: u64,
+    /// How long until the next message is due: no time while more may be due, `None` when nothing
+    /// waits for a later time.
+    pub next_in: Option<Duration>,
+}
+
 /// What a sweep did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SweepReport {
@@ -268,6 +278,8 @@ pub struct SweepReport {
     pub slots_emptied: u32,
     /// Rows (SQLite) deleted.
     pub rows_deleted: u64,
+    /// Idempotency tokens forgotten.
+    pub tokens_deleted: u64,
     /// Slots that hold messages of two laps because a subscription lags too far behind.
     pub slots_shared: u32,
 }

@@ -12,6 +12,12 @@ pub struct PostgresWriter {
     /// `text[]` of array literals (an array of arrays cannot be ragged). Positions follow the
     /// order of the arrays.
     pub insert_many: String,
+    /// Writes messages that have tokens or are scheduled and answers an id for each, in their
+    /// order: from arrays as [`Self::insert_many`], then `$8 text[]` of tokens and `$9 int8[]` of
+    /// times in microseconds since the Unix epoch, each of which may be null.
+    pub write_each: String,
+    /// Cancels the scheduled message `$1 uuid` and answers whether it was still waiting.
+    pub cancel: String,
     /// Fails on purpose with `$1 text` as its message, which leaves the caller's transaction
     /// aborted.
     pub refuse: String,
@@ -35,6 +41,18 @@ impl PostgresWriter {
                  as m (id, topic, key, payload, content_type, headers, correlation_id, nth) \
                  order by nth"
             ),
+            // A sub-select with an order is not merged into the query around it, so the function is
+            // called in that order.
+            write_each: format!(
+                "select {schema}.write_message(id, topic, key, payload, content_type, \
+                 headers::text[], correlation_id, token, \
+                 'epoch'::timestamptz + deliver_at * interval '1 microsecond') \
+                 from (select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], \
+                 $5::text[], $6::text[], $7::text[], $8::text[], $9::int8[]) with ordinality \
+                 as m (id, topic, key, payload, content_type, headers, correlation_id, token, \
+                 deliver_at, nth) order by nth) m"
+            ),
+            cancel: format!("select {schema}.cancel($1::uuid)"),
             refuse: format!("select {schema}.refuse($1::text)"),
         }
     }
@@ -46,6 +64,13 @@ pub struct SqliteWriter {
     /// Writes one message: `?1 id blob, ?2 topic, ?3 key, ?4 payload blob, ?5 content_type,
     /// ?6 headers` (a JSON object of strings, as text)`, ?7 correlation_id`.
     pub insert: String,
+    /// Writes one message that has a token or is scheduled, unless the token was used before: as
+    /// [`Self::insert`], then `?8 token, ?9 deliver_at` in microseconds since the Unix epoch.
+    pub write_one: String,
+    /// Cancels the scheduled message `?1 id blob`: a row if it was still waiting.
+    pub cancel: String,
+    /// Answers the id of the message that the token `?1` stands for.
+    pub token_id: String,
     /// Poisons the caller's transaction: after it, `commit` fails on a deferred foreign key.
     /// Needs `pragma foreign_keys` on; where it is off, send [`Self::ROLLBACK`] instead.
     pub refuse: String,
@@ -64,6 +89,12 @@ impl SqliteWriter {
                 "insert into {schema}_log (id, topic, key, payload, content_type, headers, \
                  correlation_id) values (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
             ),
+            write_one: format!(
+                "insert into {schema}_enqueue (id, topic, key, payload, content_type, headers, \
+                 correlation_id, token, deliver_at) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
+            ),
+            cancel: format!("delete from {schema}_scheduled where id = ?1"),
+            token_id: format!("select message_id from {schema}_token where token = ?1"),
             refuse: format!("insert into {schema}_refused (log_position) values (-1)"),
         }
     }

@@ -59,6 +59,11 @@ pub(crate) struct DatabaseSettings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub(crate) retention: Duration,
+    /// How long idempotency tokens are kept: an enqueue that is repeated later writes a second
+    /// message (1m to 10 years).
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub(crate) token_retention: Duration,
     /// Sizes of the log's ring, fixed when `migrate` creates the schema.
     pub(crate) ring: RingSettings,
 }
@@ -156,6 +161,7 @@ impl Default for DatabaseSettings {
             ca_file: None,
             operation_timeout: store.operation_timeout,
             retention: store.retention,
+            token_retention: store.token_retention,
             ring: RingSettings::default(),
         }
     }
@@ -217,6 +223,7 @@ impl DatabaseSettings {
         let times = [
             ("operation_timeout", self.operation_timeout, Duration::from_millis(100), 600),
             ("retention", self.retention, Duration::ZERO, 10 * 366 * 86_400),
+            ("token_retention", self.token_retention, Duration::from_mins(1), 10 * 366 * 86_400),
         ];
         for (key, value, low, high) in times {
             let high = Duration::from_secs(high);

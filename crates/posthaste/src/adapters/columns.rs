@@ -1,4 +1,4 @@
-//! Messages turned into one array per column, as `insert_many` takes them. Pure.
+//! Messages turned into one array per column, as `insert_many` and `write_each` take them. Pure.
 
 use posthaste_core::Message;
 use uuid::Uuid;
@@ -14,6 +14,10 @@ pub(super) struct Columns<'a> {
     pub(super) content_types: Vec<&'a str>,
     pub(super) headers: Vec<String>,
     pub(super) correlation_ids: Vec<Option<&'a str>>,
+    /// For `write_each` only.
+    pub(super) tokens: Vec<Option<&'a str>>,
+    /// For `write_each` only: microseconds since the Unix epoch.
+    pub(super) dues: Vec<Option<i64>>,
 }
 
 impl<'a> Columns<'a> {
@@ -27,6 +31,8 @@ impl<'a> Columns<'a> {
             content_types: messages().map(Message::media_type).collect(),
             headers: messages().map(header_literal).collect(),
             correlation_ids: messages().map(Message::correlation).collect(),
+            tokens: messages().map(Message::idempotency_token).collect(),
+            dues: messages().map(|message| message.due().map(|due| due.0)).collect(),
         }
     }
 }

@@ -39,10 +39,7 @@ impl Outbox {
         connection: &Connection,
         message: &Message,
     ) -> Result<MessageId, EnqueueError> {
-        let outcome = self.entry(message).and_then(|entry| {
-            self.write_blocking(connection, &[entry])?;
-            Ok(entry.id)
-        });
+        let outcome = self.entry(message).and_then(|entry| self.write_blocking(connection, &entry));
         outcome.map_err(|error| self.aborted_blocking(connection, error))
     }
 
@@ -58,18 +55,41 @@ impl Outbox {
         messages: &[Message],
     ) -> Result<Vec<MessageId>, EnqueueError> {
         let outcome = self.entries(messages).and_then(|entries| {
-            self.write_blocking(connection, &entries)?;
-            Ok(entries.iter().map(|entry| entry.id).collect())
+            entries.iter().map(|entry| self.write_blocking(connection, entry)).collect()
         });
         outcome.map_err(|error| self.aborted_blocking(connection, error))
+    }
+
+    /// Cancels a scheduled message in the transaction that `connection` stands in, and answers
+    /// whether it was still waiting. If not, it is in the log, was cancelled before or never was.
+    ///
+    /// # Errors
+    /// The database failed. The caller's transaction cannot commit any more, as after a failed
+    /// [`enqueue_blocking`](Self::enqueue_blocking).
+    pub fn cancel_blocking(
+        &self,
+        connection: &Connection,
+        id: MessageId,
+    ) -> Result<bool, EnqueueError> {
+        let cancelled = connection.execute(&self.statements().sqlite.cancel, [id.as_bytes()]);
+        match cancelled {
+            Ok(rows) => Ok(rows > 0),
+            Err(error) => Err(self.aborted_blocking(connection, failed(error))),
+        }
     }
 
     fn write_blocking(
         &self,
         connection: &Connection,
-        entries: &[Entry<'_>],
-    ) -> Result<(), EnqueueError> {
-        insert(connection, &self.statements().sqlite.insert, entries).map_err(failed)
+        entry: &Entry<'_>,
+    ) -> Result<MessageId, EnqueueError> {
+        let statements = &self.statements().sqlite;
+        let written = if entry.is_plain() {
+            insert(connection, &statements.insert, entry).map(|()| entry.id)
+        } else {
+            write_one(connection, statements, entry)
+        };
+        written.map_err(failed)
     }
 
     fn aborted_blocking(&self, connection: &Connection, error: EnqueueError) -> EnqueueError {
@@ -80,20 +100,45 @@ impl Outbox {
     }
 }
 
-fn insert(connection: &Connection, statement: &str, entries: &[Entry<'_>]) -> Result<(), Error> {
-    let mut insert = connection.prepare_cached(statement)?;
-    for Entry { id, message } in entries {
-        insert.execute(params![
-            id.as_bytes(),
-            message.topic(),
-            message.ordering_key(),
-            message.payload(),
-            message.media_type(),
-            header_json(message),
-            message.correlation(),
-        ])?;
-    }
-    Ok(())
+fn insert(
+    connection: &Connection,
+    statement: &str,
+    Entry { id, message }: &Entry<'_>,
+) -> Result<(), Error> {
+    let values = params![
+        id.as_bytes(),
+        message.topic(),
+        message.ordering_key(),
+        message.payload(),
+        message.media_type(),
+        header_json(message),
+        message.correlation(),
+    ];
+    connection.prepare_cached(statement)?.execute(values).map(drop)
+}
+
+/// Writes one message unless its token was used before, and answers the id that stands for it.
+fn write_one(
+    connection: &Connection,
+    statements: &SqliteWriter,
+    Entry { id, message }: &Entry<'_>,
+) -> Result<MessageId, Error> {
+    let token = message.idempotency_token();
+    let values = params![
+        id.as_bytes(),
+        message.topic(),
+        message.ordering_key(),
+        message.payload(),
+        message.media_type(),
+        header_json(message),
+        message.correlation(),
+        token,
+        message.due().map(|due| due.0),
+    ];
+    connection.prepare_cached(&statements.write_one)?.execute(values)?;
+    let Some(token) = token else { return Ok(*id) };
+    let mut first = connection.prepare_cached(&statements.token_id)?;
+    first.query_row([token], |row| row.get(0).map(MessageId::from_bytes))
 }
 
 fn abort(connection: &Connection, refuse: &str) -> Result<(), Error> {

@@ -24,9 +24,10 @@
 //! # }
 //! ```
 
+use posthaste_core::MessageId;
 use sqlx::{
-    AssertSqlSafe, Connection as _, Error, PgConnection, Postgres,
-    postgres::{PgArguments, PgQueryResult},
+    AssertSqlSafe, Connection as _, Error, PgConnection, Postgres, Row as _,
+    postgres::{PgArguments, PgQueryResult, PgRow},
     query::Query,
 };
 
@@ -41,9 +42,33 @@ impl Writer for &mut PgConnection {
     ) -> Result<(), EnqueueError> {
         let query = match entries {
             [entry] => insert(&statements.postgres.insert, *entry),
-            _ => insert_many(&statements.postgres.insert_many, entries),
+            _ => arrays(&statements.postgres.insert_many, Columns::of(entries)),
         };
         execute(self, query).await.map(drop).map_err(failed)
+    }
+
+    async fn write_each(
+        &mut self,
+        statements: &Statements,
+        entries: &[Entry<'_>],
+    ) -> Result<Vec<MessageId>, EnqueueError> {
+        let columns = Columns::of(entries);
+        let tokens: Vec<Option<String>> =
+            columns.tokens.iter().map(|token| token.map(str::to_owned)).collect();
+        let dues = columns.dues.clone();
+        let query = arrays(&statements.postgres.write_each, columns).bind(tokens).bind(dues);
+        let rows = fetch(self, query).await;
+        rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect()).map_err(failed)
+    }
+
+    async fn cancel(
+        &mut self,
+        statements: &Statements,
+        id: MessageId,
+    ) -> Result<bool, EnqueueError> {
+        let rows = fetch(self, sql(&statements.postgres.cancel).bind(id)).await;
+        let answer = rows.and_then(|rows| rows.first().map(|row| row.try_get(0)).transpose());
+        answer.map(Option::unwrap_or_default).map_err(failed)
     }
 
     async fn abort(&mut self, statements: &Statements, reason: &str) -> Result<(), EnqueueError> {
@@ -68,6 +93,11 @@ async fn execute(connection: &mut PgConnection, query: Statement) -> Result<PgQu
     query.persistent(cached).execute(connection).await
 }
 
+async fn fetch(connection: &mut PgConnection, query: Statement) -> Result<Vec<PgRow>, Error> {
+    let cached = connection.cached_statements_size() > 0;
+    query.persistent(cached).fetch_all(connection).await
+}
+
 fn insert(statement: &str, Entry { id, message }: Entry<'_>) -> Statement {
     sql(statement)
         .bind(id)
@@ -79,8 +109,8 @@ fn insert(statement: &str, Entry { id, message }: Entry<'_>) -> Statement {
         .bind(message.correlation())
 }
 
-fn insert_many(statement: &str, entries: &[Entry<'_>]) -> Statement {
-    let columns = Columns::of(entries);
+/// With the parameters of `insert_many`.
+fn arrays(statement: &str, columns: Columns<'_>) -> Statement {
     sql(statement)
         .bind(columns.ids)
         .bind(columns.topics)

@@ -26,8 +26,9 @@
 //! # }
 //! ```
 
+use posthaste_core::MessageId;
 use posthaste_store::statements::SqliteWriter;
-use sqlx::{AssertSqlSafe, Error, SqliteConnection};
+use sqlx::{AssertSqlSafe, Error, Sqlite, SqliteConnection, query::Query, sqlite::SqliteArguments};
 
 use super::{NO_TRANSACTION, sqlite_kind};
 use crate::{EnqueueError, EnqueueErrorKind, Entry, Statements, Writer, encode::header_json};
@@ -39,9 +40,32 @@ impl Writer for &mut SqliteConnection {
         entries: &[Entry<'_>],
     ) -> Result<(), EnqueueError> {
         for entry in entries {
-            insert(self, &statements.sqlite.insert, entry).await.map_err(failed)?;
+            let written = insert(&statements.sqlite.insert, entry).execute(&mut **self).await;
+            written.map_err(failed)?;
         }
         Ok(())
+    }
+
+    async fn write_each(
+        &mut self,
+        statements: &Statements,
+        entries: &[Entry<'_>],
+    ) -> Result<Vec<MessageId>, EnqueueError> {
+        let mut ids = Vec::with_capacity(entries.len());
+        for entry in entries {
+            ids.push(write_one(self, &statements.sqlite, entry).await.map_err(failed)?);
+        }
+        Ok(ids)
+    }
+
+    async fn cancel(
+        &mut self,
+        statements: &Statements,
+        id: MessageId,
+    ) -> Result<bool, EnqueueError> {
+        let cancel = sqlx::query(AssertSqlSafe(statements.sqlite.cancel.as_str()));
+        let cancelled = cancel.bind(id.as_bytes().as_slice()).execute(&mut **self).await;
+        Ok(cancelled.map_err(failed)?.rows_affected() > 0)
     }
 
     async fn abort(&mut self, statements: &Statements, _reason: &str) -> Result<(), EnqueueError> {
@@ -69,11 +93,10 @@ async fn poison(connection: &mut SqliteConnection, refuse: &str) -> Result<bool,
 }
 
 /// The text holds no value: its only variable part is the schema's validated name.
-async fn insert(
-    connection: &mut SqliteConnection,
+fn insert<'a>(
     statement: &str,
-    Entry { id, message }: &Entry<'_>,
-) -> Result<(), Error> {
+    Entry { id, message }: &'a Entry<'_>,
+) -> Query<'a, Sqlite, SqliteArguments> {
     sqlx::query(AssertSqlSafe(statement))
         .bind(id.as_bytes().as_slice())
         .bind(message.topic())
@@ -82,9 +105,22 @@ async fn insert(
         .bind(message.media_type())
         .bind(header_json(message))
         .bind(message.correlation())
-        .execute(connection)
-        .await
-        .map(drop)
+}
+
+/// Writes one message unless its token was used before, and answers the id that stands for it.
+async fn write_one(
+    connection: &mut SqliteConnection,
+    statements: &SqliteWriter,
+    entry: &Entry<'_>,
+) -> Result<MessageId, Error> {
+    let token = entry.message.idempotency_token();
+    let due = entry.message.due().map(|due| due.0);
+    let write = insert(&statements.write_one, entry).bind(token).bind(due);
+    write.execute(&mut *connection).await?;
+    let Some(token) = token else { return Ok(entry.id) };
+    let first = sqlx::query_scalar(AssertSqlSafe(statements.token_id.as_str())).bind(token);
+    let id: Vec<u8> = first.fetch_one(connection).await?;
+    MessageId::from_slice(&id).map_err(|error| Error::Decode(error.into()))
 }
 
 fn failed(error: Error) -> EnqueueError {

@@ -26,6 +26,8 @@ use ::tokio_postgres::{
     types::{ToSql, Type},
 };
 
+use posthaste_core::MessageId;
+
 use super::{columns::Columns, refuse_answered};
 use crate::{EnqueueError, EnqueueErrorKind, Entry, Statements, Writer, encode::header_pairs};
 
@@ -41,6 +43,29 @@ impl<C: GenericClient + Sync> Writer for &C {
             [entry] => insert(*self, &statements.postgres.insert, *entry).await,
             _ => insert_many(*self, &statements.postgres.insert_many, entries).await,
         }
+    }
+
+    async fn write_each(
+        &mut self,
+        statements: &Statements,
+        entries: &[Entry<'_>],
+    ) -> Result<Vec<MessageId>, EnqueueError> {
+        let columns = Columns::of(entries);
+        let mut parameters = arrays(&columns).to_vec();
+        parameters.push((&columns.tokens, Type::TEXT_ARRAY));
+        parameters.push((&columns.dues, Type::INT8_ARRAY));
+        let rows = self.query_typed(&statements.postgres.write_each, &parameters).await;
+        rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect()).map_err(failed)
+    }
+
+    async fn cancel(
+        &mut self,
+        statements: &Statements,
+        id: MessageId,
+    ) -> Result<bool, EnqueueError> {
+        let parameters: &[Parameter<'_>] = &[(&id, Type::UUID)];
+        let rows = self.query_typed(&statements.postgres.cancel, parameters).await;
+        Ok(rows.map_err(failed)?.first().is_some_and(|row| row.get(0)))
     }
 
     async fn abort(&mut self, statements: &Statements, reason: &str) -> Result<(), EnqueueError> {
@@ -77,7 +102,12 @@ async fn insert_many<C: GenericClient + Sync>(
     entries: &[Entry<'_>],
 ) -> Result<(), EnqueueError> {
     let columns = Columns::of(entries);
-    let parameters: &[Parameter<'_>] = &[
+    client.execute_typed(statement, &arrays(&columns)).await.map(drop).map_err(failed)
+}
+
+/// The parameters of `insert_many`.
+fn arrays<'a>(columns: &'a Columns<'_>) -> [Parameter<'a>; 7] {
+    [
         (&columns.ids, Type::UUID_ARRAY),
         (&columns.topics, Type::TEXT_ARRAY),
         (&columns.keys, Type::TEXT_ARRAY),
@@ -85,8 +115,7 @@ async fn insert_many<C: GenericClient + Sync>(
         (&columns.content_types, Type::TEXT_ARRAY),
         (&columns.headers, Type::TEXT_ARRAY),
         (&columns.correlation_ids, Type::TEXT_ARRAY),
-    ];
-    client.execute_typed(statement, parameters).await.map(drop).map_err(failed)
+    ]
 }
 
 fn failed(error: Error) -> EnqueueError {

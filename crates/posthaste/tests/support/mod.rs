@@ -5,7 +5,7 @@ pub(crate) mod sessions;
 
 use std::path::{Path, PathBuf};
 
-use posthaste::{Message, MessageId};
+use posthaste::{Message, MessageId, Timestamp};
 use posthaste_store::{
     Store as _,
     postgres::{PostgresOptions, PostgresStore},
@@ -82,6 +82,26 @@ impl Place {
         }
     }
 
+    /// The committed messages that wait, in the order in which they were written, and their times.
+    pub(crate) async fn scheduled(&self) -> Vec<(Row, Timestamp)> {
+        match self {
+            Self::Postgres(database) => {
+                let time = "(extract(epoch from deliver_at) * 1000000)::bigint";
+                let rows = postgres_rows(
+                    database,
+                    &format!("{time}, s.* from posthaste.scheduled s order by n"),
+                )
+                .await;
+                rows.iter().map(|row| (postgres_row(row), Timestamp(row.get(0)))).collect()
+            }
+            Self::Sqlite(_) => {
+                let file = self.file();
+                let due = |row: &rusqlite::Row<'_>| row.get("deliver_at").map(Timestamp).unwrap();
+                sqlite_rows(&file, "posthaste_scheduled order by n", due)
+            }
+        }
+    }
+
     /// The application's committed rows.
     pub(crate) async fn orders(&self) -> i64 {
         let count = "select count(*) from orders";
@@ -107,10 +127,16 @@ pub(crate) async fn postgres() -> Database {
 }
 
 pub(crate) async fn postgres_log(database: &Database) -> Vec<Row> {
-    let statement = "select id, topic, key, payload, content_type, headers, correlation_id \
-                     from posthaste.log order by position";
-    let rows = database.connect().await.query(statement, &[]).await.unwrap();
-    let row = |row: &tokio_postgres::Row| Row {
+    let rows = postgres_rows(database, "* from posthaste.log order by position").await;
+    rows.iter().map(postgres_row).collect()
+}
+
+async fn postgres_rows(database: &Database, what: &str) -> Vec<tokio_postgres::Row> {
+    database.connect().await.query(&format!("select {what}"), &[]).await.unwrap()
+}
+
+fn postgres_row(row: &tokio_postgres::Row) -> Row {
+    Row {
         id: row.get("id"),
         topic: row.get("topic"),
         key: row.get("key"),
@@ -118,16 +144,24 @@ pub(crate) async fn postgres_log(database: &Database) -> Vec<Row> {
         content_type: row.get("content_type"),
         headers: pairs(&row.get::<_, Vec<String>>("headers")),
         correlation_id: row.get("correlation_id"),
-    };
-    rows.iter().map(row).collect()
+    }
 }
 
 fn sqlite_log(file: &Path) -> Vec<Row> {
+    let rows = sqlite_rows(file, "posthaste_log order by position", |_| ());
+    rows.into_iter().map(|(row, ())| row).collect()
+}
+
+/// Messages of a table, each with what `more` reads of its row.
+fn sqlite_rows<T>(
+    file: &Path,
+    table: &str,
+    more: impl Fn(&rusqlite::Row<'_>) -> T,
+) -> Vec<(Row, T)> {
     let connection = Connection::open(file).unwrap();
-    let mut statement =
-        connection.prepare("select * from posthaste_log order by position").unwrap();
+    let mut statement = connection.prepare(&format!("select * from {table}")).unwrap();
     let rows = statement.query_map([], |row| {
-        Ok(Row {
+        let message = Row {
             id: MessageId::from_bytes(row.get("id")?),
             topic: row.get("topic")?,
             key: row.get("key")?,
@@ -135,7 +169,8 @@ fn sqlite_log(file: &Path) -> Vec<Row> {
             content_type: row.get("content_type")?,
             headers: sqlite_headers(&connection, row.get("headers")?),
             correlation_id: row.get("correlation_id")?,
-        })
+        };
+        Ok((message, more(row)))
     });
     rows.unwrap().map(Result::unwrap).collect()
 }

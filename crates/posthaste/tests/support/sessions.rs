@@ -25,6 +25,7 @@ pub(crate) trait Session: Sized {
         outbox: &Outbox,
         messages: &[Message],
     ) -> Result<Vec<MessageId>, EnqueueError>;
+    async fn cancel(&mut self, outbox: &Outbox, id: MessageId) -> Result<bool, EnqueueError>;
     /// Whether `cause` is the client's own error.
     fn is_own(cause: &(dyn Error + 'static)) -> bool;
 }
@@ -56,6 +57,10 @@ impl Session for TokioPostgres {
         messages: &[Message],
     ) -> Result<Vec<MessageId>, EnqueueError> {
         outbox.enqueue_many(&self.0, messages).await
+    }
+
+    async fn cancel(&mut self, outbox: &Outbox, id: MessageId) -> Result<bool, EnqueueError> {
+        outbox.cancel(&self.0, id).await
     }
 
     fn is_own(cause: &(dyn Error + 'static)) -> bool {
@@ -91,6 +96,10 @@ impl Session for SqlxPostgres {
         messages: &[Message],
     ) -> Result<Vec<MessageId>, EnqueueError> {
         outbox.enqueue_many(&mut self.0, messages).await
+    }
+
+    async fn cancel(&mut self, outbox: &Outbox, id: MessageId) -> Result<bool, EnqueueError> {
+        outbox.cancel(&mut self.0, id).await
     }
 
     fn is_own(cause: &(dyn Error + 'static)) -> bool {
@@ -129,6 +138,10 @@ impl Session for SqlxSqlite {
         outbox.enqueue_many(&mut self.0, messages).await
     }
 
+    async fn cancel(&mut self, outbox: &Outbox, id: MessageId) -> Result<bool, EnqueueError> {
+        outbox.cancel(&mut self.0, id).await
+    }
+
     fn is_own(cause: &(dyn Error + 'static)) -> bool {
         cause.is::<sqlx::Error>()
     }
@@ -161,6 +174,10 @@ impl Session for Rusqlite {
         messages: &[Message],
     ) -> Result<Vec<MessageId>, EnqueueError> {
         outbox.enqueue_many_blocking(&self.0, messages)
+    }
+
+    async fn cancel(&mut self, outbox: &Outbox, id: MessageId) -> Result<bool, EnqueueError> {
+        outbox.cancel_blocking(&self.0, id)
     }
 
     fn is_own(cause: &(dyn Error + 'static)) -> bool {

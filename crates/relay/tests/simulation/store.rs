@@ -8,8 +8,9 @@ use posthaste_core::{
     Epoch, Message, MessageId, Page, PageLimit, Place, Snapshot, TickRef, TopicFilter, Window,
 };
 use posthaste_store::{
-    Aside, AsideState, DueMessages, MigrationReport, Result, SchemaState, Settled, Start, Status,
-    Store, StoreError, StoreErrorKind, StoredMessage, SubscriptionSpec, SweepReport, Ticker,
+    Aside, AsideState, DueMessages, MigrationReport, Moved, Result, SchemaState, Settled, Start,
+    Status, Store, StoreError, StoreErrorKind, StoredMessage, SubscriptionSpec, SweepReport,
+    Ticker,
 };
 use rand::{Rng as _, rngs::SmallRng};
 use tokio::time::sleep;
@@ -282,6 +283,10 @@ impl Store for SimStore {
 
     async fn release(&self, subscription: &str, _: Epoch) -> Result<()> {
         self.call("release", subscription.to_owned(), |_| Ok(())).await
+    }
+
+    async fn move_due(&self, _: u32) -> Result<Moved> {
+        Ok(Moved::default())
     }
 
     async fn sweep(&self) -> Result<SweepReport> {

@@ -276,7 +276,10 @@ pub(super) async fn append(store: &PostgresStore, messages: &[Message]) -> Resul
     let types: Vec<&str> = messages.iter().map(Message::media_type).collect();
     let headers: Vec<String> = messages.iter().map(|m| array_literal(m.header_pairs())).collect();
     let correlations: Vec<Option<&str>> = messages.iter().map(Message::correlation).collect();
-    let sql = PostgresWriter::new(store.schema()).insert_many;
+    let tokens: Vec<Option<&str>> = messages.iter().map(Message::idempotency_token).collect();
+    let dues: Vec<Option<i64>> =
+        messages.iter().map(|message| message.due().map(|due| due.0)).collect();
+    let writer = PostgresWriter::new(store.schema());
     let loan = store.shared.connections.lend().await?;
     let params: &[(&(dyn ToSql + Sync), Type)] = &[
         (&ids, Type::UUID_ARRAY),
@@ -286,8 +289,19 @@ pub(super) async fn append(store: &PostgresStore, messages: &[Message]) -> Resul
         (&types, Type::TEXT_ARRAY),
         (&headers, Type::TEXT_ARRAY),
         (&correlations, Type::TEXT_ARRAY),
+        (&tokens, Type::TEXT_ARRAY),
+        (&dues, Type::INT8_ARRAY),
     ];
-    loan.bounded("append messages", loan.client().execute_typed(&sql, params)).await?;
+    let doing = "append messages";
+    let is_plain = tokens.iter().all(Option::is_none) && dues.iter().all(Option::is_none);
+    let ids = if is_plain {
+        let insert = loan.client().execute_typed(&writer.insert_many, &params[..7]);
+        loan.bounded(doing, insert).await?;
+        ids
+    } else {
+        let write = loan.client().query_typed(&writer.write_each, params);
+        loan.bounded(doing, write).await?.iter().map(|row| row.get(0)).collect()
+    };
     loan.give_back();
     Ok(ids)
 }

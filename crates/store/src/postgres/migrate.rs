@@ -14,6 +14,7 @@ const FILES: &[(&str, &str)] = &[
     ("enqueue", include_str!("../../migrations/postgres/0002_enqueue.sql")),
     ("views", include_str!("../../migrations/postgres/0003_views.sql")),
     ("failures", include_str!("../../migrations/postgres/0004_failures.sql")),
+    ("writing", include_str!("../../migrations/postgres/0005_writing.sql")),
 ];
 
 /// Lock space of Posthaste's advisory locks ("PHST"), and the lock that orders migrations.

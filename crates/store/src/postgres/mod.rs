@@ -11,6 +11,7 @@ mod log;
 mod migrate;
 mod operations;
 mod rows;
+mod scheduled;
 mod slots;
 mod status;
 mod subscriptions;
@@ -33,8 +34,8 @@ use self::{
     slots::Slots,
 };
 use crate::{
-    Aside, AsideState, DueMessages, MigrationReport, Result, RingSizes, SchemaState, Settled,
-    Status, Store, StoredMessage, SubscriptionSpec, SweepReport, Ticker,
+    Aside, AsideState, DueMessages, MigrationReport, Moved, Result, RingSizes, SchemaState,
+    Settled, Status, Store, StoredMessage, SubscriptionSpec, SweepReport, Ticker,
 };
 
 /// How to reach and use a PostgreSQL database.
@@ -50,6 +51,8 @@ pub struct PostgresOptions {
     pub operation_timeout: Duration,
     /// How long published messages stay readable, at least.
     pub retention: Duration,
+    /// How long idempotency tokens are kept, at least.
+    pub token_retention: Duration,
     /// Sizes of the log's ring, used when the schema is created.
     pub rings: RingSizes,
     /// Payload bytes that a message may have, written to the schema when it is created.
@@ -66,6 +69,7 @@ impl Default for PostgresOptions {
             ca_file: None,
             operation_timeout: Duration::from_secs(30),
             retention: Duration::from_hours(1),
+            token_retention: Duration::from_hours(24),
             rings: RingSizes::default(),
             limits: Limits::DEFAULT,
             connections_max: 8,
@@ -202,6 +206,10 @@ impl Store for PostgresStore {
 
     async fn release(&self, subscription: &str, epoch: Epoch) -> Result<()> {
         subscriptions::release(self, subscription, epoch).await
+    }
+
+    async fn move_due(&self, limit: u32) -> Result<Moved> {
+        scheduled::move_due(self, limit).await
     }
 
     async fn sweep(&self) -> Result<SweepReport> {

@@ -318,6 +318,8 @@ impl Operations for PostgresStore {
             "done as (update {schema}.log m set {erased} \
              from (select null::text as name) s where {written} returning 1), \
              copies as (update {schema}.failed_message m set {erased} \
+             from (select null::text as name) s where {written} returning 1), \
+             waiting as (update {schema}.scheduled m set {erased} \
              from (select null::text as name) s where {written} returning 1)"
         );
         let count = format!(

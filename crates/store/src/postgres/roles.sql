@@ -19,6 +19,10 @@ grant select on @schema@.meta to @writer@, @relay@, @worker@, @viewer@;
 -- log could read the payloads of others.
 grant insert (id, topic, key, payload, content_type, headers, correlation_id) on @schema@.log to @writer@;
 grant usage on sequence @schema@.log_position_seq to @writer@;
+-- Tokens and scheduled messages; to cancel one takes its id.
+grant insert (token, message_id), select (token, message_id) on @schema@.token to @writer@;
+grant insert (id, topic, key, payload, content_type, headers, correlation_id, deliver_at),
+  select (id), delete on @schema@.scheduled to @writer@;
 
 -- The relay: reads the log, and writes what it keeps beside it.
 grant select on all tables in schema @schema@ to @relay@;
@@ -29,6 +33,12 @@ grant insert on @schema@.tick, @schema@.progress to @relay@;
 grant update (singleton) on @schema@.meta to @relay@;
 grant insert, update on @schema@.subscription, @schema@.lease to @relay@;
 grant insert, update, delete on @schema@.parked_key, @schema@.failed_message to @relay@;
+-- Scheduled messages move into the log; tokens are forgotten.
+grant insert (id, topic, key, payload, content_type, headers, correlation_id)
+  on @schema@.log to @relay@;
+grant usage on sequence @schema@.log_position_seq to @relay@;
+grant update, delete on @schema@.scheduled to @relay@;
+grant update, delete on @schema@.token to @relay@;
 do $$
 declare
   slot regclass;
@@ -46,6 +56,8 @@ $$;
 grant select on @schema@.subscription, @schema@.lease, @schema@.tick, @schema@.progress,
   @schema@.parked_key, @schema@.audit, @schema@.place to @viewer@;
 grant select (position, id, topic, key, content_type, correlation_id, enqueued_at) on @schema@.log to @viewer@;
+grant select (n, id, topic, key, content_type, correlation_id, enqueued_at, deliver_at)
+  on @schema@.scheduled to @viewer@;
 grant select (subscription, position, id, tick, topic, key, content_type, correlation_id,
   enqueued_at, attempts, reason, failed_at, due, holds_key) on @schema@.failed_message to @viewer@;
 grant select (position, id, topic, key, content_type, correlation_id, enqueued_at, published_at)

@@ -20,6 +20,11 @@ use crate::{Result, StoreError, StoreErrorKind, SweepReport};
 /// again: the longer it stays, the further back `published_at` is exact.
 const STRETCHES_AHEAD: i64 = 2;
 
+/// Tokens that one transaction deletes: a few milliseconds.
+const TOKENS_CHUNK: u64 = 1_000;
+/// Chunks of one sweep: at the default interval of 5 s, 20,000 tokens a second can come and go.
+const TOKEN_CHUNKS_MAX: usize = 100;
+
 /// What the subscriptions still need.
 struct Needs {
     /// What each subscription has settled; equal ones once.
@@ -41,8 +46,31 @@ pub(super) async fn sweep(store: &PostgresStore) -> Result<SweepReport> {
         report.slots_emptied += sweep_ticks(store, &loan, geometry, &needs).await?;
         report.slots_emptied += sweep_progress(store, &loan, geometry).await?;
     }
+    report.tokens_deleted = sweep_tokens(store, &loan).await?;
     loan.give_back();
     Ok(report)
+}
+
+/// Forgets tokens that are older than their retention, in small transactions. `skip locked`, so
+/// that sweeps of several relays do not wait for each other.
+async fn sweep_tokens(store: &PostgresStore, loan: &Loan) -> Result<u64> {
+    // A range of the index on `created_at`, from its start.
+    let sql = format!(
+        "delete from {0}.token where token = any (array(select token from {0}.token \
+         where created_at <= statement_timestamp() - make_interval(secs => {1}) \
+         order by created_at limit {TOKENS_CHUNK} for update skip locked))",
+        store.schema(),
+        store.shared.options.token_retention.as_secs_f64()
+    );
+    let mut deleted = 0;
+    for _ in 0..TOKEN_CHUNKS_MAX {
+        let now = loan.bounded("sweep tokens", loan.client().execute_typed(&sql, &[])).await?;
+        deleted += now;
+        if now < TOKENS_CHUNK {
+            break;
+        }
+    }
+    Ok(deleted)
 }
 
 /// Moves what is known of each slot forward: passed, then sealed.

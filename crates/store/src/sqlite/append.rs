@@ -5,16 +5,19 @@ use posthaste_core::{Message, MessageId};
 use super::{headers, session::Scope};
 use crate::{Result, StoreError, StoreErrorKind, statements::SqliteWriter};
 
-/// Appends `messages` in their order and answers their ids.
+/// Appends `messages` in their order and answers the ids that stand for them.
 pub(super) fn append(scope: &Scope<'_>, messages: &[Message]) -> Result<Vec<MessageId>> {
-    let mut insert = scope.prepare(&SqliteWriter::new(scope.schema()).insert)?;
+    let writer = SqliteWriter::new(scope.schema());
+    let mut write = scope.prepare(&writer.write_one)?;
+    let mut first = scope.prepare(&writer.token_id)?;
     let mut ids = Vec::with_capacity(messages.len());
     for message in messages {
         let id = message.message_id().unwrap_or_else(MessageId::now_v7);
         let headers = headers::to_json(message.header_pairs()).map_err(|cause| {
             StoreError::caused(StoreErrorKind::Invalid, "write the headers as JSON", cause)
         })?;
-        insert.execute((
+        let token = message.idempotency_token();
+        write.execute((
             id.as_bytes(),
             message.topic(),
             message.ordering_key(),
@@ -22,8 +25,13 @@ pub(super) fn append(scope: &Scope<'_>, messages: &[Message]) -> Result<Vec<Mess
             message.media_type(),
             headers,
             message.correlation(),
+            token,
+            message.due().map(|due| due.0),
         ))?;
-        ids.push(id);
+        ids.push(match token {
+            None => id,
+            Some(token) => first.query_row([token], |row| row.get(0).map(MessageId::from_bytes))?,
+        });
     }
     Ok(ids)
 }

@@ -14,6 +14,7 @@ mod headers;
 mod mounts;
 mod operations;
 mod pages;
+mod scheduled;
 mod schema;
 mod session;
 mod status;
@@ -41,9 +42,9 @@ use self::{
     worker::Worker,
 };
 use crate::{
-    Aside, AsideState, DeadLetter, DueMessages, MigrationReport, Operations, Request, Result,
-    RewindTo, Rewound, RoleNames, SchemaState, Selection, Settled, Status, Store, StoreError,
-    StoreErrorKind, StoredMessage, SubscriptionSpec, SweepReport, Ticker, WrittenTopic,
+    Aside, AsideState, DeadLetter, DueMessages, MigrationReport, Moved, Operations, Request,
+    Result, RewindTo, Rewound, RoleNames, SchemaState, Selection, Settled, Status, Store,
+    StoreError, StoreErrorKind, StoredMessage, SubscriptionSpec, SweepReport, Ticker, WrittenTopic,
 };
 
 /// How to open a SQLite log.
@@ -57,6 +58,8 @@ pub struct SqliteOptions {
     pub operation_timeout: Duration,
     /// How long messages stay readable after every subscription has published them.
     pub retention: Duration,
+    /// How long idempotency tokens are kept, at least.
+    pub token_retention: Duration,
 }
 
 impl Default for SqliteOptions {
@@ -67,6 +70,7 @@ impl Default for SqliteOptions {
             create: false,
             operation_timeout: Duration::from_secs(10),
             retention: Duration::from_hours(1),
+            token_retention: Duration::from_hours(24),
         }
     }
 }
@@ -76,6 +80,7 @@ impl Default for SqliteOptions {
 pub struct SqliteStore {
     description: String,
     retention: Duration,
+    token_retention: Duration,
     operation_timeout: Duration,
     writer: Arc<Worker>,
     reader: Arc<Worker>,
@@ -101,6 +106,7 @@ impl SqliteStore {
         Ok(Self {
             description,
             retention: options.retention,
+            token_retention: options.token_retention,
             operation_timeout: bound,
             writer: Arc::new(writer),
             reader: Arc::new(reader),
@@ -267,6 +273,19 @@ impl Store for SqliteStore {
         .await
     }
 
+    async fn move_due(&self, limit: u32) -> Result<Moved> {
+        // The look waits for no lock.
+        let look =
+            self.reader.call("look for due messages", |session| session.read(scheduled::look));
+        match look.await? {
+            (false, next_in) => Ok(Moved { count: 0, next_in }),
+            (true, _) => {
+                self.write("move due messages", move |scope| scheduled::move_due(scope, limit))
+                    .await
+            }
+        }
+    }
+
     async fn sweep(&self) -> Result<SweepReport> {
         let until = Instant::now() + self.operation_timeout;
         let retention = self.retention;
@@ -275,7 +294,10 @@ impl Store for SqliteStore {
             .await?;
         self.sweep_all("sweep ticks", until, sweep::ticks).await?;
         self.sweep_all("sweep settled places", until, sweep::progress).await?;
-        Ok(SweepReport { rows_deleted, ..SweepReport::default() })
+        let kept = self.token_retention;
+        let tokens_deleted =
+            self.sweep_all("sweep tokens", until, move |scope| sweep::tokens(scope, kept)).await?;
+        Ok(SweepReport { rows_deleted, tokens_deleted, ..SweepReport::default() })
     }
 
     async fn status(&self) -> Result<Status> {

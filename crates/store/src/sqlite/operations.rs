@@ -271,14 +271,21 @@ pub(super) fn erase(scope: &Scope<'_>, which: &Selection, request: &Request) -> 
     if !request.is_dry_run && !chosen.is_empty() {
         let copies = of_log.replace("@schema@_log", "@schema@_failed_message");
         let copies = Params::new(&which).messages(scope, &copies)?;
+        let waiting = of_log.replace("@schema@_log", "@schema@_scheduled");
+        let waiting = waiting.replace("m.position", "m.n");
+        let waiting = Params::new(&which).messages(scope, &waiting)?;
         let erased = headers::to_json(&[("posthaste-erased".to_owned(), now(scope)?)]);
         let erased = erased.map_err(|cause| {
             StoreError::caused(StoreErrorKind::Unexpected, "write a header", cause)
         })?;
-        for (table, messages) in [("log", &chosen), ("failed_message", &copies)] {
+        for (table, at, messages) in [
+            ("log", "position", &chosen),
+            ("failed_message", "position", &copies),
+            ("scheduled", "n", &waiting),
+        ] {
             let sql = format!(
                 "update @schema@_{table} set payload = x'', headers = ?3 \
-                 where position = ?1 and id = ?2"
+                 where {at} = ?1 and id = ?2"
             );
             for (_, position, id) in messages {
                 scope.run(&sql, (position, id.as_bytes(), &erased))?;

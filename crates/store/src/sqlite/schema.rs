@@ -10,6 +10,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("log", include_str!("../../migrations/sqlite/0001_log.sql")),
     ("views", include_str!("../../migrations/sqlite/0002_views.sql")),
     ("failures", include_str!("../../migrations/sqlite/0003_failures.sql")),
+    ("writing", include_str!("../../migrations/sqlite/0004_writing.sql")),
 ];
 
 /// Version that this build reads.

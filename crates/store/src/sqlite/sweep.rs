@@ -87,6 +87,17 @@ pub(super) fn progress(scope: &Scope<'_>) -> Result<usize> {
     )
 }
 
+/// Deletes tokens that are older than `retention`, the oldest first (an index on their times).
+pub(super) fn tokens(scope: &Scope<'_>, retention: Duration) -> Result<usize> {
+    let retention = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
+    let until = scope.now_micros()?.saturating_sub(retention);
+    scope.run(
+        "delete from @schema@_token where token in ( \
+           select token from @schema@_token where created_at <= ?2 order by created_at limit ?1)",
+        (CHUNK as i64, until),
+    )
+}
+
 /// The lowest position in the log, or one above every position while it is empty.
 fn oldest_message(scope: &Scope<'_>) -> Result<Position> {
     let sql = "select min(position) from @schema@_log";

@@ -26,7 +26,8 @@ pub(crate) trait Harness: Sized {
     /// A new database without the schema.
     async fn empty() -> Self;
 
-    /// One more store on the database, as another process would open it.
+    /// One more store on the database, as another process would open it. It keeps published
+    /// messages and tokens for `retention`.
     async fn open(&self, retention: Duration) -> Arc<dyn Store>;
 
     /// As [`Harness::open`], for an operator.
@@ -61,6 +62,10 @@ pub(crate) trait Harness: Sized {
 pub(crate) trait Application {
     /// Writes one message with the texts of `posthaste_store::statements`.
     async fn insert(&mut self, message: &Message) -> MessageId;
+
+    /// Cancels a scheduled message with the text of `posthaste_store::statements`, and answers
+    /// whether it was still waiting.
+    async fn cancel(&mut self, id: MessageId) -> bool;
 
     /// Commits.
     async fn commit(self);

@@ -77,6 +77,15 @@ macro_rules! every_case {
                 r19_written_topics_are_told_with_their_counts,
                 r10b_compatibility_view_counts_what_is_not_processed,
             }
+            scheduled {
+                due_messages_are_moved_in_due_order_and_others_wait,
+                moved_message_comes_byte_for_byte_with_its_id,
+                chunks_say_that_more_is_due,
+                cancelled_message_never_arrives_unless_the_cancel_is_rolled_back,
+                r4_scheduled_message_keeps_its_token,
+                moves_at_once_lose_repeat_and_reorder_nothing,
+                views_tell_what_is_scheduled,
+            }
             sweeping {
                 sweep_keeps_what_a_parked_key_needs,
                 sweep_keeps_what_a_lagging_subscription_needs,
@@ -84,6 +93,10 @@ macro_rules! every_case {
                 sweep_keeps_messages_for_the_retention_time,
                 sweep_without_subscriptions_deletes_nothing,
                 positions_and_ticks_go_on_after_everything_was_swept,
+            }
+            tokens {
+                r4_appended_messages_with_one_token_are_written_once,
+                r4_token_is_kept_for_its_time_and_then_forgotten,
             }
             views {
                 published_at_is_null_until_every_matching_subscription_has_settled,
@@ -125,8 +138,10 @@ mod operations;
 mod pages;
 mod random;
 mod reader;
+mod scheduled;
 mod subscriptions;
 mod sweeping;
+mod tokens;
 mod views;
 mod windows;
 

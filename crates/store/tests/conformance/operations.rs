@@ -196,6 +196,9 @@ pub(crate) async fn erased_message_keeps_its_place_and_says_so<H: Harness>() {
     let store = &scene.store;
     let error = store.erase(&all(), &request()).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Invalid);
+    let now = store.recent(None, 1).await.unwrap()[0].enqueued_at;
+    let waiting = Message::new("odd").key("k1").text("secret").deliver_at(now);
+    store.append(&[waiting]).await.unwrap();
     let which = Selection { key: Some("k1".to_owned()), ..all() };
     assert_eq!(store.erase(&which, &preview()).await.unwrap(), 2);
     assert_eq!(store.erase(&which, &request()).await.unwrap(), 2);
@@ -211,6 +214,9 @@ pub(crate) async fn erased_message_keeps_its_place_and_says_so<H: Harness>() {
     assert_eq!((recent.len(), erased), (6, vec![3, 4]));
     let dead = store.dead_letters(&which, 10).await.unwrap();
     assert!(dead.iter().all(|letter| letter.message.payload.is_empty()));
+    // The scheduled one comes without its payload as well.
+    assert_eq!(store.move_due(10).await.unwrap().count, 1);
+    assert!(store.recent(None, 1).await.unwrap()[0].payload.is_empty());
 }
 
 pub(crate) async fn paused_subscription_says_so<H: Harness>() {

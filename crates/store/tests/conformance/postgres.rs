@@ -42,7 +42,12 @@ impl Harness for PostgresHarness {
     }
 
     async fn open(&self, retention: Duration) -> Arc<dyn Store> {
-        let options = PostgresOptions { retention, rings: RINGS, ..PostgresOptions::default() };
+        let options = PostgresOptions {
+            retention,
+            token_retention: retention,
+            rings: RINGS,
+            ..PostgresOptions::default()
+        };
         Arc::new(PostgresStore::connect(self.database.url(), &options).unwrap())
     }
 
@@ -130,6 +135,10 @@ impl Application for Transaction {
             .await;
         assert_eq!(written.unwrap(), 1);
         id
+    }
+
+    async fn cancel(&mut self, id: MessageId) -> bool {
+        self.client.query_one(&self.writer.cancel, &[&id]).await.unwrap().get(0)
     }
 
     async fn commit(self) {

@@ -59,7 +59,12 @@ impl Harness for SqliteHarness {
     }
 
     async fn open(&self, retention: Duration) -> Arc<dyn Store> {
-        let options = SqliteOptions { create: true, retention, ..SqliteOptions::default() };
+        let options = SqliteOptions {
+            create: true,
+            retention,
+            token_retention: retention,
+            ..SqliteOptions::default()
+        };
         Arc::new(SqliteStore::open(self.path(), &options).await.unwrap())
     }
 
@@ -145,6 +150,10 @@ impl Application for Transaction {
         );
         self.connection.execute(&self.writer.insert, values).unwrap();
         id
+    }
+
+    async fn cancel(&mut self, id: MessageId) -> bool {
+        self.connection.execute(&self.writer.cancel, [id.as_bytes()]).unwrap() > 0
     }
 
     async fn commit(self) {

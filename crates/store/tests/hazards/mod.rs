@@ -13,5 +13,6 @@ mod looks;
 mod orders;
 mod rings;
 mod rings_of_ticks;
+mod scheduled;
 mod tickers;
 mod windows;

@@ -97,6 +97,8 @@ async fn every_role_may_do_to_every_table_what_its_task_needs_and_no_more() {
                 ("relay", "tick" | "progress") => "select insert",
                 ("relay", "subscription" | "lease") => "select insert update",
                 ("relay", "parked_key" | "failed_message") => "select insert update delete",
+                ("relay", "scheduled" | "token") => "select update delete",
+                ("writer", "scheduled") => "delete",
                 ("relay", _) | (_, "meta") => "select",
                 ("viewer", table) if !is_slot && SEEN.contains(&table) => "select",
                 _ => "",
@@ -112,6 +114,10 @@ async fn writer_enqueues_and_can_neither_forge_nor_read() {
     let writer = scene.login("writer").await;
     writer.batch_execute("select posthaste.enqueue('t', '{}', key => 'k')").await.unwrap();
     writer.batch_execute("select posthaste.enqueue_many('[{\"topic\": \"t\"}]')").await.unwrap();
+    let scheduled = "select posthaste.enqueue('t', '{}', token => 'a', deliver_at => now())";
+    writer.batch_execute(scheduled).await.unwrap();
+    writer.batch_execute(scheduled).await.unwrap();
+    writer.batch_execute("select posthaste.cancel(gen_random_uuid())").await.unwrap();
     let columns = "id, topic, payload, content_type, headers";
     let values = "gen_random_uuid(), 't', '', 'a/b', '{}'";
     let insert = format!("insert into posthaste.log ({columns}) values ({values})");
@@ -124,6 +130,7 @@ async fn writer_enqueues_and_can_neither_forge_nor_read() {
         "select payload from posthaste.log".to_owned(),
         "select payload from posthaste.outbox".to_owned(),
         "select payload from posthaste.failed_message".to_owned(),
+        "select payload from posthaste.scheduled".to_owned(),
         "update posthaste.log set topic = 'x'".to_owned(),
         "delete from posthaste.log".to_owned(),
         "truncate posthaste.log_0".to_owned(),
@@ -170,6 +177,10 @@ async fn relay_publishes_with_its_role_alone() {
     relay.aside("s").await.unwrap();
     let published = Aside::Published { position: failed.position, id: failed.id };
     relay.set_aside("s", epoch, &[published], None).await.unwrap();
+    let writer = scene.login("writer").await;
+    let scheduled = "select posthaste.enqueue('t', '{}', deliver_at => now())";
+    writer.batch_execute(scheduled).await.unwrap();
+    assert_eq!(relay.move_due(10).await.unwrap().count, 1);
     relay.sweep().await.unwrap();
     relay.status().await.unwrap();
     relay.release("s", epoch).await.unwrap();
