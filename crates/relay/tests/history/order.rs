@@ -81,6 +81,29 @@ async fn r18_enqueue_failure_never_marks_a_message_published() {
 }
 
 #[tokio::test]
+async fn r10_published_at_is_queried_in_sql() {
+    let (database, store) = scene::prepare(Postgres::shared()).await;
+    store.append(&events(0..30)).await.unwrap();
+    let target = Moody::new(Mood::Accepts);
+    let running = Running::start(relay_to(&store, &target));
+    let is_published = async || published(&database).await.len() == 30;
+    eventually_async("thirty published messages", LIMIT, is_published).await;
+    running.drain().await.unwrap();
+    store.append(&events(30..40)).await.unwrap();
+
+    let client = database.connect().await;
+    let newest = "select id, topic, published_at from posthaste.outbox order by id desc limit 20";
+    let rows = client.query(newest, &[]).await.unwrap();
+    let dated = rows.iter().filter(|row| {
+        let at: Option<std::time::SystemTime> = row.get("published_at");
+        at.is_some()
+    });
+    assert_eq!((rows.len(), dated.count()), (20, 10));
+    let waiting = "select count(*) from posthaste.outbox where published_at is null";
+    assert_eq!(client.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0), 10);
+}
+
+#[tokio::test]
 async fn r54_no_transaction_or_lock_is_held_while_a_batch_is_published() {
     // The relay's own statements last microseconds: at some moment there is none.
     const HELD: &str = "select (select count(*) from pg_stat_activity \
