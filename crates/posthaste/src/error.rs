@@ -3,6 +3,7 @@
 use std::{error::Error, fmt};
 
 use posthaste_core::InvalidMessage;
+use posthaste_store::statements::PostgresWriter;
 
 type Source = Box<dyn Error + Send + Sync>;
 
@@ -33,6 +34,8 @@ pub enum EnqueueErrorKind {
     Conflict,
     /// The connection is gone or the server is stopping: run the transaction again.
     Unavailable,
+    /// The topic is strict, and the transaction has not locked the message's key before.
+    KeyNotLocked,
     /// The transaction had failed before.
     AlreadyAborted,
     /// Anything else that the database or its client reports.
@@ -46,6 +49,7 @@ impl EnqueueErrorKind {
             "3F000" | "42P01" | "42883" | "42703" => Self::MissingSchema,
             "42501" => Self::Privilege,
             "40001" | "40P01" | "55P03" => Self::Conflict,
+            PostgresWriter::KEY_NOT_LOCKED => Self::KeyNotLocked,
             "25P02" => Self::AlreadyAborted,
             "57P01" | "57P02" | "57P03" => Self::Unavailable,
             other if other.starts_with("08") => Self::Unavailable,
@@ -59,6 +63,10 @@ impl EnqueueErrorKind {
             Self::MissingSchema => "run `posthaste migrate`, or check the schema name",
             Self::Privilege => "grant the role the writer's privileges",
             Self::Conflict | Self::Unavailable => "run the transaction again",
+            Self::KeyNotLocked => {
+                "the topic is strict; call `lock_keys` for the message's key in an earlier statement \
+                 of the transaction"
+            }
             Self::AlreadyAborted => "an earlier statement failed; roll back",
             Self::Database => "see the cause",
         }

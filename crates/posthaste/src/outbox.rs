@@ -106,6 +106,31 @@ impl Outbox {
         }
     }
 
+    /// Locks ordering keys until the transaction that `writer` stands in ends, waiting for whoever
+    /// has locked them. Messages that are enqueued afterwards with these keys stand in the log in
+    /// the order in which their transactions commit. Strict topics ask for it; elsewhere it is up
+    /// to the writers, all of which must then do it.
+    ///
+    /// At most 1,000 keys in a transaction; better in one call, because two calls in two
+    /// transactions can wait for each other. SQLite has one writer at a time: nothing happens.
+    ///
+    /// # Errors
+    /// The keys are too many or the database failed (`Conflict` for a deadlock). The caller's
+    /// transaction is aborted, as by [`enqueue`](Self::enqueue).
+    ///
+    /// # Cancel safety
+    /// As [`enqueue`](Self::enqueue): some of the keys may be locked.
+    pub async fn lock_keys<W: Writer>(
+        &self,
+        mut writer: W,
+        keys: &[&str],
+    ) -> Result<(), EnqueueError> {
+        match writer.lock_keys(&self.statements, keys).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.aborted(&mut writer, error).await),
+        }
+    }
+
     async fn write_one<W: Writer>(
         &self,
         writer: &mut W,

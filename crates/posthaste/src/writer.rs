@@ -67,6 +67,14 @@ pub trait Writer: Send {
         id: MessageId,
     ) -> impl Future<Output = Result<bool, EnqueueError>> + Send;
 
+    /// Locks ordering keys until the transaction ends, in a statement of its own. Where the database
+    /// has one writer at a time there is nothing to lock.
+    fn lock_keys(
+        &mut self,
+        statements: &Statements,
+        keys: &[&str],
+    ) -> impl Future<Output = Result<(), EnqueueError>> + Send;
+
     /// Sees to it that the caller's transaction cannot commit. Called after every failure, also
     /// when nothing was sent yet and when the database has already aborted the transaction.
     ///

@@ -13,5 +13,6 @@ mod round_trips;
 mod scheduled;
 mod sql_function;
 mod sql_function_many;
+mod strict;
 mod support;
 mod tokens;

@@ -59,6 +59,12 @@ async fn writer_role_can_enqueue_by_every_way() {
     let due = posthaste::Timestamp(4_000_000_000_000_000);
     let id = outbox.enqueue(&writer, &message.deliver_at(due)).await.unwrap();
     assert!(outbox.cancel(&writer, id).await.unwrap());
+    let owner = database.connect().await;
+    owner.execute("select posthaste.set_strict('strict')", &[]).await.unwrap();
+    writer.batch_execute("begin").await.unwrap();
+    outbox.lock_keys(&writer, &["k"]).await.unwrap();
+    outbox.enqueue(&writer, &Message::new("strict").key("k")).await.unwrap();
+    writer.batch_execute("commit").await.unwrap();
     for call in [
         r#"select posthaste.enqueue('t', '1', headers => '{"a":"b"}')"#,
         "select posthaste.enqueue_bytes('t', 'x')",
@@ -68,7 +74,7 @@ async fn writer_role_can_enqueue_by_every_way() {
     ] {
         writer.execute(call, &[]).await.unwrap();
     }
-    assert_eq!(support::postgres_log(&database).await.len(), 8);
+    assert_eq!(support::postgres_log(&database).await.len(), 9);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ pub(crate) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 /// Calls a function that must refuse, and returns the text it refuses with.
 pub(crate) async fn refusal(client: &Client, call: &str, parameters: Parameters<'_>) -> String {
-    let error = client.query(call, parameters).await.expect_err(call);
+    let Err(error) = client.query(call, parameters).await else { panic!("not refused: {call}") };
     let error = error.as_db_error().unwrap_or_else(|| panic!("{error:?}"));
     assert_eq!(error.code(), &SqlState::INVALID_PARAMETER_VALUE, "{error:?}");
     error.message().to_owned()

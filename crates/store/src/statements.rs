@@ -18,12 +18,17 @@ pub struct PostgresWriter {
     pub write_each: String,
     /// Cancels the scheduled message `$1 uuid` and answers whether it was still waiting.
     pub cancel: String,
+    /// Locks the ordering keys `$1 text[]` until the transaction ends.
+    pub lock_keys: String,
     /// Fails on purpose with `$1 text` as its message, which leaves the caller's transaction
     /// aborted.
     pub refuse: String,
 }
 
 impl PostgresWriter {
+    /// The error code with which a strict topic refuses a message whose key is not locked.
+    pub const KEY_NOT_LOCKED: &str = "PH001";
+
     /// The statements for one schema.
     pub fn new(schema: &SchemaName) -> Self {
         let columns = "id, topic, key, payload, content_type, headers, correlation_id";
@@ -53,6 +58,7 @@ impl PostgresWriter {
                  deliver_at, nth) order by nth) m"
             ),
             cancel: format!("select {schema}.cancel($1::uuid)"),
+            lock_keys: format!("select {schema}.lock_keys($1::text[])"),
             refuse: format!("select {schema}.refuse($1::text)"),
         }
     }

@@ -71,6 +71,16 @@ impl Writer for &mut PgConnection {
         answer.map(Option::unwrap_or_default).map_err(failed)
     }
 
+    async fn lock_keys(
+        &mut self,
+        statements: &Statements,
+        keys: &[&str],
+    ) -> Result<(), EnqueueError> {
+        let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+        let query = sql(&statements.postgres.lock_keys).bind(keys);
+        execute(self, query).await.map(drop).map_err(failed)
+    }
+
     async fn abort(&mut self, statements: &Statements, reason: &str) -> Result<(), EnqueueError> {
         match execute(self, sql(&statements.postgres.refuse).bind(reason)).await {
             Ok(_) => Err(refuse_answered()),

@@ -68,6 +68,11 @@ impl Writer for &mut SqliteConnection {
         Ok(cancelled.map_err(failed)?.rows_affected() > 0)
     }
 
+    /// Nothing: one transaction writes at a time.
+    async fn lock_keys(&mut self, _: &Statements, _: &[&str]) -> Result<(), EnqueueError> {
+        Ok(())
+    }
+
     async fn abort(&mut self, statements: &Statements, _reason: &str) -> Result<(), EnqueueError> {
         if poison(self, &statements.sqlite.refuse).await.is_ok_and(|poisoned| poisoned) {
             return Ok(());

@@ -68,6 +68,16 @@ impl<C: GenericClient + Sync> Writer for &C {
         Ok(rows.map_err(failed)?.first().is_some_and(|row| row.get(0)))
     }
 
+    async fn lock_keys(
+        &mut self,
+        statements: &Statements,
+        keys: &[&str],
+    ) -> Result<(), EnqueueError> {
+        let parameters: &[Parameter<'_>] = &[(&keys, Type::TEXT_ARRAY)];
+        let locked = self.execute_typed(&statements.postgres.lock_keys, parameters).await;
+        locked.map(drop).map_err(failed)
+    }
+
     async fn abort(&mut self, statements: &Statements, reason: &str) -> Result<(), EnqueueError> {
         let parameters: &[Parameter<'_>] = &[(&reason, Type::TEXT)];
         match self.execute_typed(&statements.postgres.refuse, parameters).await {

@@ -19,7 +19,11 @@ use posthaste_core::{
 };
 use tokio_postgres::types::{ToSql, Type};
 
-use super::{PostgresStore, connect::Loan, rows};
+use super::{
+    PostgresStore,
+    connect::{self, Loan},
+    rows,
+};
 use crate::{
     Result, StoreError, StoreErrorKind,
     statements::{PostgresWriter, array_literal},
@@ -280,7 +284,11 @@ pub(super) async fn append(store: &PostgresStore, messages: &[Message]) -> Resul
     let dues: Vec<Option<i64>> =
         messages.iter().map(|message| message.due().map(|due| due.0)).collect();
     let writer = PostgresWriter::new(store.schema());
-    let loan = store.shared.connections.lend().await?;
+    // A statement of its own, as `lock_keys` asks; nothing where no topic is strict.
+    let lock_keys =
+        format!("{} where exists (select from {}.strict_topic)", writer.lock_keys, store.schema());
+    let mut loan = store.shared.connections.lend().await?;
+    let bound = loan.operation_timeout();
     let params: &[(&(dyn ToSql + Sync), Type)] = &[
         (&ids, Type::UUID_ARRAY),
         (&topics, Type::TEXT_ARRAY),
@@ -292,16 +300,21 @@ pub(super) async fn append(store: &PostgresStore, messages: &[Message]) -> Resul
         (&tokens, Type::TEXT_ARRAY),
         (&dues, Type::INT8_ARRAY),
     ];
-    let doing = "append messages";
     let is_plain = tokens.iter().all(Option::is_none) && dues.iter().all(Option::is_none);
-    let ids = if is_plain {
-        let insert = loan.client().execute_typed(&writer.insert_many, &params[..7]);
-        loan.bounded(doing, insert).await?;
-        ids
-    } else {
-        let write = loan.client().query_typed(&writer.write_each, params);
-        loan.bounded(doing, write).await?.iter().map(|row| row.get(0)).collect()
+    let work = async {
+        let transaction = loan.client_mut().transaction().await?;
+        transaction.execute_typed(&lock_keys, &[(&keys, Type::TEXT_ARRAY)]).await?;
+        let written = if is_plain {
+            transaction.execute_typed(&writer.insert_many, &params[..7]).await?;
+            ids.clone()
+        } else {
+            let rows = transaction.query_typed(&writer.write_each, params).await?;
+            rows.iter().map(|row| row.get(0)).collect()
+        };
+        transaction.commit().await?;
+        Ok(written)
     };
+    let ids = connect::bounded(bound, "append messages", work).await?;
     loan.give_back();
     Ok(ids)
 }

@@ -15,6 +15,7 @@ const FILES: &[(&str, &str)] = &[
     ("views", include_str!("../../migrations/postgres/0003_views.sql")),
     ("failures", include_str!("../../migrations/postgres/0004_failures.sql")),
     ("writing", include_str!("../../migrations/postgres/0005_writing.sql")),
+    ("strict", include_str!("../../migrations/postgres/0006_strict.sql")),
 ];
 
 /// Lock space of Posthaste's advisory locks ("PHST"), and the lock that orders migrations.

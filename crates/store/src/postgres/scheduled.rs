@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tokio_postgres::IsolationLevel;
+use tokio_postgres::{IsolationLevel, types::Type};
 
 use super::{PostgresStore, connect};
 use crate::{Moved, Result};
@@ -59,15 +59,30 @@ async fn move_chunk(store: &PostgresStore, limit: u32) -> Result<u64> {
     let schema = store.schema();
     // An earlier statement than the one that moves, whose snapshot then shows what the holder
     // before has moved.
-    let lock = format!("select pg_try_advisory_xact_lock({LOCK_SPACE}, hashtext('{schema}'))");
+    let lock = format!(
+        "select pg_try_advisory_xact_lock({LOCK_SPACE}, hashtext('{schema}')), \
+         exists (select from {schema}.strict_topic)"
+    );
+    let lock_keys = format!("select {schema}.lock_due_keys({limit})");
     let columns = "id, topic, key, payload, content_type, headers, correlation_id";
     // A range of (deliver_at, n) from its start, then rows by their primary key. `skip locked`
     // passes by messages that are being cancelled: an application may take its time to commit.
-    let sql = format!(
-        "with moved as (delete from {schema}.scheduled where n = any (array(\
-         select n from {schema}.scheduled where deliver_at <= statement_timestamp() \
-         order by deliver_at, n limit {limit} for update skip locked)) returning *) \
-         insert into {schema}.log ({columns}) select {columns} from moved order by deliver_at, n"
+    let sql = |which: &str| {
+        format!(
+            "with moved as (delete from {schema}.scheduled where n = any (array(\
+             select n from {schema}.scheduled where deliver_at <= statement_timestamp() {which} \
+             order by deliver_at, n limit {limit} for update skip locked)) returning *) \
+             insert into {schema}.log ({columns}) select {columns} from moved \
+             order by deliver_at, n"
+        )
+    };
+    // On strict topics only the keys that are locked: the log refuses the others.
+    let (all, locked) = (
+        sql(""),
+        sql(&format!(
+            "and (key is null or not {schema}.is_strict(topic) \
+             or {schema}.key_lock(key) = any ($1::int4[]))"
+        )),
     );
     let mut loan = store.shared.connections.lend().await?;
     let bound = loan.operation_timeout();
@@ -75,8 +90,16 @@ async fn move_chunk(store: &PostgresStore, limit: u32) -> Result<u64> {
         let begin = loan.client_mut().build_transaction();
         let transaction = begin.isolation_level(IsolationLevel::ReadCommitted).start().await?;
         let rows = transaction.query_typed(&lock, &[]).await?;
-        let is_ours = rows.first().is_some_and(|row| row.get(0));
-        let count = if is_ours { transaction.execute_typed(&sql, &[]).await? } else { 0 };
+        let found = rows.first().map(|row| (row.get(0), row.get(1)));
+        let count = match found {
+            Some((true, false)) => transaction.execute_typed(&all, &[]).await?,
+            Some((true, true)) => {
+                let rows = transaction.query_typed(&lock_keys, &[]).await?;
+                let locks: Vec<i32> = rows.first().map_or_else(Vec::new, |row| row.get(0));
+                transaction.execute_typed(&locked, &[(&locks, Type::INT4_ARRAY)]).await?
+            }
+            _ => 0,
+        };
         transaction.commit().await?;
         Ok(count)
     };

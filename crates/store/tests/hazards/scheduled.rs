@@ -140,3 +140,29 @@ async fn open_cancel_holds_back_its_own_message_only() {
     assert_eq!(log.store.move_due(100).await.unwrap().count, 1);
     assert_eq!(in_the_log(&log).await, [written[1], written[2], written[0]]);
 }
+
+#[tokio::test]
+async fn due_messages_of_a_strict_topic_wait_for_the_lock_of_their_key_and_others_do_not() {
+    let log = Log::shared().await;
+    let writer = log.writer().await;
+    writer.batch_execute("select posthaste.set_strict('strict.*')").await.unwrap();
+    let due = |n: i64, topic: &str, key: &str| {
+        Message::new(topic).key(key).deliver_at(Timestamp(n * 1_000_000))
+    };
+    let messages = [
+        due(1, "strict.a", "busy"),
+        due(2, "strict.b", "free"),
+        due(3, "strict.a", "busy"),
+        due(4, "other", "k"),
+    ];
+    let written = log.store.append(&messages).await.unwrap();
+    writer.batch_execute("begin; select posthaste.lock_keys('{busy}')").await.unwrap();
+    // The busy key fills the chunk and lets the others through all the same.
+    assert_eq!(log.store.move_due(1).await.unwrap().count, 1);
+    assert_eq!(log.store.move_due(2).await.unwrap().count, 1);
+    assert_eq!(log.store.move_due(100).await.unwrap().count, 0);
+    writer.batch_execute("commit").await.unwrap();
+    assert_eq!(log.store.move_due(100).await.unwrap().count, 2);
+    assert_eq!(in_the_log(&log).await, [1, 3, 0, 2].map(|at| written[at]));
+    assert_eq!(log.store.append(&[Message::new("strict.a").key("k")]).await.unwrap().len(), 1);
+}
