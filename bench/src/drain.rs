@@ -138,6 +138,8 @@ impl Contest<'_> {
             database_url: &self.log.url,
             redis_url: &self.servers.redis.url(),
             subscriptions: vec![format!("drain-{number}")],
+            stream: STREAM,
+            dead_letters_max: 1_000,
             from: "beginning",
             once: true,
         })?;

@@ -119,6 +119,8 @@ fn start(options: &Options, servers: &Servers, log: &Log, case: &Case) -> Result
         database_url: &log.url,
         redis_url: &servers.redis.url(),
         subscriptions: subscriptions.collect(),
+        stream: STREAM,
+        dead_letters_max: 1_000,
         from: "beginning",
         once: false,
     })?;

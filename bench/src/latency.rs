@@ -21,7 +21,7 @@ use self::subscriber::Subscriber;
 use crate::{
     Options,
     failure::{During, Failure, Result},
-    messages::{Messages, PAYLOAD_BYTES},
+    messages::{Messages, PAYLOAD_BYTES, STREAM},
     progress,
     relay::{Relay, Setup},
     report::{Report, Spread, percentile, rounded},
@@ -81,6 +81,8 @@ async fn round(options: &Options, servers: &Servers, log: &Log, number: u32) -> 
         database_url: &log.url,
         redis_url: &servers.redis.url(),
         subscriptions: vec![format!("latency-{number}")],
+        stream: STREAM,
+        dead_letters_max: 1_000,
         from: "now",
         once: false,
     })?;

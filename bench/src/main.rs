@@ -12,6 +12,7 @@ mod machine;
 mod memory;
 mod messages;
 mod process;
+mod rejects;
 mod relay;
 mod report;
 mod resp;
@@ -71,6 +72,8 @@ enum Benchmark {
     Idle,
     /// The most memory a relay ever holds
     Memory,
+    /// A drain of which the sink rejects one message in a hundred
+    Rejects,
     /// All of them
     All,
 }
@@ -79,7 +82,14 @@ impl Benchmark {
     fn each(self) -> Vec<Self> {
         match self {
             Self::All => {
-                vec![Self::Drain, Self::Latency, Self::Enqueue, Self::Idle, Self::Memory]
+                vec![
+                    Self::Drain,
+                    Self::Latency,
+                    Self::Enqueue,
+                    Self::Idle,
+                    Self::Memory,
+                    Self::Rejects,
+                ]
             }
             one => vec![one],
         }
@@ -121,6 +131,7 @@ async fn measure_one(options: &Options, bench: Benchmark) -> Result<Report> {
         Benchmark::Latency => latency::run(options, &servers).await,
         Benchmark::Enqueue => enqueue::run(options, &servers).await,
         Benchmark::Idle => idle::run(options, &servers).await,
+        Benchmark::Rejects => rejects::run(options, &servers).await,
         Benchmark::Memory | Benchmark::All => memory::run(options, &servers).await,
     }?;
     if machine.is_noisy() {

@@ -97,6 +97,8 @@ async fn measure(
         database_url: &log.url,
         redis_url: &servers.redis.url(),
         subscriptions: vec![format!("memory-{number}")],
+        stream: STREAM,
+        dead_letters_max: 1_000,
         from: "beginning",
         once: true,
     })?;

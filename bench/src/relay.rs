@@ -14,7 +14,6 @@ use toml::{Table, Value};
 
 use crate::{
     failure::{During, Failure, Result},
-    messages::STREAM,
     process,
 };
 
@@ -36,8 +35,12 @@ pub(crate) struct Setup<'a> {
     pub(crate) program: &'a Path,
     pub(crate) database_url: &'a str,
     pub(crate) redis_url: &'a str,
-    /// Names of the subscriptions; all publish to the one stream.
+    /// Names of the subscriptions.
     pub(crate) subscriptions: Vec<String>,
+    /// Where all of them publish to.
+    pub(crate) stream: &'a str,
+    /// Dead letters that each may have; a message is one at its first rejection.
+    pub(crate) dead_letters_max: i64,
     /// `beginning` or `now`.
     pub(crate) from: &'a str,
     /// Whether it ends when all that is committed is published.
@@ -167,9 +170,14 @@ fn configuration(setup: &Setup<'_>) -> Table {
     let sink = table(&[
         ("kind", text("redis-stream")),
         ("url", text(setup.redis_url)),
-        ("stream", text(STREAM)),
+        ("stream", text(setup.stream)),
     ]);
-    let subscription = table(&[("from", text(setup.from)), ("sink", sink)]);
+    let failure = table(&[
+        ("policy", text("dead-letter")),
+        ("attempts", Value::Integer(1)),
+        ("dead_letters_max", Value::Integer(setup.dead_letters_max)),
+    ]);
+    let subscription = table(&[("from", text(setup.from)), ("sink", sink), ("failure", failure)]);
     let all = setup.subscriptions.iter().map(|name| (name.clone(), subscription.clone()));
     let database = table(&[
         ("url", text(setup.database_url)),

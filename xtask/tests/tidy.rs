@@ -29,8 +29,11 @@ const REDIS_PLACES: [&str; 7] = [
     "tests/",
 ];
 
+/// A server crate comes later.
+const HTTP_PLACES: [&str; 2] = ["crates/cli/src/listener", "crates/server/"];
+
 type Check = fn(&str, &str) -> Vec<String>;
-const RUST_CHECKS: [Check; 4] = [file_name, sql, redis_client, unfinished];
+const RUST_CHECKS: [Check; 5] = [file_name, sql, redis_client, http_server, unfinished];
 
 #[test]
 fn rust_files_are_tidy() {
@@ -118,6 +121,21 @@ fn redis_client(path: &str, text: &str) -> Vec<String> {
     };
     let code = split(without_unit_tests(text)).code;
     code.iter().filter(|piece| client.is_match(&piece.text)).map(complain).collect()
+}
+
+fn http_server(path: &str, text: &str) -> Vec<String> {
+    if is_in(path, &HTTP_PLACES) {
+        return Vec::new();
+    }
+    let server = Regex::new(r"(^|[^:\w])(::)?(hyper|axum)::").unwrap();
+    let complain = |piece: &Piece| {
+        format!(
+            "{path}:{}: HTTP serving outside its place; move it to crates/cli/src/listener",
+            piece.line
+        )
+    };
+    let code = split(without_unit_tests(text)).code;
+    code.iter().filter(|piece| server.is_match(&piece.text)).map(complain).collect()
 }
 
 fn unfinished(path: &str, text: &str) -> Vec<String> {
@@ -215,6 +233,12 @@ fn the_redis_client_is_refused_outside_its_places() {
     assert_eq!(complain("let a: ::redis::Value = b;"), 1);
     assert_eq!(complain("use crate::sinks::redis::Sink; // redis::Client"), 0);
     assert!(redis_client("crates/relay/src/sinks/redis_list.rs", "use redis::Client;").is_empty());
+}
+
+#[test]
+fn http_serving_is_refused_outside_its_place() {
+    assert_eq!(http_server("crates/relay/src/lib.rs", "use hyper::Request;").len(), 1);
+    assert!(http_server("crates/cli/src/listener/mod.rs", "use hyper::Request;").is_empty());
 }
 
 #[test]

@@ -6,8 +6,18 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::{
     commands::{
-        completions::CompletionsArgs, config::ConfigCommand, enqueue::EnqueueArgs,
-        migrate::MigrateArgs, relay::RelayArgs, tail::TailArgs,
+        completions::CompletionsArgs,
+        config::ConfigCommand,
+        dead_letters::DeadLettersCommand,
+        doctor::DoctorArgs,
+        enqueue::EnqueueArgs,
+        metrics::MetricsCommand,
+        migrate::MigrateArgs,
+        relay::RelayArgs,
+        replay::{EraseArgs, ReplayArgs},
+        roles::RolesArgs,
+        subscriptions::SubscriptionsCommand,
+        tail::TailArgs,
     },
     config::Flags,
     demo::DemoArgs,
@@ -77,6 +87,8 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Create the schema in the database, or bring it up to date
     Migrate(MigrateArgs),
+    /// Create group roles for writers, relays, workers and viewers (PostgreSQL)
+    Roles(RolesArgs),
     /// Write messages to the log, each call in a transaction of its own
     Enqueue(EnqueueArgs),
     /// Publish the messages of the configured subscriptions to their sinks
@@ -89,9 +101,29 @@ pub(crate) enum Command {
     Status,
     /// Show the newest messages of the log
     Tail(TailArgs),
+    /// List, pause, resume, rewind or remove subscriptions
+    #[command(subcommand)]
+    Subscriptions(SubscriptionsCommand),
+    /// List, show, replay or discard messages that are out of attempts
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
+    /// Publish messages of the log again, to the same or another subscription
+    ///
+    /// Beside its stream, in their own order; the consumer gets the same message ids again.
+    Replay(ReplayArgs),
+    /// Erase payload and headers of messages, by id or key; their places stay
+    Erase(EraseArgs),
+    /// Find drift between writer, relay and consumer before it costs a message
+    ///
+    /// Topics that are written and not read, subscriptions that nobody publishes, another database,
+    /// another prefix, sinks that cannot be reached. Publishes nothing.
+    Doctor(DoctorArgs),
     /// Check, show or explain the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Explain the metrics that a relay serves
+    #[command(subcommand)]
+    Metrics(MetricsCommand),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use posthaste_store::{
-    Migration, Store,
+    Migration, Operations,
     postgres::{PostgresOptions, PostgresStore},
     sqlite::{SqliteOptions, SqliteStore},
 };
@@ -25,7 +25,7 @@ pub(crate) enum Missing {
 }
 
 /// Opens the configured database.
-pub(crate) async fn open(config: &Config, missing: Missing) -> Result<Arc<dyn Store>> {
+pub(crate) async fn open(config: &Config, missing: Missing) -> Result<Arc<dyn Operations>> {
     let database = &config.database;
     match &database.url {
         None => Err(Failure::configuration(missing_url(config).into_iter().collect())),
@@ -62,7 +62,7 @@ pub(crate) fn missing_url(config: &Config) -> Option<Problem> {
     })
 }
 
-fn postgres(url: &str, database: &DatabaseSettings) -> Result<Arc<dyn Store>> {
+fn postgres(url: &str, database: &DatabaseSettings) -> Result<Arc<dyn Operations>> {
     let options = PostgresOptions {
         schema: database.schema.clone(),
         password: password(database)?,
@@ -80,7 +80,7 @@ async fn sqlite(
     path: &Path,
     database: &DatabaseSettings,
     missing: Missing,
-) -> Result<Arc<dyn Store>> {
+) -> Result<Arc<dyn Operations>> {
     let options = SqliteOptions {
         schema: database.schema.clone(),
         create: missing == Missing::Create,

@@ -114,6 +114,18 @@ fn value_of_the_wrong_type_or_form_is_named_with_the_remedy() {
 }
 
 #[test]
+fn telemetry_settings_are_checked_and_say_what_to_write() {
+    check(
+        &format!("{SOUND}[telemetry]\nlisten = \"localhost\"\ninterval = \"1ms\""),
+        &[
+            "telemetry.listen = \"localhost\" (posthaste.toml:4): is not an address with a port; \
+             write for example 127.0.0.1:9464, or [::]:9464 for every address of this machine",
+            "telemetry.interval = \"1ms\" (posthaste.toml:5): must lie between 1s and 1h",
+        ],
+    );
+}
+
+#[test]
 fn value_out_of_range_is_named_with_its_range() {
     check(
         &format!("{SOUND}operation_timeout = \"1ms\"\n[relay]\nbatch_messages = 0\npage_bytes = 1"),
@@ -336,4 +348,29 @@ fn defaults_of_sinks_are_shown_too() {
         (&stream["value"], &stream["source"]),
         (&json!("posthaste:{topic}"), &json!("default"))
     );
+}
+
+#[test]
+fn r43_variables_of_hand_made_outboxes_stand_between_the_file_and_ours() {
+    let place = Place::with(
+        "[database]\nurl = \"sqlite:log.db\"\n[relay]\nbatch_messages = 7\n\
+         [subscriptions.orders.sink]\nkind = \"stdout\"\n",
+    );
+    let variables = [
+        ("OUTBOX_BATCH_SIZE", "10"),
+        ("OUTBOX_MAX_RETRIES", "3"),
+        ("OUTBOX_DEAD_LETTER_SIZE", "1000"),
+        ("OUTBOX_PROCESS_INTERVAL", "5s"),
+        ("POSTHASTE_RELAY__IDLE_INTERVAL", "1s"),
+    ];
+    let shown = place.run_in(&["config", "show"], &variables).succeeds().objects();
+    let find = |key: &str| shown.iter().find(|it| it["key"] == key).unwrap();
+    let batch = find("relay.batch_messages");
+    assert_eq!((&batch["value"], &batch["origin"]), (&json!(10), &json!("OUTBOX_BATCH_SIZE")));
+    assert_eq!(find("subscriptions.orders.failure.attempts")["value"], 3);
+    assert_eq!(find("subscriptions.orders.failure.dead_letters_max")["value"], 1000);
+    assert_eq!(find("relay.idle_interval")["value"], "1s");
+
+    let refused = place.run_in(&["config", "check"], &[("OUTBOX_BATCH_SIZE", "0")]).fails(2);
+    assert!(refused.stderr.contains("OUTBOX_BATCH_SIZE"), "{}", refused.stderr);
 }

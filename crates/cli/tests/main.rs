@@ -9,6 +9,8 @@ mod configuration;
 mod demo;
 mod exits;
 mod harness;
+mod operations;
 mod relay;
 mod secrets;
 mod servers;
+mod telemetry;

@@ -95,6 +95,11 @@ impl Template {
         }
     }
 
+    /// Whether some message could get this name, as far as its beginning tells.
+    pub fn may_be(&self, name: &str) -> bool {
+        self.fixed().map_or_else(|| name.starts_with(self.prefix()), |fixed| fixed == name)
+    }
+
     /// The name every message gets, when the template has no placeholder.
     pub fn fixed(&self) -> Option<&str> {
         match self.parts.as_slice() {
@@ -163,6 +168,19 @@ fn placeholder(name: &str) -> Option<Part> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_may_come_out_share_the_prefix() {
+        let template = Template::parse("run:{{x}}:{key}").unwrap();
+        assert_eq!(template.prefix(), "run:{x}:");
+        assert_eq!(
+            ["run:{x}:7", "run:7", ""].map(|name| template.may_be(name)),
+            [true, false, false]
+        );
+        let fixed = Template::parse("jobs").unwrap();
+        assert_eq!(["jobs", "jobs2"].map(|name| fixed.may_be(name)), [true, false]);
+        assert!(Template::parse("{topic}").unwrap().may_be("anything"));
+    }
     use crate::{Headers, MessageId, Timestamp};
 
     fn message<'a>(key: Option<&'a str>, headers: &'a [u8]) -> MessageRef<'a> {

@@ -1,7 +1,7 @@
 //! What becomes of the messages that a sink did not accept: what is set aside, and what stays
 //! pending. Pure; `publisher` and `retries` write and publish accordingly.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use posthaste_core::{Page, Place, TickRef, Verdict};
 use posthaste_store::{Aside, FailedMessage, ParkedKey};
@@ -23,15 +23,18 @@ pub(crate) struct Ruling {
     pub(crate) limit: Option<&'static str>,
 }
 
-/// Rules on the unaccepted messages of one batch, in their order. `start` is the place before its
+/// Rules on the unaccepted messages of `batch`, in their order. `start` is the place before its
 /// page, `head` the tick that closes the window.
 ///
 /// ORDERED: what follows a message that stays pending, with the same key, stays pending as well;
-/// what follows a parked one waits in the log.
+/// what follows a parked one waits in the log. Where a sink took a message behind a rejected one
+/// of its key (a key with several destinations, of which one refuses), the rejected one is set
+/// aside alone: its key has moved on, and must not be published twice.
 pub(crate) fn rule(
     settings: &FailureSettings,
     counts: Counts,
     page: &Page,
+    batch: &[u32],
     unaccepted: &[Unaccepted],
     (start, head): (Place, TickRef),
     mut random: impl FnMut() -> f64,
@@ -40,6 +43,11 @@ pub(crate) fn rule(
     let mut room = Room { settings, counts };
     let mut parked = HashSet::new();
     let mut pending = HashSet::new();
+    let taken = taken_keys(page, batch, unaccepted);
+    let has_moved_on = |index: u32| {
+        let key = page.get(index as usize).key;
+        key.and_then(|key| taken.get(key)).is_some_and(|last| *last > index)
+    };
     for unaccepted in unaccepted {
         let message = page.get(unaccepted.index as usize);
         if message.key.is_some_and(|key| parked.contains(key)) {
@@ -47,6 +55,15 @@ pub(crate) fn rule(
         }
         let follows = message.key.is_some_and(|key| pending.contains(key));
         let verdict = settings.policy().judge(&message, 1, random());
+        let verdict = match verdict {
+            Verdict::ParkKey { retry_in } if has_moved_on(unaccepted.index) => {
+                Verdict::ParkMessage { retry_in }
+            }
+            Verdict::DeadLetter { .. } if has_moved_on(unaccepted.index) => {
+                Verdict::DeadLetter { holds_key: false }
+            }
+            verdict => verdict,
+        };
         let verdict = match room.take(verdict) {
             Ok(verdict) if unaccepted.is_refusal && !follows => verdict,
             refused => {
@@ -88,6 +105,17 @@ pub(crate) fn rule(
         }
     }
     ruling
+}
+
+/// The last message of each key that the sink took.
+fn taken_keys<'p>(
+    page: &'p Page,
+    batch: &[u32],
+    unaccepted: &[Unaccepted],
+) -> HashMap<&'p str, u32> {
+    let left: HashSet<u32> = unaccepted.iter().map(|unaccepted| unaccepted.index).collect();
+    let taken = batch.iter().filter(|index| !left.contains(index));
+    taken.filter_map(|index| Some((page.get(*index as usize).key?, *index))).collect()
 }
 
 /// Counts what is set aside against the limits.
@@ -167,7 +195,8 @@ mod tests {
 
     fn ruled(settings: &FailureSettings, keys: &[Option<&str>], given: &[Unaccepted]) -> Ruling {
         let at = (Place::beginning(), TickRef::BEGINNING);
-        rule(settings, Counts::default(), &page(keys), given, at, || 1.0)
+        let batch: Vec<u32> = (0..keys.len() as u32).collect();
+        rule(settings, Counts::default(), &page(keys), &batch, given, at, || 1.0)
     }
 
     /// What was set aside, in short.
@@ -215,6 +244,15 @@ mod tests {
         let ruling = ruled(&settings(OnRejection::ParkKey, 5), &[A, A, B], &given);
         assert_eq!(shown(&ruling), ["key b after 2 in 1s"]);
         assert_eq!(ruling.pending, [0, 1]);
+    }
+
+    #[test]
+    fn message_whose_key_has_moved_on_is_set_aside_alone() {
+        for (attempts, expected) in [(5, "message 1 in 1s"), (1, "message 1 in never")] {
+            let settings = settings(OnRejection::ParkKey, attempts);
+            let ruling = ruled(&settings, &[A, A], &[refused(0)]);
+            assert_eq!(shown(&ruling), [expected]);
+        }
     }
 
     #[test]

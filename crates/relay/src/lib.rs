@@ -26,6 +26,7 @@ pub mod sink;
 pub mod sinks;
 mod source;
 mod supervisor;
+pub mod telemetry;
 
 pub use monitor::{Counts, Monitor, State, SubscriptionSnapshot};
 pub use relay::{Relay, RelayError, Subscription};

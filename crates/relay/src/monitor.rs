@@ -1,12 +1,11 @@
 //! What a relay is doing, for status lines, health answers and tests.
 
-use std::sync::{
-    Arc, Mutex, PoisonError, Weak,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use posthaste_core::Place;
 use tokio::sync::watch;
+
+use crate::telemetry::meter::{Meter, SourceMeter};
 
 /// What a subscription's pipeline is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +19,8 @@ pub enum State {
     BackingOff,
     /// The sink refuses a message; it is tried again and nothing is skipped.
     Blocked,
+    /// Paused by a person, until it is resumed.
+    Paused,
     /// Draining: finishing what is in flight.
     Draining,
     /// Ended after a drain.
@@ -28,6 +29,36 @@ pub enum State {
     Fenced,
     /// Stopped: somebody has to change something.
     Stopped,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [Self; 9] = [
+        Self::Starting,
+        Self::Running,
+        Self::BackingOff,
+        Self::Blocked,
+        Self::Paused,
+        Self::Draining,
+        Self::Drained,
+        Self::Fenced,
+        Self::Stopped,
+    ];
+
+    /// The word for it, in metrics and health answers.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::BackingOff => "backing_off",
+            Self::Blocked => "blocked",
+            Self::Paused => "paused",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+            Self::Fenced => "fenced",
+            Self::Stopped => "stopped",
+        }
+    }
 }
 
 /// What a subscription has set aside.
@@ -48,6 +79,8 @@ pub struct SubscriptionSnapshot {
     pub name: String,
     /// What its pipeline is doing.
     pub state: State,
+    /// Whether this relay has held it since the relay began.
+    pub acquired: bool,
     /// Messages accepted by the sink since the relay began.
     pub published: u64,
     /// Batches that had to be tried again.
@@ -68,6 +101,7 @@ pub struct SubscriptionSnapshot {
 #[derive(Clone, Debug)]
 pub struct Monitor {
     gauges: Arc<[Arc<Gauge>]>,
+    source: Arc<SourceMeter>,
     changes: watch::Receiver<u64>,
 }
 
@@ -77,7 +111,7 @@ impl Monitor {
         let (sender, changes) = watch::channel(0);
         let alive = Alive { changes: Arc::new(sender) };
         let gauge = |name| Arc::new(Gauge::new(name, Arc::downgrade(&alive.changes)));
-        (Self { gauges: names.map(gauge).collect(), changes }, alive)
+        (Self { gauges: names.map(gauge).collect(), source: Arc::default(), changes }, alive)
     }
 
     /// Every subscription, in the order of the configuration.
@@ -102,8 +136,21 @@ impl Monitor {
         }
     }
 
+    /// Whether the relay has not ended.
+    pub fn is_alive(&self) -> bool {
+        self.changes.has_changed().is_ok()
+    }
+
     pub(crate) fn gauge(&self, nth: usize) -> Arc<Gauge> {
         Arc::clone(&self.gauges[nth])
+    }
+
+    pub(crate) fn gauges(&self) -> &[Arc<Gauge>] {
+        &self.gauges
+    }
+
+    pub(crate) fn source(&self) -> &Arc<SourceMeter> {
+        &self.source
     }
 }
 
@@ -117,10 +164,7 @@ pub(crate) struct Alive {
 #[derive(Debug)]
 pub(crate) struct Gauge {
     name: String,
-    published: AtomicU64,
-    retries: AtomicU64,
-    panics: AtomicU64,
-    rejections: AtomicU64,
+    meter: Meter,
     status: Mutex<Status>,
     /// Weak, because monitors hold gauges: the relay's own handle decides when waits end.
     changes: Weak<watch::Sender<u64>>,
@@ -129,6 +173,7 @@ pub(crate) struct Gauge {
 #[derive(Debug, Default)]
 struct Status {
     state: State,
+    acquired: bool,
     aside: Counts,
     settled: Option<Place>,
     last_error: Option<String>,
@@ -136,44 +181,65 @@ struct Status {
 
 impl Gauge {
     fn new(name: String, changes: Weak<watch::Sender<u64>>) -> Self {
-        Self {
-            name,
-            published: AtomicU64::new(0),
-            retries: AtomicU64::new(0),
-            panics: AtomicU64::new(0),
-            rejections: AtomicU64::new(0),
-            status: Mutex::default(),
-            changes,
-        }
+        Self { name, meter: Meter::default(), status: Mutex::default(), changes }
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.status().state
+    }
+
     pub(crate) fn published(&self, messages: usize) {
-        self.published.fetch_add(messages as u64, Ordering::Relaxed);
+        self.meter.published.add(messages as u64);
         self.tell();
     }
 
     pub(crate) fn panicked(&self) {
-        self.panics.fetch_add(1, Ordering::Relaxed);
+        self.meter.panics.add(1);
         self.tell();
     }
 
-    /// The sink rejected messages, the first of them for `reason`; logged when something is set
-    /// aside for the first time since nothing was.
-    pub(crate) fn rejected(&self, rejections: usize, aside: Counts, reason: &str) {
-        self.rejections.fetch_add(rejections as u64, Ordering::Relaxed);
+    /// What is set aside after the sink has rejected messages, the first of them for `reason`;
+    /// logged when nothing was set aside before.
+    pub(crate) fn rejected(&self, aside: Counts, reason: &str) {
         if self.status().aside == Counts::default() {
             tracing::warn!(subscription = self.name, "set messages aside: {reason}");
         }
         self.set_aside(aside);
     }
 
+    /// Paused by a person; logged once per change.
+    pub(crate) fn paused(&self) {
+        if !self.is_paused() {
+            tracing::info!(subscription = self.name, "paused");
+            self.enter(State::Paused);
+        }
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.status().state == State::Paused
+    }
+
     /// What is set aside now.
     pub(crate) fn set_aside(&self, aside: Counts) {
         self.status().aside = aside;
+        self.tell();
+    }
+
+    /// This relay holds the subscription, from `place` on.
+    pub(crate) fn acquired(&self, place: Place, aside: Counts) {
+        let mut status = self.status();
+        status.acquired = true;
+        status.settled = Some(place);
+        status.aside = aside;
+        drop(status);
         self.tell();
     }
 
@@ -200,7 +266,7 @@ impl Gauge {
 
     /// A failure that is tried again; logged when the state changes, not for every attempt.
     pub(crate) fn setback(&self, state: State, error: String) {
-        self.retries.fetch_add(1, Ordering::Relaxed);
+        self.meter.retries.add(1);
         let mut status = self.status();
         if status.state != state {
             tracing::warn!(subscription = self.name, ?state, "{error}");
@@ -232,10 +298,11 @@ impl Gauge {
         SubscriptionSnapshot {
             name: self.name.clone(),
             state: status.state,
-            published: self.published.load(Ordering::Relaxed),
-            retries: self.retries.load(Ordering::Relaxed),
-            panics: self.panics.load(Ordering::Relaxed),
-            rejections: self.rejections.load(Ordering::Relaxed),
+            acquired: status.acquired,
+            published: self.meter.published.get(),
+            retries: self.meter.retries.get(),
+            panics: self.meter.panics.get(),
+            rejections: self.meter.rejected.get(),
             aside: status.aside,
             settled: status.settled,
             last_error: status.last_error.clone(),

@@ -58,11 +58,14 @@ impl Outlet {
 
     /// Closes the connection after the last batch.
     pub(crate) async fn close(&mut self) {
+        let subscription = &*self.lane;
         if let Some(mut sink) = self.sink.take() {
             match timeout(self.operation_timeout, sink.close()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!("close the sink: {}", describe(&error)),
-                Err(_elapsed) => tracing::debug!("close the sink: no answer in time"),
+                Ok(Err(error)) => {
+                    tracing::debug!(subscription, "close the sink: {}", describe(&error));
+                }
+                Err(_elapsed) => tracing::debug!(subscription, "close the sink: no answer in time"),
             }
         }
     }

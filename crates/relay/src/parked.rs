@@ -24,6 +24,9 @@ pub(crate) struct Parked {
 struct State {
     keys: HashMap<String, Key>,
     messages: HashMap<MessageId, Message>,
+    /// Whether the publisher may still meet one of the messages: they were set aside by an
+    /// earlier run, whose place had not passed them when it ended.
+    are_ahead: bool,
 }
 
 /// A parked key and when its next attempt is due.
@@ -43,9 +46,11 @@ struct Message {
 type Due = Option<Instant>;
 
 impl Parked {
-    /// Takes over what the store says.
-    pub(crate) fn load(&self, aside: AsideState) {
+    /// Takes over what the store says; `place` is the publisher's.
+    pub(crate) fn load(&self, aside: AsideState, place: &Place) {
         let mut state = self.state();
+        let is_ahead = |failed: &FailedMessage| !is_passed(place, failed.tick, failed.position);
+        state.are_ahead = aside.messages.iter().any(is_ahead);
         state.keys.clear();
         state.messages.clear();
         for parked in aside.keys {
@@ -90,12 +95,12 @@ impl Parked {
     /// The messages of `batch` that are not set aside; `None` when none is.
     pub(crate) fn without_set_aside(&self, page: &Page, batch: &[u32]) -> Option<Vec<u32>> {
         let state = self.state();
-        if state.keys.is_empty() && state.messages.is_empty() {
+        if state.keys.is_empty() && !state.are_ahead {
             return None;
         }
         let is_free = |index: &u32| {
             let message = page.get(*index as usize);
-            !state.messages.contains_key(&message.id)
+            !(state.are_ahead && state.messages.contains_key(&message.id))
                 && message.key.is_none_or(|key| !state.keys.contains_key(key))
         };
         Some(batch.iter().copied().filter(is_free).collect())

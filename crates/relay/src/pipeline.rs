@@ -25,6 +25,7 @@ use crate::{
     settler::Settler,
     sink::{Context, SinkError, Target},
     source::Newest,
+    telemetry::meter::SourceMeter,
 };
 
 /// Pages between the reader and the publisher.
@@ -43,6 +44,7 @@ pub(crate) struct Pipeline {
     pub(crate) newest: watch::Receiver<Option<Newest>>,
     pub(crate) gauge: Arc<Gauge>,
     pub(crate) draining: Draining,
+    pub(crate) source: Arc<SourceMeter>,
     /// Who holds the subscription, for people.
     pub(crate) holder: Arc<str>,
     /// Ends once everything up to this tick is published; `None` goes on.
@@ -65,7 +67,7 @@ pub(crate) enum Outcome {
 impl Pipeline {
     /// Runs from the stored place, never from memory, until the drain or a failure.
     pub(crate) async fn run(self) -> Outcome {
-        let (epoch, place, parked) = match self.acquire().await {
+        let (epoch, place, parked, is_paused) = match self.acquire().await {
             Ok(acquired) => acquired,
             Err(error) => return Outcome::Store(error),
         };
@@ -83,8 +85,14 @@ impl Pipeline {
             until: self.until,
         };
         let turn = Arc::new(Mutex::new(()));
+        let pause = is_paused.then(|| Arc::clone(&turn).try_lock_owned().ok()).flatten();
+        if pause.is_some() && self.until.is_some() {
+            // What was asked for would never be published.
+            return self.leave(epoch).await;
+        }
         let mut publisher = self.publisher();
         let mut retries = self.retries(&ledger, &parked, &turn, places.clone());
+        retries.pause = pause;
         let settler = Settler { ledger: Arc::clone(&ledger) };
         let writes = Arc::clone(&ledger);
         let (stopped, draining) = (ledger.stopped(), self.draining.clone());
@@ -125,26 +133,34 @@ impl Pipeline {
         } else {
             conclude(read.and(retried), published, settled.map(drop))
         };
-        if matches!(outcome, Outcome::Done) {
-            self.gauge.enter(State::Draining);
-            if let Err(error) = self.store.release(self.gauge.name(), epoch).await {
-                return Outcome::Store(error);
-            }
+        if matches!(outcome, Outcome::Done) { self.leave(epoch).await } else { outcome }
+    }
+
+    /// Gives the subscription up.
+    async fn leave(&self, epoch: Epoch) -> Outcome {
+        self.gauge.enter(State::Draining);
+        match self.store.release(self.gauge.name(), epoch).await {
+            Ok(()) => Outcome::Done,
+            Err(error) => Outcome::Store(error),
         }
-        outcome
     }
 
     /// Takes the subscription over, with its place and what it has set aside.
-    async fn acquire(&self) -> Result<(Epoch, Place, Arc<Parked>), StoreError> {
+    async fn acquire(&self) -> Result<(Epoch, Place, Arc<Parked>, bool), StoreError> {
         let name = self.gauge.name();
         let (epoch, place) = self.store.acquire(name, &self.holder).await?;
         let parked = Arc::new(Parked::default());
-        parked.load(self.store.aside(name).await?);
+        let aside = self.store.aside(name).await?;
+        let is_paused = aside.is_paused;
+        parked.load(aside, &place);
         tracing::debug!(subscription = name, epoch, ?place, "acquired");
-        self.gauge.settled(place);
-        self.gauge.set_aside(parked.counts());
-        self.gauge.running();
-        Ok((epoch, place, parked))
+        self.gauge.acquired(place, parked.counts());
+        if is_paused {
+            self.gauge.paused();
+        } else {
+            self.gauge.running();
+        }
+        Ok((epoch, place, parked, is_paused))
     }
 
     fn publisher(&self) -> Publisher {
@@ -176,6 +192,7 @@ impl Pipeline {
             stopped: ledger.stopped(),
             gauge: Arc::clone(&self.gauge),
             setbacks: 0,
+            pause: None,
         }
     }
 

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use posthaste_core::{Backoff, Page, Place};
 use posthaste_store::{Aside, Settled, StoreError};
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::{
+    sync::{Mutex, mpsc, watch},
+    time::Instant,
+};
 
 use crate::{
     drain::Draining,
@@ -18,6 +21,10 @@ use crate::{
     reader::Portion,
     settings::{FailureSettings, RelaySettings},
     sink::{Batch, SinkError},
+    telemetry::{
+        incident::Incident,
+        meter::{Class, What},
+    },
 };
 
 /// Publishes for one subscription. Owned by one run of its pipeline, and the sink with it.
@@ -109,7 +116,13 @@ impl Publisher {
                 if shared.draining.has_begun() {
                     return Err(Ended::Draining);
                 }
-                let _turn = turn.lock().await;
+                let draining = &mut shared.draining;
+                let _turn = tokio::select! {
+                    biased;
+                    turn = turn.lock() => turn,
+                    _ = shared.stopped.wait_for(|stopped| *stopped) => return Err(Ended::Fenced),
+                    () = draining.begun() => return Err(Ended::Draining),
+                };
                 let last = portion.page.get(batch[batch.len() - 1] as usize);
                 let place =
                     portion.before.moved_to(portion.window.head.at, last.position, Some(last.id));
@@ -122,7 +135,9 @@ impl Publisher {
                 places.send_replace(place);
             }
             places.send_replace(Place { message, ..portion.after });
-            self.gauge.running();
+            if !self.gauge.is_paused() {
+                self.gauge.running();
+            }
         }
     }
 
@@ -142,6 +157,8 @@ impl Publisher {
             // FENCED: whoever lost its lease stops at once, also while it connects or waits; the
             // sink that was in use is dropped with the attempt.
             let handed = Batch::new(page, &pending, part.place);
+            let (meter, began) = (self.gauge.meter(), Instant::now());
+            meter.attempts.add(1);
             let tried = tokio::select! {
                 biased;
                 _ = shared.stopped.wait_for(|stopped| *stopped) => return Err(Ended::Fenced),
@@ -150,13 +167,15 @@ impl Publisher {
             match tried {
                 Ok(receipt) => {
                     let unaccepted = policy::unaccepted(&pending, receipt);
+                    meter.answered(pending.len(), began.elapsed(), &unaccepted);
+                    meter.delays(page, &pending, &unaccepted);
                     self.gauge.published(pending.len() - unaccepted.len());
                     if unaccepted.is_empty() {
                         break;
                     }
-                    let ruling = self.rule(part, &unaccepted, shared);
+                    let ruling = self.rule(part, &pending, &unaccepted, shared);
                     pending.clone_from(&ruling.pending);
-                    if self.set_aside(&ruling, &unaccepted, shared).await? {
+                    if self.set_aside(page, &ruling, &unaccepted, shared).await? {
                         attempts = 0;
                         continue;
                     }
@@ -164,6 +183,7 @@ impl Publisher {
                 }
                 Err(error) => {
                     // Nothing is known of the batch: a new connection, and all of it again.
+                    meter.errors(Class::Sink(error.kind())).add(1);
                     if policy::after_sink_error(error.kind()) == Directive::Stop {
                         return Err(Ended::Sink(error));
                     }
@@ -179,16 +199,23 @@ impl Publisher {
         Ok(())
     }
 
-    fn rule(&self, part: &Part<'_>, unaccepted: &[Unaccepted], shared: &Shared) -> Ruling {
+    fn rule(
+        &self,
+        part: &Part<'_>,
+        batch: &[u32],
+        unaccepted: &[Unaccepted],
+        shared: &Shared,
+    ) -> Ruling {
         let Portion { page, before, window, .. } = part.portion;
         let counts = shared.parked.counts();
         let at = (*before, window.head.at);
-        failures::rule(&self.failure, counts, page, unaccepted, at, rand::random)
+        failures::rule(&self.failure, counts, page, batch, unaccepted, at, rand::random)
     }
 
     /// Writes what is set aside, so that the place may pass it; false when there is nothing.
     async fn set_aside(
         &mut self,
+        page: &Page,
         ruling: &Ruling,
         unaccepted: &[Unaccepted],
         shared: &Shared,
@@ -200,21 +227,34 @@ impl Publisher {
         if written == Settled::Fenced {
             return Err(Ended::Fenced);
         }
+        // The changes follow the order of the messages; a message may have two.
+        let mut messages = unaccepted.iter().map(|it| page.get(it.index as usize)).peekable();
         for change in &ruling.changes {
-            match change {
-                Aside::ParkKey(parked) => shared.parked.park_key(parked.clone()),
-                Aside::Keep(failed) => shared.parked.set_aside(failed),
-                Aside::UnparkKey(_) | Aside::Retried(_) | Aside::Published { .. } => {}
+            let (id, attempts, reason, what) = match change {
+                Aside::ParkKey(parked) => {
+                    shared.parked.park_key(parked.clone());
+                    (parked.message, parked.attempts, &parked.reason, What::Key)
+                }
+                Aside::Keep(failed) => {
+                    shared.parked.set_aside(failed);
+                    (failed.id, failed.attempts, &failed.reason, What::of(failed))
+                }
+                Aside::UnparkKey(_) | Aside::Retried(_) | Aside::Published { .. } => continue,
+            };
+            while messages.next_if(|message| message.id != id).is_some() {}
+            if let Some(message) = messages.peek() {
+                Incident { message, attempts, reason }.is_set_aside(&self.gauge, what);
             }
         }
-        let rejections = unaccepted.iter().filter(|unaccepted| unaccepted.is_refusal).count();
-        self.gauge.rejected(rejections, shared.parked.counts(), &unaccepted[0].reason);
+        self.gauge.rejected(shared.parked.counts(), &unaccepted[0].reason);
         Ok(true)
     }
 
     /// Says why the batch is not done.
     fn report(&self, page: &Page, first: &Unaccepted, limit: Option<&'static str>) {
-        let id = page.get(first.index as usize).id;
+        let message = page.get(first.index as usize);
+        let (id, attempts) = (message.id, u32::from(first.is_refusal));
+        Incident { message: &message, attempts, reason: &first.reason }.is_tried_again(&self.gauge);
         let sink = self.outlet.describe();
         let (state, what) = match limit {
             Some(limit) => (State::Blocked, format!("failure.{limit} is met and the sink refuses")),

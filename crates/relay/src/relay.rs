@@ -16,6 +16,7 @@ use crate::{
     sink::{Context, Target},
     source::{self, Newest},
     supervisor::supervise,
+    telemetry::Telemetry,
 };
 
 /// A subscription and where it publishes.
@@ -105,6 +106,13 @@ impl Relay {
         self.monitor.clone()
     }
 
+    /// What the relay tells machines, also while it runs and after it has ended.
+    pub fn telemetry(&self) -> Telemetry {
+        let (store, monitor) = (Arc::clone(&self.store), self.monitor.clone());
+        let timeout = self.settings.operation_timeout;
+        Telemetry::new(store, monitor, Arc::clone(&self.holder), timeout)
+    }
+
     /// Runs until `shutdown` completes, then drains within the drain time-out.
     ///
     /// # Errors
@@ -178,6 +186,7 @@ impl Relay {
         let backoff: Backoff = self.settings.retry.into();
         let mut failures = 0;
         while let Err(error) = self.store.reconcile(&specs).await {
+            self.monitor.source().failed(error.kind());
             if policy::after_store_error(error.kind()) == Directive::Stop {
                 return Err(error.into());
             }
@@ -196,12 +205,14 @@ impl Relay {
         let (newest_in, newest) = watch::channel(None);
         let mut background = JoinSet::new();
         let (store, settings) = (Arc::clone(&self.store), self.settings.clone());
-        let signal = draining.clone();
-        background.spawn(async move { source::tick(&*store, &settings, signal, newest_in).await });
-        let (store, settings) = (Arc::clone(&self.store), self.settings.clone());
-        let signal = draining.clone();
+        let (signal, meter) = (draining.clone(), Arc::clone(self.monitor.source()));
         background.spawn(async move {
-            source::sweep(&*store, &settings, signal).await;
+            source::tick(&*store, &settings, &meter, signal, newest_in).await
+        });
+        let (store, settings) = (Arc::clone(&self.store), self.settings.clone());
+        let (signal, meter) = (draining.clone(), Arc::clone(self.monitor.source()));
+        background.spawn(async move {
+            source::sweep(&*store, &settings, &meter, signal).await;
             Ok(())
         });
         let (store, settings) = (Arc::clone(&self.store), self.settings.clone());
@@ -237,6 +248,7 @@ impl Relay {
                 newest: newest.clone(),
                 gauge: self.monitor.gauge(nth),
                 draining: draining.clone(),
+                source: Arc::clone(self.monitor.source()),
                 holder: Arc::clone(&self.holder),
                 until,
             };

@@ -27,6 +27,10 @@ use crate::{
     publisher::{BatchLimits, batches},
     settings::{AtLimit, FailureSettings},
     sink::Batch,
+    telemetry::{
+        incident::Incident,
+        meter::{Class, What},
+    },
 };
 
 /// Positions that one page of a key spans: few of them are its own.
@@ -59,6 +63,8 @@ pub(crate) struct Retries {
     pub(crate) gauge: Arc<Gauge>,
     /// Attempts in a row that the sink could not take anything.
     pub(crate) setbacks: u32,
+    /// The publisher's turn, held while the subscription is paused.
+    pub(crate) pause: Option<OwnedMutexGuard<()>>,
 }
 
 /// Messages of a key, and the places around them.
@@ -79,17 +85,21 @@ enum Came {
 }
 
 impl Retries {
-    /// Works until the publisher ends.
+    /// Works until the publisher ends, and at least once on what is due at the beginning.
     pub(crate) async fn run(&mut self) -> Result<(), StoreError> {
         let mut looked = Instant::now();
+        let place = *self.places.borrow();
+        self.retry_due(&place).await?;
         loop {
             if self.is_over() {
                 return Ok(());
             }
-            let interval = if self.parked.is_empty() { IDLE_INTERVAL } else { LOOK_INTERVAL };
+            let is_quiet = self.parked.is_empty() && self.pause.is_none();
+            let interval = if is_quiet { IDLE_INTERVAL } else { LOOK_INTERVAL };
             let look = looked + interval;
             let place = *self.places.borrow_and_update();
             let (due, waits_for_place) = self.parked.next_due(&place);
+            let due = due.filter(|_| self.pause.is_none());
             let next = due.map_or(look, |due| due.min(look));
             let (parked, draining) = (&self.parked, &mut self.draining);
             let (places, stopped) = (&mut self.places, &mut self.stopped);
@@ -110,16 +120,25 @@ impl Retries {
                 self.look().await?;
                 looked = Instant::now();
             }
-            for key in self.parked.due_keys(&place) {
-                self.retry_key(key).await?;
-                if self.is_over() {
-                    return Ok(());
-                }
-            }
-            if self.parked.has_due_messages(&place) {
-                self.retry_messages().await?;
-            }
+            self.retry_due(&place).await?;
         }
+    }
+
+    /// Tries what is due of all that `place` has passed.
+    async fn retry_due(&mut self, place: &Place) -> Result<(), StoreError> {
+        if self.pause.is_some() {
+            return Ok(());
+        }
+        for key in self.parked.due_keys(place) {
+            if self.draining.has_begun() || *self.stopped.borrow() {
+                return Ok(());
+            }
+            self.retry_key(key).await?;
+        }
+        if self.parked.has_due_messages(place) {
+            self.retry_messages().await?;
+        }
+        Ok(())
     }
 
     /// Whether the run has to end, between two batches.
@@ -139,14 +158,21 @@ impl Retries {
             return None;
         }
         let handed = Batch::new(page, batch, place);
+        let (meter, began) = (self.gauge.meter(), Instant::now());
+        meter.attempts.add(1);
         let tried = tokio::select! {
             biased;
             _ = self.stopped.wait_for(|stopped| *stopped) => return None,
             tried = self.outlet.attempt(&handed) => tried,
         };
         let unaccepted = match tried {
-            Ok(receipt) => policy::unaccepted(batch, receipt),
+            Ok(receipt) => {
+                let unaccepted = policy::unaccepted(batch, receipt);
+                meter.answered(batch.len(), began.elapsed(), &unaccepted);
+                unaccepted
+            }
             Err(error) => {
+                meter.errors(Class::Sink(error.kind())).add(1);
                 let reason = describe(&error);
                 let not_taken = |index: &u32| Unaccepted {
                     index: *index,
@@ -164,10 +190,14 @@ impl Retries {
         self.outlet.close().await;
     }
 
-    /// Takes over what people have changed: replayed and discarded dead letters.
+    /// Takes over what people have changed: paused subscriptions, replayed and discarded dead
+    /// letters.
     async fn look(&mut self) -> Result<(), StoreError> {
         // Under the turn, so that the publisher sets nothing aside between the read and the load.
-        let _turn = self.turn.lock().await;
+        let turn = match self.pause.take() {
+            Some(turn) => turn,
+            None => Arc::clone(&self.turn).lock_owned().await,
+        };
         let aside = self.store.aside(self.gauge.name()).await?;
         let limit = self.failure.parked_age_max;
         if let Some(old) = aside.keys.iter().find(|key| key.parked_for > limit)
@@ -181,7 +211,13 @@ impl Retries {
                 old.reason
             );
         }
-        self.parked.load(aside);
+        if aside.is_paused {
+            self.gauge.paused();
+            self.pause = Some(turn);
+        } else if self.gauge.is_paused() {
+            self.gauge.running();
+        }
+        self.parked.load(aside, &self.places.borrow());
         self.gauge.set_aside(self.parked.counts());
         Ok(())
     }
@@ -299,10 +335,14 @@ impl Retries {
             if !is_same {
                 key.attempts = 0;
             }
+            Incident { message: &message, attempts: key.attempts, reason: &first.reason }
+                .is_tried_again(&self.gauge);
             key.retry_in = Some(self.setback());
             return self.wait(key, &[]).await;
         }
         key.attempts = if is_same { key.attempts + 1 } else { 1 };
+        let incident =
+            Incident { message: &message, attempts: key.attempts, reason: &first.reason };
         let verdict = self.failure.policy().judge(&message, key.attempts, rand::random());
         let is_overdue = key.parked_for > self.failure.parked_age_max
             && self.failure.at_limit == AtLimit::DeadLetter;
@@ -311,7 +351,8 @@ impl Retries {
             Verdict::DeadLetter { holds_key } => holds_key,
             Verdict::ParkKey { retry_in } | Verdict::ParkMessage { retry_in } => {
                 key.retry_in = Some(retry_in);
-                self.gauge.rejected(1, self.parked.counts(), &first.reason);
+                incident.is_tried_again(&self.gauge);
+                self.gauge.rejected(self.parked.counts(), &first.reason);
                 return self.wait(key, &[]).await;
             }
         };
@@ -319,6 +360,7 @@ impl Retries {
         if room.take(Verdict::DeadLetter { holds_key: false }).is_err() {
             // Nothing is dropped: the key waits until there is room.
             key.retry_in = Some(self.failure.retry.cap);
+            incident.is_tried_again(&self.gauge);
             return self.wait(key, &[]).await;
         }
         let dead = FailedMessage {
@@ -339,7 +381,8 @@ impl Retries {
         }
         let came = self.wait(key, &[Aside::Keep(dead.clone())]).await?;
         self.parked.set_aside(&dead);
-        self.gauge.rejected(1, self.parked.counts(), &first.reason);
+        incident.is_set_aside(&self.gauge, What::DeadLetter);
+        self.gauge.rejected(self.parked.counts(), &first.reason);
         Ok(if holds_key { Came::Stuck } else { came })
     }
 
@@ -374,6 +417,7 @@ impl Retries {
         let Some(unaccepted) = self.attempt(&due.page, all, place).await else { return Ok(()) };
         let mut left = unaccepted.iter().peekable();
         let mut changes = Vec::with_capacity(all.len());
+        let mut failed = Vec::new();
         let wait =
             if unaccepted.iter().any(|u| !u.is_refusal) { self.setback() } else { Duration::ZERO };
         for index in all {
@@ -394,6 +438,7 @@ impl Retries {
                             Some(retry_in)
                         }
                     };
+                    failed.push((message, attempts, unaccepted, retry_in.is_none()));
                     let reason = unaccepted.reason.clone();
                     let tried = FailedMessage { attempts, reason, retry_in, ..failure.clone() };
                     changes.push(Aside::Retried(tried));
@@ -402,6 +447,14 @@ impl Retries {
         }
         if self.ledger.write(&changes, Some(place)).await? == Settled::Fenced {
             return Ok(());
+        }
+        for (message, attempts, unaccepted, is_dead) in &failed {
+            let incident = Incident { message, attempts: *attempts, reason: &unaccepted.reason };
+            if *is_dead {
+                incident.is_set_aside(&self.gauge, What::DeadLetter);
+            } else {
+                incident.is_tried_again(&self.gauge);
+            }
         }
         // What held a key has made it due: the store knows.
         self.look().await

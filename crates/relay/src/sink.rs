@@ -7,7 +7,7 @@
 use std::{error::Error, fmt, ops::Range};
 
 use async_trait::async_trait;
-use posthaste_core::{MessageRef, Page, Place};
+use posthaste_core::{MessageRef, Page, Place, Template};
 
 use crate::sinks::local::LocalHub;
 
@@ -119,6 +119,11 @@ pub trait Sink: Send {
 pub trait Target: fmt::Debug + Send + Sync {
     /// The target for logs, without secrets: `redis://host:6379/0 stream {topic}`.
     fn describe(&self) -> String;
+
+    /// How its streams, queues or channels are named, if it has any.
+    fn destination(&self) -> Option<&Template> {
+        None
+    }
 
     /// Connects for the pipeline of `subscription`, in bounded time.
     async fn connect(

@@ -11,6 +11,7 @@ use crate::{
     drain::Draining,
     policy::{self, describe},
     settings::RelaySettings,
+    telemetry::meter::SourceMeter,
 };
 
 /// While transactions may still hold invisible positions, looks are this many times as frequent
@@ -32,6 +33,7 @@ pub(crate) struct Newest {
 pub(crate) async fn tick(
     store: &dyn Store,
     settings: &RelaySettings,
+    meter: &SourceMeter,
     mut draining: Draining,
     newest: watch::Sender<Option<Newest>>,
 ) -> Result<(), StoreError> {
@@ -51,11 +53,13 @@ pub(crate) async fn tick(
                     tracing::info!(source = store.describe(), "looking at the log again");
                     failures = 0;
                 }
+                meter.advanced(&advance);
                 let pause = pace.after(&advance);
                 newest.send_if_modified(|current| announce(current, advance));
                 pause
             }
             Err(error) => {
+                meter.failed(error.kind());
                 if policy::after_store_error(error.kind()) == policy::Directive::Stop {
                     return Err(error);
                 }
@@ -82,11 +86,17 @@ fn announce(current: &mut Option<Newest>, advance: Advance) -> bool {
 }
 
 /// Sweeps at intervals until the drain. A failed sweep is only logged: the next one does it.
-pub(crate) async fn sweep(store: &dyn Store, settings: &RelaySettings, mut draining: Draining) {
+pub(crate) async fn sweep(
+    store: &dyn Store,
+    settings: &RelaySettings,
+    meter: &SourceMeter,
+    mut draining: Draining,
+) {
     let mut shared = 0;
     while !draining.sleep(settings.sweep_interval).await {
         match store.sweep().await {
             Ok(report) => {
+                meter.swept(&report);
                 if report.slots_shared > shared {
                     tracing::warn!(
                         source = store.describe(),
@@ -97,7 +107,10 @@ pub(crate) async fn sweep(store: &dyn Store, settings: &RelaySettings, mut drain
                 }
                 shared = report.slots_shared;
             }
-            Err(error) => tracing::debug!(source = store.describe(), "sweep: {}", describe(&error)),
+            Err(error) => {
+                meter.failed(error.kind());
+                tracing::debug!(source = store.describe(), "sweep: {}", describe(&error));
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 
 /// Runs a pipeline again and again; returns the state it ended in.
 pub(crate) async fn supervise(pipeline: Pipeline) -> State {
-    let gauge = Arc::clone(&pipeline.gauge);
+    let (gauge, source) = (Arc::clone(&pipeline.gauge), Arc::clone(&pipeline.source));
     let mut draining = pipeline.draining.clone();
     let backoff: Backoff = pipeline.settings.retry.into();
     let mut failures = 0;
@@ -38,6 +38,7 @@ pub(crate) async fn supervise(pipeline: Pipeline) -> State {
                 return State::Stopped;
             }
             Some(Ok(Outcome::Store(error))) => {
+                source.failed(error.kind());
                 if policy::after_store_error(error.kind()) == Directive::Stop {
                     gauge.stopped(State::Stopped, describe(&error));
                     return State::Stopped;

@@ -6,3 +6,4 @@ mod history;
 mod pipeline;
 mod simulation;
 mod sinks;
+mod telemetry;

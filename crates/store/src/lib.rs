@@ -17,15 +17,17 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use posthaste_core::{
-    Epoch, Message, MessageId, Page, PageLimit, Place, TickRef, TopicFilter, Window,
+    Epoch, Message, MessageId, Page, PageLimit, Place, SchemaName, TickRef, TopicFilter, Window,
 };
+use uuid::Uuid;
 
 pub use crate::{
     error::{StoreError, StoreErrorKind},
     model::{
-        Advance, Aside, AsideState, DueMessages, FailedMessage, Migration, MigrationReport, Moved,
-        ParkedKey, Progress, RingSizes, SchemaState, Settled, Start, Status, StoredMessage,
-        SubscriptionSpec, SubscriptionStatus, SweepReport,
+        Advance, Aside, AsideState, DeadLetter, DueMessages, FailedMessage, Migration,
+        MigrationReport, Moved, ParkedKey, Progress, Request, RewindTo, Rewound, RingSizes,
+        RoleNames, SchemaState, Selection, Settled, SlotCounts, Start, Status, StoredMessage,
+        SubscriptionSpec, SubscriptionStatus, SweepReport, WrittenTopic,
     },
 };
 
@@ -127,15 +129,92 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     async fn move_due(&self, limit: u32) -> Result<Moved>;
 
     /// Empties slots whose messages every subscription has published, once they are older than
-    /// the retention time, and forgets idempotency tokens that are older than theirs. A second sweep at the same time does no harm.
+    /// the retention time, and forgets idempotency tokens that are older than theirs. A second
+    /// sweep at the same time does no harm.
     async fn sweep(&self) -> Result<SweepReport>;
 
-    /// Counts and places for people: `posthaste status`.
+    /// Counts and places, for `posthaste status` and the relay's gauges. Its work grows with the
+    /// log and with the backlogs: nothing asks for it per message or per scrape.
     async fn status(&self) -> Result<Status>;
 
     /// The newest `limit` messages, oldest first, or those above the position `after`. Shows what
     /// is committed, in position order; it is not a reader of the log.
     async fn recent(&self, after: Option<i64>, limit: u32) -> Result<Vec<StoredMessage>>;
+}
+
+/// What operators do by hand. Every change leaves a row in the audit trail, in its transaction.
+#[async_trait]
+pub trait Operations: Store {
+    /// Dead letters, the oldest failure first.
+    async fn dead_letters(&self, which: &Selection, limit: u32) -> Result<Vec<DeadLetter>>;
+
+    /// The topics of the newest `looked_at` messages, by name.
+    async fn written_topics(&self, looked_at: u32) -> Result<Vec<WrittenTopic>>;
+
+    /// The random id of this log: the same in every process that uses it, and another one in every
+    /// other log.
+    async fn incarnation(&self) -> Result<Uuid>;
+
+    /// Creates (or replaces) the view `name`, one row a message, with the columns `id`, `topic`,
+    /// `key`, `payload`, `created_at` and `processed_at`, for queries that were written for a
+    /// hand-made outbox. In PostgreSQL it stands in the first schema of the search path.
+    async fn create_compatibility_view(&self, name: &SchemaName) -> Result<()>;
+
+    /// The statements that create group roles of these names and grant them what they need. Safe to
+    /// run again.
+    ///
+    /// # Errors
+    /// `Invalid` on SQLite, which knows no roles.
+    fn roles_sql(&self, names: &RoleNames) -> Result<String>;
+
+    /// Runs them.
+    async fn create_roles(&self, names: &RoleNames) -> Result<()>;
+
+    /// Makes dead letters due again with all their attempts before them, `rate` a second if given.
+    /// Answers how many.
+    async fn replay_dead_letters(
+        &self,
+        which: &Selection,
+        rate: Option<f64>,
+        request: &Request,
+    ) -> Result<u64>;
+
+    /// Deletes dead letters; keys that waited for them go on. Answers how many.
+    async fn discard_dead_letters(&self, which: &Selection, request: &Request) -> Result<u64>;
+
+    /// Has messages that the log still holds published again by the subscription `target`, beside
+    /// its own stream, `rate` a second if given, at most `limit`. Messages that `target` has not
+    /// come to yet are left out. Answers how many.
+    async fn replay(
+        &self,
+        which: &Selection,
+        target: &str,
+        rate: Option<f64>,
+        limit: u32,
+        request: &Request,
+    ) -> Result<u64>;
+
+    /// Overwrites payload and headers of messages, in the log and where they are set aside or
+    /// scheduled. Their places stay, and the header `posthaste-erased` says when. Answers how many of the log's.
+    ///
+    /// # Errors
+    /// `Invalid` without ids and without a key: nobody means everything.
+    async fn erase(&self, which: &Selection, request: &Request) -> Result<u64>;
+
+    /// Pauses a subscription, or lets it go on.
+    async fn pause(&self, subscription: &str, paused: bool, request: &Request) -> Result<()>;
+
+    /// Moves a subscription's place back.
+    ///
+    /// # Errors
+    /// `Conflict` while a relay holds it.
+    async fn rewind(&self, subscription: &str, to: RewindTo, request: &Request) -> Result<Rewound>;
+
+    /// Removes a subscription with all that it has set aside.
+    ///
+    /// # Errors
+    /// `Conflict` while a relay holds it.
+    async fn remove(&self, subscription: &str, request: &Request) -> Result<()>;
 }
 
 /// Looks at the log and takes ticks. Owned by one task.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use posthaste_core::{
-    Epoch, MessageId, Page, Place, Position, TickRef, Timestamp, TopicFilter, Window,
+    Epoch, MessageId, Page, Place, Position, SchemaName, TickRef, Timestamp, TopicFilter, Window,
 };
 
 /// What a look found.
@@ -109,6 +109,8 @@ pub enum Aside {
 /// All that a subscription has set aside, without payloads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AsideState {
+    /// Whether the subscription is paused.
+    pub is_paused: bool,
     /// Parked keys.
     pub keys: Vec<ParkedKey>,
     /// Parked messages and dead letters.
@@ -122,6 +124,93 @@ pub struct DueMessages {
     pub page: Page,
     /// What is known of each.
     pub failures: Vec<FailedMessage>,
+}
+
+/// Which messages a person means. Every condition that is given must hold; none means all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// The subscription.
+    pub subscription: Option<String>,
+    /// Any of these ids.
+    pub ids: Vec<MessageId>,
+    /// Topics.
+    pub topics: Option<TopicFilter>,
+    /// The ordering key.
+    pub key: Option<String>,
+    /// Text in the reason of a failure.
+    pub reason: Option<String>,
+    /// Failed (dead letters) or written (messages of the log) at this time or later.
+    pub since: Option<Timestamp>,
+    /// Failed or written before this time.
+    pub until: Option<Timestamp>,
+}
+
+/// A message out of attempts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The subscription whose sink rejected it.
+    pub subscription: String,
+    /// The message; never published by this subscription.
+    pub message: StoredMessage,
+    /// How often it was rejected.
+    pub attempts: u32,
+    /// The sink's last reason.
+    pub reason: String,
+    /// When it was set aside.
+    pub failed_at: Timestamp,
+    /// Whether its key waits for it.
+    pub holds_key: bool,
+}
+
+/// Where a subscription is moved back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RewindTo {
+    /// The oldest message that the log still holds.
+    Beginning,
+    /// The last tick before this time.
+    Time(Timestamp),
+}
+
+/// A subscription's place moved back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rewound {
+    /// Where it stands now.
+    pub place: Place,
+    /// Messages that are published again.
+    pub messages: u64,
+}
+
+/// Names of the group roles with no more than their task needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoleNames {
+    /// May enqueue, and read nothing that others wrote.
+    pub writer: SchemaName,
+    /// May publish.
+    pub relay: SchemaName,
+    /// May work on jobs.
+    pub worker: SchemaName,
+    /// May look at everything but payloads and headers.
+    pub viewer: SchemaName,
+}
+
+/// A topic that is written to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenTopic {
+    /// The topic.
+    pub topic: String,
+    /// Messages of it among those looked at.
+    pub messages: u64,
+    /// When the newest of them was written.
+    pub newest: Timestamp,
+}
+
+/// Who asks for a change, and whether it is only to be counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Who, for the audit trail.
+    pub actor: String,
+    /// Count what would change, and change nothing.
+    pub is_dry_run: bool,
 }
 
 /// One embedded migration.
@@ -204,8 +293,24 @@ pub struct Status {
     pub tick: TickRef,
     /// Messages that the log holds.
     pub messages: u64,
+    /// The log's slots; `None` for a store without a ring.
+    pub slots: Option<SlotCounts>,
+    /// Rows of the log that nobody sees any more and a vacuum has yet to remove, as far as the
+    /// server has counted them; `None` for a store that keeps none.
+    pub dead_tuples: Option<u64>,
     /// Subscriptions by name.
     pub subscriptions: Vec<SubscriptionStatus>,
+}
+
+/// The slots of the log's ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotCounts {
+    /// Slots that the ring has.
+    pub total: u32,
+    /// Slots that hold a message.
+    pub used: u32,
+    /// Slots that hold messages of two laps because a subscription lags too far behind.
+    pub shared: u32,
 }
 
 /// The state of one subscription.
@@ -231,6 +336,8 @@ pub struct SubscriptionStatus {
     pub parked_messages: u64,
     /// Messages out of attempts.
     pub dead_letters: u64,
+    /// Whether a person has paused it.
+    pub is_paused: bool,
 }
 
 /// A settled place and when it was recorded.

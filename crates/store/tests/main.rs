@@ -12,3 +12,4 @@ mod conformance;
 mod connections;
 #[cfg(feature = "postgres")]
 mod hazards;
+mod roles;

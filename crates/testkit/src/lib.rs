@@ -12,6 +12,7 @@ mod cache;
 mod cluster;
 mod database;
 mod error;
+pub mod exposition;
 mod guard;
 pub mod history;
 pub mod install;

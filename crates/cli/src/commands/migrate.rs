@@ -1,6 +1,7 @@
 //! `posthaste migrate [--dry-run]`: creates the schema or brings it up to date.
 
 use clap::Args;
+use posthaste_core::SchemaName;
 use serde_json::json;
 
 use crate::{config::Config, failure::Result, output::Output, store};
@@ -11,6 +12,20 @@ pub(crate) struct MigrateArgs {
     /// Print the SQL that would run, and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Create a view of this name as well, for queries that were written for a hand-made outbox:
+    /// id, topic, key, payload, `created_at` and `processed_at` of every message
+    #[arg(long, value_name = "NAME", conflicts_with = "dry_run", value_parser = view_name)]
+    compatibility_view: Option<SchemaName>,
+}
+
+/// A view's name needs to be as plain as a schema's.
+fn view_name(text: &str) -> Result<SchemaName, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "{text:?} is no name for the view: use a lower-case letter followed by up to 39 \
+             lower-case letters, digits or underscores, as job_outbox"
+        )
+    })
 }
 
 /// Migrates, or shows how.
@@ -20,6 +35,9 @@ pub(crate) async fn run(args: &MigrateArgs, config: &Config, out: &mut Output) -
     }
     let store = store::open(config, store::Missing::Create).await?;
     let report = store.migrate().await?;
+    if let Some(name) = &args.compatibility_view {
+        store.create_compatibility_view(name).await?;
+    }
     let human = match report.applied.as_slice() {
         [] => format!("{} is up to date (version {}).", store.describe(), report.to),
         applied => {
@@ -33,6 +51,7 @@ pub(crate) async fn run(args: &MigrateArgs, config: &Config, out: &mut Output) -
         "from": report.from,
         "to": report.to,
         "applied": report.applied,
+        "compatibility_view": args.compatibility_view.as_ref().map(SchemaName::as_str),
     });
     Ok(out.result(&value, &human)?)
 }

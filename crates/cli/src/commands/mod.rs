@@ -2,10 +2,17 @@
 
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod dead_letters;
+pub(crate) mod doctor;
 pub(crate) mod enqueue;
+pub(crate) mod metrics;
 pub(crate) mod migrate;
 pub(crate) mod relay;
+pub(crate) mod replay;
+pub(crate) mod roles;
+mod selection;
 pub(crate) mod status;
+pub(crate) mod subscriptions;
 pub(crate) mod tail;
 
 use std::io::Write as _;
@@ -31,6 +38,7 @@ pub(crate) fn run(cli: Cli) -> Result {
     let load = || configuration::load(cli.global.config.as_deref(), &flags);
     match cli.command {
         Command::Completions(args) => completions::run(&args, &mut out),
+        Command::Metrics(command) => metrics::run(command, &mut out),
         Command::Demo(args) => runtime()?.block_on(demo::run(&args, &mut out)),
         Command::Config(command) => {
             warn_of_password(&flags, cli.global.json);
@@ -61,7 +69,15 @@ async fn run_on(command: Command, loaded: &Loaded, out: &mut Output) -> Result {
         Command::Relay(args) => relay::run(&args, config).await,
         Command::Status => status::run(config, out).await,
         Command::Tail(args) => tail::run(&args, config, out).await,
-        Command::Config(_) | Command::Completions(_) | Command::Demo(_) => Ok(()),
+        Command::Subscriptions(command) => subscriptions::run(&command, config, out).await,
+        Command::DeadLetters(command) => dead_letters::run(&command, config, out).await,
+        Command::Replay(args) => replay::run(&args, config, out).await,
+        Command::Roles(args) => roles::run(&args, config, out).await,
+        Command::Doctor(args) => doctor::run(&args, config, out).await,
+        Command::Erase(args) => replay::erase(&args, config, out).await,
+        Command::Config(_) | Command::Completions(_) | Command::Demo(_) | Command::Metrics(_) => {
+            Ok(())
+        }
     }
 }
 

@@ -1,12 +1,16 @@
 //! `posthaste relay [--once] [--only NAME…]`: publishes until told to stop.
 
+use std::sync::Arc;
+
 use clap::Args;
 use posthaste_relay::{Relay, sink::Context};
+use posthaste_store::Store;
 
 use crate::{
     config::Config,
     exit::Exit,
     failure::{Failure, Result},
+    listener::Listener,
     run,
     signals::Stop,
     store,
@@ -26,21 +30,29 @@ pub(crate) struct RelayArgs {
 /// Runs the relay. `relay.enabled` is not read: it is the switch of embedded relays (R17).
 pub(crate) async fn run(args: &RelayArgs, config: &Config) -> Result {
     let subscriptions = run::subscriptions(config, &args.only)?;
-    let store = store::open(config, store::Missing::Refuse).await?;
+    let store: Arc<dyn Store> = store::open(config, store::Missing::Refuse).await?;
     let stop = Stop::listen()
         .map_err(|error| Failure::caused(Exit::Failed, "cannot listen for signals", error))?;
+    let names: Vec<&str> = subscriptions.iter().map(|it| it.spec.name.as_str()).collect();
+    let names = names.join(", ");
+    let settings = config.relay.clone();
+    let relay = Relay::new(Arc::clone(&store), settings, subscriptions, Context::default());
     if args.once {
         store.check().await?;
-    } else if !run::wait_for(&*store, config.relay.retry.into(), &stop).await? {
-        return Ok(());
-    }
-    let names: Vec<&str> = subscriptions.iter().map(|it| it.spec.name.as_str()).collect();
-    tracing::info!(database = store.describe(), subscriptions = names.join(", "), "relay starts");
-    let relay = Relay::new(store, config.relay.clone(), subscriptions, Context::default());
-    if args.once {
+        tracing::info!(database = store.describe(), subscriptions = names, "relay starts");
         relay.run_once(stop.requested()).await?;
     } else {
-        relay.run(stop.requested()).await?;
+        // Before the database is there, and until the drain is over: what waits is seen waiting.
+        let listener = Listener::start(&config.telemetry, &relay.telemetry()).await?;
+        if !run::wait_for(&*store, config.relay.retry.into(), &stop).await? {
+            return Ok(());
+        }
+        tracing::info!(database = store.describe(), subscriptions = names, "relay starts");
+        let ran = relay.run(stop.requested()).await;
+        if let Some(listener) = listener {
+            listener.end().await;
+        }
+        ran?;
     }
     tracing::info!("relay ended");
     Ok(())

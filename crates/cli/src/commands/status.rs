@@ -27,7 +27,7 @@ pub(crate) async fn run(config: &Config, out: &mut Output) -> Result {
     if status.subscriptions.is_empty() {
         return Ok(out.line("No subscription yet: `posthaste relay` creates those configured.")?);
     }
-    let header = ["SUBSCRIPTION", "TOPICS", "BACKLOG", "LAG", "PLACE", "HOLDER", "EPOCH"];
+    let header = ["SUBSCRIPTION", "TOPICS", "BACKLOG", "LAG", "ASIDE", "PLACE", "HOLDER", "EPOCH"];
     Ok(out.table(&header, status.subscriptions.iter().map(row).collect())?)
 }
 
@@ -37,14 +37,30 @@ fn row(subscription: &SubscriptionStatus) -> Vec<String> {
         subscription.filter.to_string(),
         subscription.backlog.to_string(),
         lag(subscription.lag_micros),
+        aside(subscription),
         place(&subscription.progress.place),
         subscription.holder.clone().unwrap_or_else(|| "-".to_owned()),
         subscription.epoch.to_string(),
     ]
 }
 
+/// What is parked or dead, in short.
+fn aside(subscription: &SubscriptionStatus) -> String {
+    let parts = [
+        (subscription.parked_keys, "keys"),
+        (subscription.parked_messages, "parked"),
+        (subscription.dead_letters, "dead"),
+    ];
+    let told: Vec<String> = parts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    if told.is_empty() { "-".to_owned() } else { told.join(", ") }
+}
+
 /// Whole milliseconds below a minute, whole seconds above: nobody reads more digits.
-fn lag(micros: i64) -> String {
+pub(super) fn lag(micros: i64) -> String {
     let exact = Duration::from_micros(micros.max(0).unsigned_abs());
     let rounded = if exact < Duration::from_mins(1) {
         Duration::from_millis(exact.as_millis() as u64)
@@ -54,7 +70,7 @@ fn lag(micros: i64) -> String {
     humantime::format_duration(rounded).to_string()
 }
 
-fn place(place: &Place) -> String {
+pub(super) fn place(place: &Place) -> String {
     match place.within {
         None => format!("tick {}", place.base.n),
         Some(within) => format!("tick {} + position {}", place.base.n, within.position),
@@ -62,29 +78,34 @@ fn place(place: &Place) -> String {
 }
 
 fn as_json(database: &str, status: &Status) -> Value {
-    let subscription = |it: &SubscriptionStatus| {
-        let place = it.progress.place;
-        json!({
-            "name": it.name,
-            "topics": it.filter.to_string(),
-            "backlog": it.backlog,
-            "lag_ms": it.lag_micros / 1_000,
-            "place": {
-                "tick": place.base.n,
-                "position": place.within.map(|within| within.position),
-                "message": place.message,
-            },
-            "settled_at": it.progress.at.map(clock::rfc3339),
-            "holder": it.holder,
-            "epoch": it.epoch,
-        })
-    };
     json!({
         "database": database,
         "head": status.head,
         "tick": status.tick.n,
         "messages": status.messages,
-        "subscriptions": status.subscriptions.iter().map(subscription).collect::<Vec<_>>(),
+        "subscriptions": status.subscriptions.iter().map(as_json_of).collect::<Vec<_>>(),
+    })
+}
+
+pub(super) fn as_json_of(subscription: &SubscriptionStatus) -> Value {
+    let place = subscription.progress.place;
+    json!({
+        "name": subscription.name,
+        "topics": subscription.filter.to_string(),
+        "backlog": subscription.backlog,
+        "lag_ms": subscription.lag_micros / 1_000,
+        "parked_keys": subscription.parked_keys,
+        "parked_messages": subscription.parked_messages,
+        "dead_letters": subscription.dead_letters,
+        "paused": subscription.is_paused,
+        "place": {
+            "tick": place.base.n,
+            "position": place.within.map(|within| within.position),
+            "message": place.message,
+        },
+        "settled_at": subscription.progress.at.map(clock::rfc3339),
+        "holder": subscription.holder,
+        "epoch": subscription.epoch,
     })
 }
 

@@ -85,7 +85,7 @@ fn print(out: &mut Output, message: &StoredMessage) -> Result {
 
 /// A message for programs, its payload as a `stdout` sink writes it.
 #[derive(Debug, Serialize)]
-struct Line<'a> {
+pub(super) struct Line<'a> {
     position: i64,
     id: String,
     topic: &'a str,
@@ -104,7 +104,7 @@ struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    fn of(message: &'a StoredMessage) -> Self {
+    pub(super) fn of(message: &'a StoredMessage) -> Self {
         let text = std::str::from_utf8(&message.payload).ok();
         let base64 = || base64(&message.payload);
         Self {
@@ -142,12 +142,16 @@ fn human(message: &StoredMessage, width: usize) -> String {
         message.topic,
         message.key.as_deref().unwrap_or("-"),
     );
-    // A payload must not be able to steer the terminal.
-    let clean: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let clean = without_controls(&line);
     match clean.char_indices().nth(width.max(2) - 1) {
         Some((end, _)) if clean.chars().count() > width => format!("{}…", &clean[..end]),
         _ => clean,
     }
+}
+
+/// Text that cannot steer the terminal.
+pub(super) fn without_controls(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod check;
 mod layers;
+mod outbox;
 mod problem;
 mod reference;
 mod schema;
@@ -22,7 +23,10 @@ use self::{layers::Entries, problem::dotted, schema::Schema};
 pub(crate) use self::{
     problem::{Problem, Source},
     reference::reference,
-    settings::{Config, DatabaseSettings, From, LogFormat, LogSettings, SubscriptionSettings},
+    settings::{
+        Config, DatabaseSettings, From, LogFormat, LogSettings, SubscriptionSettings,
+        TelemetrySettings,
+    },
     sinks::target,
     values::DatabaseUrl,
 };
@@ -72,6 +76,7 @@ pub(crate) fn load(file: Option<&Path>, flags: &Flags) -> Loaded {
     if let Some(path) = layers::file_to_read(file) {
         problems.extend(layers::add_file(&mut entries, &path).err());
     }
+    problems.extend(outbox::add(&mut entries, std::env::vars_os()));
     problems.extend(layers::add_environment(&mut entries, schema, std::env::vars_os()));
     add_flags(&mut entries, flags);
     let checked = check::check(&entries, schema);

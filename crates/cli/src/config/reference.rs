@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::{
     layers::{Key, variable_of},
+    outbox,
     problem::dotted,
     schema::{self, Schema, Shape},
     settings::Config,
@@ -45,7 +46,7 @@ pub(crate) fn reference() -> String {
     let mut page = INTRODUCTION.to_owned();
     let root = Schema::new(&document);
     // The order in which a newcomer needs them, then whatever else there is.
-    let mut sections = vec!["database", "subscriptions", "relay", "log"];
+    let mut sections = vec!["database", "subscriptions", "relay", "telemetry", "log"];
     sections
         .extend(root.keys().into_iter().filter(|key| !sections.contains(key)).collect::<Vec<_>>());
     for name in sections {
@@ -56,6 +57,7 @@ pub(crate) fn reference() -> String {
     for kind in sinks::KINDS {
         add_sink(&mut page, kind);
     }
+    page.push_str(&outbox::reference());
     page
 }
 

@@ -1,7 +1,7 @@
 //! The settings as the program uses them, their defaults and their documentation: the reference
 //! page and the check for unknown keys are generated from these types.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use posthaste_core::SchemaName;
 use posthaste_relay::{FailureSettings, RelaySettings};
@@ -23,6 +23,8 @@ pub(crate) struct Config {
     /// One table per subscription, by name: 1 to 64 lower-case letters, digits, `_` or `-` that
     /// start with a letter.
     pub(crate) subscriptions: BTreeMap<String, SubscriptionSettings>,
+    /// What a relay tells machines: metrics and health, over HTTP.
+    pub(crate) telemetry: TelemetrySettings,
     /// What the program writes to stderr.
     pub(crate) log: LogSettings,
 }
@@ -105,6 +107,23 @@ pub(crate) enum From {
     Now,
 }
 
+/// What a relay tells machines: metrics and health, over HTTP.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct TelemetrySettings {
+    /// Address and port of the relay's own listener for `/metrics`, `/livez` and `/readyz`, such
+    /// as `127.0.0.1:9464`; off unless set. It asks nobody who they are: keep it off public
+    /// networks.
+    #[serde(with = "values::optional_address")]
+    #[schemars(with = "Option<String>")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Pause between reads of what only the database knows, such as backlogs (1s to 1h). Longer by
+    /// itself where reading takes more than a tenth of it.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub(crate) interval: Duration,
+}
+
 /// What the program writes to stderr.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -166,6 +185,13 @@ impl Default for SubscriptionSettings {
     }
 }
 
+impl Default for TelemetrySettings {
+    /// Fifteen seconds, as often as Prometheus is commonly told to scrape.
+    fn default() -> Self {
+        Self { listen: None, interval: Duration::from_secs(15) }
+    }
+}
+
 impl Default for LogSettings {
     fn default() -> Self {
         Self { format: LogFormat::default(), level: "info".to_owned() }
@@ -176,6 +202,18 @@ impl RingSettings {
     /// The sizes as the store takes them.
     pub(crate) const fn sizes(self) -> RingSizes {
         RingSizes { slots: self.slots, slot_size: self.slot_size }
+    }
+}
+
+impl TelemetrySettings {
+    /// Checks what one value alone does not show; the error names the key below `telemetry`.
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        let (low, high) = (Duration::from_secs(1), Duration::from_hours(1));
+        if self.interval < low || self.interval > high {
+            let range = format!("{} and {}", values::duration(low), values::duration(high));
+            return Err(format!("interval must lie between {range}, not {:?}", self.interval));
+        }
+        Ok(())
     }
 }
 

@@ -85,6 +85,35 @@ pub(super) mod optional_url {
     }
 }
 
+/// An optional address with its port.
+pub(super) mod optional_address {
+    use std::net::SocketAddr;
+
+    use super::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde hands the field over as it is")]
+    pub(crate) fn serialize<S: Serializer>(
+        address: &Option<SocketAddr>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match address {
+            None => serializer.serialize_none(),
+            Some(address) => serializer.collect_str(address),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SocketAddr>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let wrong = |_| {
+            "is not an address with a port; write for example 127.0.0.1:9464, or [::]:9464 for \
+             every address of this machine"
+        };
+        text.parse().map(Some).map_err(wrong).map_err(serde::de::Error::custom)
+    }
+}
+
 /// A value that is written as text.
 pub(super) mod text {
     use super::{Deserialize, Deserializer, FromStr, Serializer, fmt};

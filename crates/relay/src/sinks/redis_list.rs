@@ -106,6 +106,10 @@ impl Target for ListTarget {
         format!("{} list {}", self.server, self.list.source())
     }
 
+    fn destination(&self) -> Option<&Template> {
+        Some(&self.list)
+    }
+
     async fn connect(
         &self,
         _context: &Context,

@@ -108,6 +108,10 @@ impl Target for PubsubTarget {
         format!("{} channel {}", self.server, self.channel.source())
     }
 
+    fn destination(&self) -> Option<&Template> {
+        Some(&self.channel)
+    }
+
     async fn connect(
         &self,
         _context: &Context,

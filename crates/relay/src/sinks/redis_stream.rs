@@ -88,6 +88,10 @@ impl Target for StreamTarget {
         format!("{} stream {}", self.server, self.stream.source())
     }
 
+    fn destination(&self) -> Option<&Template> {
+        Some(&self.stream)
+    }
+
     async fn connect(
         &self,
         _context: &Context,

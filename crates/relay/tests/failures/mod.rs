@@ -1,6 +1,6 @@
 //! Messages that a sink rejects: parked keys, parked messages, dead letters, on both stores.
 
-mod picky;
+pub(crate) mod picky;
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use posthaste_relay::{
     sink::Context,
 };
 use posthaste_store::{
-    Store, SubscriptionStatus,
+    Operations, Request, Selection, Store, SubscriptionStatus,
     sqlite::{SqliteOptions, SqliteStore},
 };
 use posthaste_testkit::eventually_async;
@@ -25,7 +25,7 @@ macro_rules! on_both_stores {
         mod postgres {$(
             #[tokio::test]
             async fn $case() {
-                super::$case(super::support::store().await).await;
+                super::$case(super::support::operations().await).await;
             }
         )+}
         mod sqlite {$(
@@ -47,9 +47,14 @@ on_both_stores!(
     dead_letter_holds_its_key,
     keyless_message_is_parked_alone,
     park_message_lets_its_key_move_on,
+    r14_replayed_dead_letter_arrives_before_its_followers,
+    r14_discarded_dead_letter_lets_its_followers_arrive,
+    published_messages_are_replayed_beside_the_stream,
+    paused_subscription_publishes_nothing_until_it_is_resumed,
+    hot_key_is_parked_while_its_neighbours_run_and_drained_afterwards,
 );
 
-async fn sqlite_store() -> (TempDir, Arc<dyn Store>) {
+pub(crate) async fn sqlite_store() -> (TempDir, Arc<dyn Operations>) {
     let directory = tempfile::tempdir().unwrap();
     let options = SqliteOptions { create: true, ..SqliteOptions::default() };
     let store = SqliteStore::open(directory.path().join("log.db"), &options).await.unwrap();
@@ -64,10 +69,15 @@ fn failure(policy: Policy) -> FailureSettings {
     FailureSettings { policy, attempts: 1_000, retry, ..FailureSettings::default() }
 }
 
-fn start(store: &Arc<dyn Store>, picky: &Picky, failure: FailureSettings) -> Running {
+fn start(store: &Arc<dyn Operations>, picky: &Picky, failure: FailureSettings) -> Running {
     let mut subscription = subscription("test", &["*"], Arc::new(picky.clone()));
     subscription.failure = failure;
-    let relay = Relay::new(Arc::clone(store), settings(), vec![subscription], Context::default());
+    let relay = Relay::new(
+        Arc::clone(store) as Arc<dyn Store>,
+        settings(),
+        vec![subscription],
+        Context::default(),
+    );
     Running::start(relay)
 }
 
@@ -92,12 +102,12 @@ async fn taken(picky: &Picky, prefix: &str, expected: Vec<String>) {
     assert_eq!(picky.taken(prefix), expected);
 }
 
-async fn status(store: &Arc<dyn Store>) -> SubscriptionStatus {
+async fn status(store: &Arc<dyn Operations>) -> SubscriptionStatus {
     store.status().await.unwrap().subscriptions.remove(0)
 }
 
 async fn r13_message_is_tried_three_times_then_a_dead_letter_and_its_key_moves_on(
-    store: Arc<dyn Store>,
+    store: Arc<dyn Operations>,
 ) {
     let picky = Picky::default();
     picky.reject("a1");
@@ -115,7 +125,7 @@ async fn r13_message_is_tried_three_times_then_a_dead_letter_and_its_key_moves_o
     assert_eq!(aside.messages[0].reason, "picky dislikes a1");
 }
 
-async fn r13_message_carries_its_own_limit(store: Arc<dyn Store>) {
+async fn r13_message_carries_its_own_limit(store: Arc<dyn Operations>) {
     let picky = Picky::default();
     picky.reject("x");
     let message = Message::new("t").text("x").header("posthaste-max-attempts", "2");
@@ -126,7 +136,7 @@ async fn r13_message_carries_its_own_limit(store: Arc<dyn Store>) {
     running.drain().await.unwrap();
 }
 
-async fn r13_full_dead_letters_stop_the_subscription_and_drop_nothing(store: Arc<dyn Store>) {
+async fn r13_full_dead_letters_stop_the_subscription_and_drop_nothing(store: Arc<dyn Operations>) {
     let picky = Picky::default();
     for text in texts("a", 0..4) {
         picky.reject(&text);
@@ -145,7 +155,7 @@ async fn r13_full_dead_letters_stop_the_subscription_and_drop_nothing(store: Arc
     running.drain().await.unwrap();
 }
 
-async fn parked_key_waits_in_order_while_its_neighbours_go_on(store: Arc<dyn Store>) {
+async fn parked_key_waits_in_order_while_its_neighbours_go_on(store: Arc<dyn Operations>) {
     let picky = Picky::default();
     picky.reject("a3");
     picky.reject("b0");
@@ -177,7 +187,7 @@ async fn parked_key_waits_in_order_while_its_neighbours_go_on(store: Arc<dyn Sto
     assert_eq!(status(&store).await.parked_keys, 0);
 }
 
-async fn parked_key_waits_across_a_restart(store: Arc<dyn Store>) {
+async fn parked_key_waits_across_a_restart(store: Arc<dyn Operations>) {
     let picky = Picky::default();
     picky.reject("a1");
     store.append(&of_key("a", 0..3)).await.unwrap();
@@ -195,7 +205,7 @@ async fn parked_key_waits_across_a_restart(store: Arc<dyn Store>) {
     running.drain().await.unwrap();
 }
 
-async fn dead_letter_holds_its_key(store: Arc<dyn Store>) {
+async fn dead_letter_holds_its_key(store: Arc<dyn Operations>) {
     let picky = Picky::default();
     picky.reject("a1");
     store.append(&of_key("a", 0..4)).await.unwrap();
@@ -212,7 +222,7 @@ async fn dead_letter_holds_its_key(store: Arc<dyn Store>) {
     running.drain().await.unwrap();
 }
 
-async fn keyless_message_is_parked_alone(store: Arc<dyn Store>) {
+async fn keyless_message_is_parked_alone(store: Arc<dyn Operations>) {
     let picky = Picky::default();
     picky.reject("n1");
     let messages: Vec<Message> =
@@ -227,7 +237,7 @@ async fn keyless_message_is_parked_alone(store: Arc<dyn Store>) {
     assert!(store.aside("test").await.unwrap().messages.is_empty());
 }
 
-async fn park_message_lets_its_key_move_on(store: Arc<dyn Store>) {
+async fn park_message_lets_its_key_move_on(store: Arc<dyn Operations>) {
     let picky = Picky::default();
     picky.reject("a0");
     picky.reject("a2");
@@ -243,5 +253,122 @@ async fn park_message_lets_its_key_move_on(store: Arc<dyn Store>) {
     until(&running, |s| (s.aside.messages, s.aside.dead_letters) == (1, 1)).await;
     picky.relent("a0");
     taken(&picky, "a", ["a1", "a3", "a0"].map(str::to_owned).to_vec()).await;
+    running.drain().await.unwrap();
+}
+
+fn request() -> Request {
+    Request { actor: "test".to_owned(), is_dry_run: false }
+}
+
+/// A relay whose key `a` is held by the dead letter `a1`.
+async fn held(store: &Arc<dyn Operations>, picky: &Picky) -> Running {
+    picky.reject("a1");
+    store.append(&of_key("a", 0..4)).await.unwrap();
+    let settings = FailureSettings { attempts: 2, ..failure(Policy::ParkKey) };
+    let running = start(store, picky, settings);
+    until(&running, |s| s.aside.dead_letters == 1).await;
+    running
+}
+
+async fn r14_replayed_dead_letter_arrives_before_its_followers(store: Arc<dyn Operations>) {
+    let picky = Picky::default();
+    let running = held(&store, &picky).await;
+    // Still refused: dead again, and its key still waits.
+    store.replay_dead_letters(&Selection::default(), None, &request()).await.unwrap();
+    let dead_again = async || picky.rejections("a1") == 4;
+    eventually_async("two more attempts", LIMIT, dead_again).await;
+    until(&running, |s| s.aside.dead_letters == 1).await;
+    assert_eq!(picky.taken("a"), ["a0"]);
+
+    picky.relent("a1");
+    store.append(&of_key("a", 4..6)).await.unwrap();
+    store.replay_dead_letters(&Selection::default(), None, &request()).await.unwrap();
+    taken(&picky, "a", texts("a", 0..6)).await;
+    until(&running, |s| s.aside == posthaste_relay::Counts::default()).await;
+    running.drain().await.unwrap();
+}
+
+async fn r14_discarded_dead_letter_lets_its_followers_arrive(store: Arc<dyn Operations>) {
+    let picky = Picky::default();
+    let running = held(&store, &picky).await;
+    store.discard_dead_letters(&Selection::default(), &request()).await.unwrap();
+    taken(&picky, "a", ["a0", "a2", "a3"].map(str::to_owned).to_vec()).await;
+    running.drain().await.unwrap();
+    assert_eq!(picky.rejections("a1"), 2);
+}
+
+async fn published_messages_are_replayed_beside_the_stream(store: Arc<dyn Operations>) {
+    let picky = Picky::default();
+    store.append(&of_key("a", 0..3)).await.unwrap();
+    let running = start(&store, &picky, failure(Policy::ParkKey));
+    taken(&picky, "a", texts("a", 0..3)).await;
+    until(&running, |s| s.settled.is_some_and(|place| place.base.n > 0)).await;
+    let which = Selection { key: Some("a".to_owned()), ..Selection::default() };
+    assert_eq!(store.replay(&which, "test", None, 10, &request()).await.unwrap(), 3);
+    store.append(&of_key("b", 0..3)).await.unwrap();
+    let again = [texts("a", 0..3), texts("a", 0..3)].concat();
+    taken(&picky, "a", again).await;
+    taken(&picky, "b", texts("b", 0..3)).await;
+    running.drain().await.unwrap();
+    assert!(store.aside("test").await.unwrap().messages.is_empty());
+}
+
+async fn paused_subscription_publishes_nothing_until_it_is_resumed(store: Arc<dyn Operations>) {
+    let picky = Picky::default();
+    store.append(&of_key("a", 0..1)).await.unwrap();
+    let running = start(&store, &picky, failure(Policy::ParkKey));
+    taken(&picky, "a", texts("a", 0..1)).await;
+    store.pause("test", true, &request()).await.unwrap();
+    until(&running, |s| s.state == State::Paused).await;
+    store.append(&of_key("a", 1..5)).await.unwrap();
+    running.drain().await.unwrap();
+
+    let running = start(&store, &picky, failure(Policy::ParkKey));
+    until(&running, |s| s.state == State::Paused).await;
+    assert_eq!(picky.taken("a"), texts("a", 0..1));
+    assert_eq!(status(&store).await.backlog, 4);
+    store.pause("test", false, &request()).await.unwrap();
+    taken(&picky, "a", texts("a", 0..5)).await;
+    until(&running, |s| s.state == State::Running).await;
+    running.drain().await.unwrap();
+}
+
+/// 20,000 followers of one key and as many of others; a million with `POSTHASTE_TEST_LONG`.
+async fn hot_key_is_parked_while_its_neighbours_run_and_drained_afterwards(
+    store: Arc<dyn Operations>,
+) {
+    let followers =
+        if std::env::var_os("POSTHASTE_TEST_LONG").is_some() { 1_000_000 } else { 20_000 };
+    let picky = Picky::default();
+    picky.reject("hot0");
+    let retry =
+        RetrySettings { initial: Duration::from_millis(500), ..failure(Policy::ParkKey).retry };
+    let settings = FailureSettings { retry, ..failure(Policy::ParkKey) };
+    let settings = FailureSettings {
+        retry: RetrySettings { cap: Duration::from_secs(1), ..retry },
+        ..settings
+    };
+    let running = start(&store, &picky, settings);
+    let mut written = 0;
+    while written < followers {
+        let range = written..written + 1_000;
+        let messages = of_key("hot", range.clone()).into_iter().zip(of_key("cold", range));
+        let messages: Vec<Message> = messages.flat_map(|(hot, cold)| [hot, cold]).collect();
+        store.append(&messages).await.unwrap();
+        written += 1_000;
+    }
+    let all_cold = async || picky.count("cold") == followers as usize;
+    eventually_async("the neighbours", LIMIT * 10, all_cold).await;
+    assert!(picky.taken("hot").is_empty() && picky.rejections("hot0") > 0);
+    // One row stands aside, whatever waits behind it.
+    let aside = store.aside("test").await.unwrap();
+    assert_eq!((aside.keys.len(), aside.messages.len()), (1, 0));
+
+    picky.relent("hot0");
+    let all_hot = async || picky.count("hot") >= followers as usize;
+    eventually_async("the followers", LIMIT * 10, all_hot).await;
+    assert_eq!(picky.taken("hot"), texts("hot", 0..followers));
+    assert_eq!(picky.taken("cold"), texts("cold", 0..followers));
+    until(&running, |s| s.aside.keys == 0).await;
     running.drain().await.unwrap();
 }

@@ -44,6 +44,11 @@ impl Picky {
         state.taken.iter().filter(|text| text.starts_with(prefix)).cloned().collect()
     }
 
+    /// How many of them there are.
+    pub(crate) fn count(&self, prefix: &str) -> usize {
+        self.state().taken.iter().filter(|text| text.starts_with(prefix)).count()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -113,6 +113,8 @@ async fn second_relay_fences_the_first_and_nothing_is_lost() {
     let older = Running::start(scene::relay(&store, &first));
     assert!(older.monitor.wait_for(|all| all[0].state == State::Running).await);
     let newer = Running::start(scene::relay(&store, &second));
+    // It holds the subscription before the first message is written.
+    assert!(newer.monitor.wait_for(|all| all[0].state == State::Running).await);
     let seed = super::seed::Seed::of("order::second_relay_fences_the_first");
     let load = Duration::from_secs(2);
     super::application::write_for(&database, &seed, 4, load, |rng, _| {

@@ -9,7 +9,7 @@ use posthaste_relay::{
     sinks::{self, local::Delivery},
 };
 use posthaste_store::{
-    Start, Store, SubscriptionSpec,
+    Operations, Start, Store, SubscriptionSpec,
     postgres::{PostgresOptions, PostgresStore},
 };
 use posthaste_testkit::Postgres;
@@ -24,6 +24,11 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// A migrated store in a database of its own.
 pub(crate) async fn store() -> Arc<dyn Store> {
+    operations().await
+}
+
+/// The same for an operator.
+pub(crate) async fn operations() -> Arc<dyn Operations> {
     let database = Postgres::shared().database().await;
     let store = PostgresStore::connect(database.url(), &PostgresOptions::default()).unwrap();
     store.migrate().await.unwrap();

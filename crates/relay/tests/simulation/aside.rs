@@ -62,6 +62,7 @@ pub(crate) fn state(state: &mut State, name: &str) -> Result<AsideState> {
     let keys = subscribed.keys.values();
     let messages = subscribed.aside.values();
     Ok(AsideState {
+        is_paused: false,
         keys: keys.map(|key| ParkedKey { retry_in: left(key.due), ..key.what.clone() }).collect(),
         messages: messages
             .map(|failed| FailedMessage { retry_in: left(failed.due), ..failed.what.clone() })

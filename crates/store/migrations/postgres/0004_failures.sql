@@ -1,4 +1,6 @@
--- What is set aside: rows only for what fails or waits.
+-- What is set aside: rows only for what fails or waits. And what people do by hand.
+
+alter table @schema@.subscription add column paused_at timestamptz;
 
 -- A key whose messages wait in the log. Every message of the key up to the place is published, or
 -- set aside in failed_message.

@@ -1,4 +1,7 @@
--- What is set aside: rows only for what fails or waits. Times are microseconds.
+-- What is set aside: rows only for what fails or waits. And what people do by hand. Times are
+-- microseconds.
+
+alter table @schema@_subscription add column paused_at integer;
 
 -- A key whose messages wait in the log. Every message of the key up to the place, which is
 -- `through` as one number, is published, or set aside in @schema@_failed_message.

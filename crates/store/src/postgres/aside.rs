@@ -3,9 +3,9 @@
 //! Every change is guarded by the lease row, as a settle is, and commits together with the place
 //! it belongs to.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use posthaste_core::{Epoch, MessageId, Page, Place, TickRef, Within};
+use posthaste_core::{Epoch, MessageId, Page, Place, Ring, TickRef, Within};
 use tokio_postgres::{
     IsolationLevel, Row, Transaction,
     types::{ToSql, Type},
@@ -39,12 +39,13 @@ pub(super) async fn set_aside(
         Some(place) => Some(Settlement::new(store, &loan, subscription, epoch, place).await?),
         None => None,
     };
+    let ring = store.geometry(&loan).await?.log;
     let limit = loan.operation_timeout();
     let work = async {
         let begin = loan.client_mut().build_transaction();
         let transaction = begin.isolation_level(IsolationLevel::ReadCommitted).start().await?;
         transaction.batch_execute("set local synchronous_commit = on").await?;
-        let changing = Changing { transaction, schema: store.schema().as_str() };
+        let changing = Changing { transaction, schema: store.schema().as_str(), ring };
         // FENCED: held until the commit, so that a takeover waits for all of it.
         let Some(id) = changing.hold(subscription, epoch).await? else { return Ok(None) };
         changing.park_keys(id, changes).await?;
@@ -82,6 +83,8 @@ pub(super) async fn set_aside(
 struct Changing<'t> {
     transaction: Transaction<'t>,
     schema: &'t str,
+    /// The log's.
+    ring: Ring,
 }
 
 impl Changing<'_> {
@@ -157,6 +160,11 @@ impl Changing<'_> {
         if failed.is_empty() {
             return Ok(());
         }
+        // By name: planning over all slots costs more than the copies.
+        let slots: BTreeSet<i64> =
+            failed.iter().map(|failed| self.ring.slot_of(failed.position)).collect();
+        let slots: Vec<String> =
+            slots.iter().map(|slot| format!("select * from {}.log_{slot}", self.schema)).collect();
         let sql = format!(
             "insert into {0}.failed_message (subscription, {MESSAGE_COLUMNS}, tick, attempts, \
              reason, due, holds_key) \
@@ -164,11 +172,13 @@ impl Changing<'_> {
              clock_timestamp() + make_interval(secs => f.due), f.holds_key \
              from unnest($1::bigint[], $2::uuid[], $3::int[], $4::text[], $5::float8[], \
              $6::boolean[], $7::bigint[]) f (at, message, attempts, reason, due, holds_key, tick) \
-             join lateral (select * from {0}.log where position = f.at and id = f.message) l on true \
+             join lateral (select * from ({slots}) l where position = f.at and id = f.message) l \
+             on true \
              on conflict (subscription, position, id) do update set attempts = excluded.attempts, \
              reason = excluded.reason, due = excluded.due, holds_key = excluded.holds_key",
             self.schema,
             columns = MESSAGE_COLUMNS,
+            slots = slots.join(" union all "),
         );
         self.execute_for(&sql, &failed).await
     }
@@ -219,8 +229,12 @@ impl Changing<'_> {
     }
 
     async fn published(&self, id: i32, position: i64, message: MessageId) -> Result<(), Failure> {
-        let sql =
-            resolve_sql(self.schema, &format!("subscription = {id} and position = $1 and id = $2"));
+        let sql = format!(
+            "with gone as (delete from {}.failed_message where subscription = {id} \
+             and position = $1 and id = $2 returning *), {} select from gone",
+            self.schema,
+            release_sql(self.schema, "gone")
+        );
         let params: &[(&(dyn ToSql + Sync), Type)] =
             &[(&position, Type::INT8), (&message, Type::UUID)];
         self.transaction.execute_typed(&sql, params).await?;
@@ -228,15 +242,13 @@ impl Changing<'_> {
     }
 }
 
-/// Deletes the failed messages that `condition` selects; a key that waited for one of them is due
-/// behind it.
-fn resolve_sql(schema: &str, condition: &str) -> String {
+/// The part of a statement that makes keys due which waited for the deleted messages `gone`.
+pub(super) fn release_sql(schema: &str, gone: &str) -> String {
     format!(
-        "with gone as (delete from {schema}.failed_message where {condition} returning *), \
-         due as (update {schema}.parked_key k set position = gone.position, attempts = 0, \
-         due = clock_timestamp() from gone where gone.holds_key \
-         and k.subscription = gone.subscription and k.key = gone.key and k.message_id = gone.id) \
-         select from gone"
+        "due as (update {schema}.parked_key k set position = {gone}.position, attempts = 0, \
+         due = clock_timestamp() from {gone} where {gone}.holds_key \
+         and k.subscription = {gone}.subscription and k.key = {gone}.key \
+         and k.message_id = {gone}.id)"
     )
 }
 
@@ -256,8 +268,11 @@ pub(super) async fn aside(store: &PostgresStore, subscription: &str) -> Result<A
     let messages = format!("select {FAILED_COLUMNS} from {schema}.failed_message where {of}");
     let doing = "read the failed messages";
     let messages = loan.bounded(doing, loan.client().query_typed(&messages, name)).await?;
+    let paused = format!("select paused_at is not null from {schema}.subscription where name = $1");
+    let paused = loan.bounded(doing, loan.client().query_typed(&paused, name)).await?;
     loan.give_back();
     Ok(AsideState {
+        is_paused: paused.first().is_some_and(|row| row.get(0)),
         keys: keys.iter().map(parked).collect(),
         messages: messages.iter().map(|row| failed(row, 0)).collect(),
     })

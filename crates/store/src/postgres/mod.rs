@@ -9,6 +9,7 @@ mod connect;
 mod errors;
 mod log;
 mod migrate;
+mod operations;
 mod rows;
 mod scheduled;
 mod slots;

@@ -1,6 +1,8 @@
 //! What people ask: counts, places, backlog and lag, and the newest messages.
 
-use posthaste_core::{Headers, Timestamp, TopicFilter};
+use std::fmt::Write as _;
+
+use posthaste_core::{MessageRef, Position, Timestamp, TopicFilter};
 use tokio_postgres::Row;
 
 use super::{
@@ -10,7 +12,7 @@ use super::{
     rows::{self, MESSAGE_COLUMNS, Micros},
     subscriptions,
 };
-use crate::{Progress, Result, Status, StoredMessage, SubscriptionStatus};
+use crate::{Progress, Result, SlotCounts, Status, StoredMessage, SubscriptionStatus};
 
 /// Reads the state of the source.
 pub(super) async fn status(store: &PostgresStore) -> Result<Status> {
@@ -23,9 +25,48 @@ pub(super) async fn status(store: &PostgresStore) -> Result<Status> {
     );
     let rows = loan.bounded("count messages", loan.client().query_typed(&totals, &[])).await?;
     let (messages, head): (i64, i64) = rows.first().map_or((0, 0), |row| (row.get(0), row.get(1)));
+    let slots = Some(slot_counts(store, &loan, head).await?);
+    let dead_tuples = Some(dead_tuples(store, &loan).await?);
     let subscriptions = subscription_states(store, &loan).await?;
     loan.give_back();
-    Ok(Status { head, tick, messages: messages as u64, subscriptions })
+    Ok(Status { head, tick, messages: messages as u64, slots, dead_tuples, subscriptions })
+}
+
+/// Which slots hold a message, and which one of an earlier lap as well: one probe of the unique
+/// index on position for each question.
+async fn slot_counts(store: &PostgresStore, loan: &Loan, head: Position) -> Result<SlotCounts> {
+    let ring = store.geometry(loan).await?.log;
+    let mut counts = SlotCounts { total: ring.slots as u32, ..SlotCounts::default() };
+    let mut sql = String::new();
+    for slot in 0..ring.slots {
+        let Some(stretch) = ring.newest_stretch_in(slot, head) else { continue };
+        let (union, schema) = (if sql.is_empty() { "" } else { " union all " }, store.schema());
+        let _ = write!(
+            sql,
+            "{union}select exists (select from {schema}.log_{slot}), \
+             exists (select from {schema}.log_{slot} where position < {})",
+            ring.start_of(stretch)
+        );
+    }
+    if sql.is_empty() {
+        return Ok(counts);
+    }
+    for row in uncompiled(loan, "look at the slots", &sql).await? {
+        counts.used += u32::from(row.get::<_, bool>(0));
+        counts.shared += u32::from(row.get::<_, bool>(1));
+    }
+    Ok(counts)
+}
+
+/// What the statistics say of all slots; they follow the tables within seconds.
+async fn dead_tuples(store: &PostgresStore, loan: &Loan) -> Result<u64> {
+    let sql = format!(
+        "select coalesce(sum(s.n_dead_tup), 0)::bigint from pg_stat_user_tables s \
+         join pg_inherits i on i.inhrelid = s.relid where i.inhparent = '{}.log'::regclass",
+        store.schema()
+    );
+    let rows = loan.bounded("count dead tuples", loan.client().query_typed(&sql, &[])).await?;
+    Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0) as u64))
 }
 
 async fn subscription_states(
@@ -39,7 +80,8 @@ async fn subscription_states(
         "select {places}, p.settled_at, p.subscription, p.topics, p.prefixes, p.epoch, p.holder, \
          w.backlog, coalesce(w.lag, 0)::bigint, \
          (select count(*) from {schema}.parked_key k where k.subscription = p.subscription_id), \
-         f.parked, f.dead \
+         f.parked, f.dead, \
+         (select paused_at is not null from {schema}.subscription where id = p.subscription_id) \
          from {schema}.place p cross join lateral (\
            select count(*) as backlog, \
                   extract(epoch from clock_timestamp() - min(l.enqueued_at)) * 1000000 as lag \
@@ -86,6 +128,7 @@ fn subscription_state(row: &Row) -> SubscriptionStatus {
         parked_keys: row.get::<_, i64>(14) as u64,
         parked_messages: row.get::<_, i64>(15) as u64,
         dead_letters: row.get::<_, i64>(16) as u64,
+        is_paused: row.get(17),
     }
 }
 
@@ -114,19 +157,23 @@ pub(super) async fn recent(
 
 fn stored(row: &Row) -> Result<StoredMessage> {
     let message = rows::message(row).map_err(|error| errors::classify("read a message", error))?;
-    let own = |headers: Headers<'_>| {
-        headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
-    };
-    Ok(StoredMessage {
+    let published_at = row.get::<_, Option<Micros>>(9).map(|micros| Timestamp(micros.0));
+    Ok(owned(&message, published_at))
+}
+
+/// A message that outlives its row.
+pub(super) fn owned(message: &MessageRef<'_>, published_at: Option<Timestamp>) -> StoredMessage {
+    let pairs = message.headers.iter();
+    StoredMessage {
         position: message.position,
         id: message.id,
         topic: message.topic.to_owned(),
         key: message.key.map(str::to_owned),
         payload: message.payload.to_vec(),
         content_type: message.content_type.to_owned(),
-        headers: own(message.headers),
+        headers: pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         correlation_id: message.correlation_id.map(str::to_owned),
         enqueued_at: message.enqueued_at,
-        published_at: row.get::<_, Option<Micros>>(9).map(|micros| Timestamp(micros.0)),
-    })
+        published_at,
+    }
 }

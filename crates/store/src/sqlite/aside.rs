@@ -146,14 +146,15 @@ pub(super) fn published(
 
 /// All that a subscription has set aside.
 pub(super) fn aside(scope: &Scope<'_>, name: &str) -> Result<AsideState> {
-    let of = subscriptions::by_name(scope, name)?.id;
-    let now = scope.now_micros()?;
+    let subscription = subscriptions::by_name(scope, name)?;
+    let (of, now) = (subscription.id, scope.now_micros()?);
     let keys = "select key, base_tick, base_id, head_tick, head_id, position, message_id, \
                 attempts, reason, max(due - ?2, 0), ?2 - parked_at \
                 from @schema@_parked_key where subscription = ?1";
     let messages =
         format!("select {FAILED_COLUMNS} from @schema@_failed_message where subscription = ?1");
     Ok(AsideState {
+        is_paused: subscription.is_paused,
         keys: scope.all(keys, (of, now), parked)?,
         messages: scope.all(&messages, (of, now), |row| failed(row, 0))?,
     })

@@ -12,6 +12,7 @@ mod connection;
 mod faults;
 mod headers;
 mod mounts;
+mod operations;
 mod pages;
 mod scheduled;
 mod schema;
@@ -32,6 +33,7 @@ use async_trait::async_trait;
 use posthaste_core::{
     Epoch, Message, MessageId, Page, PageLimit, Place, SchemaName, TickRef, TopicFilter, Window,
 };
+use uuid::Uuid;
 
 use self::{
     connection::{Opening, Role},
@@ -40,8 +42,9 @@ use self::{
     worker::Worker,
 };
 use crate::{
-    Aside, AsideState, DueMessages, MigrationReport, Moved, Result, SchemaState, Settled, Status,
-    Store, StoredMessage, SubscriptionSpec, SweepReport, Ticker,
+    Aside, AsideState, DeadLetter, DueMessages, MigrationReport, Moved, Operations, Request,
+    Result, RewindTo, Rewound, RoleNames, SchemaState, Selection, Settled, Status, Store,
+    StoreError, StoreErrorKind, StoredMessage, SubscriptionSpec, SweepReport, Ticker, WrittenTopic,
 };
 
 /// How to open a SQLite log.
@@ -303,5 +306,98 @@ impl Store for SqliteStore {
 
     async fn recent(&self, after: Option<i64>, limit: u32) -> Result<Vec<StoredMessage>> {
         self.observe("read recent messages", move |scope| status::recent(scope, after, limit)).await
+    }
+}
+
+#[async_trait]
+impl Operations for SqliteStore {
+    async fn dead_letters(&self, which: &Selection, limit: u32) -> Result<Vec<DeadLetter>> {
+        let which = which.clone();
+        self.observe("read the dead letters", move |scope| {
+            operations::dead_letters(scope, &which, limit)
+        })
+        .await
+    }
+
+    async fn written_topics(&self, looked_at: u32) -> Result<Vec<WrittenTopic>> {
+        self.observe("read the topics", move |scope| operations::written_topics(scope, looked_at))
+            .await
+    }
+
+    async fn incarnation(&self) -> Result<Uuid> {
+        self.observe("read the log's id", operations::incarnation).await
+    }
+
+    async fn create_compatibility_view(&self, name: &SchemaName) -> Result<()> {
+        let name = name.clone();
+        self.write("create a view", move |scope| {
+            operations::create_compatibility_view(scope, &name)
+        })
+        .await
+    }
+
+    fn roles_sql(&self, _: &RoleNames) -> Result<String> {
+        let doing = "SQLite knows no roles: whoever may open the file may read and write it";
+        Err(StoreError::new(StoreErrorKind::Invalid, doing))
+    }
+
+    async fn create_roles(&self, names: &RoleNames) -> Result<()> {
+        self.roles_sql(names).map(drop)
+    }
+
+    async fn replay_dead_letters(
+        &self,
+        which: &Selection,
+        rate: Option<f64>,
+        request: &Request,
+    ) -> Result<u64> {
+        let (which, request) = (which.clone(), request.clone());
+        self.write("replay dead letters", move |scope| {
+            operations::replay_dead_letters(scope, &which, rate, &request)
+        })
+        .await
+    }
+
+    async fn discard_dead_letters(&self, which: &Selection, request: &Request) -> Result<u64> {
+        let (which, request) = (which.clone(), request.clone());
+        self.write("discard dead letters", move |scope| {
+            operations::discard_dead_letters(scope, &which, &request)
+        })
+        .await
+    }
+
+    async fn replay(
+        &self,
+        which: &Selection,
+        target: &str,
+        rate: Option<f64>,
+        limit: u32,
+        request: &Request,
+    ) -> Result<u64> {
+        let (which, target, request) = (which.clone(), target.to_owned(), request.clone());
+        self.write("replay messages", move |scope| {
+            operations::replay(scope, &which, &target, rate, limit, &request)
+        })
+        .await
+    }
+
+    async fn erase(&self, which: &Selection, request: &Request) -> Result<u64> {
+        let (which, request) = (which.clone(), request.clone());
+        self.write("erase", move |scope| operations::erase(scope, &which, &request)).await
+    }
+
+    async fn pause(&self, subscription: &str, paused: bool, request: &Request) -> Result<()> {
+        let (name, request) = (subscription.to_owned(), request.clone());
+        self.write("pause", move |scope| operations::pause(scope, &name, paused, &request)).await
+    }
+
+    async fn rewind(&self, subscription: &str, to: RewindTo, request: &Request) -> Result<Rewound> {
+        let (name, request) = (subscription.to_owned(), request.clone());
+        self.write("rewind", move |scope| operations::rewind(scope, &name, to, &request)).await
+    }
+
+    async fn remove(&self, subscription: &str, request: &Request) -> Result<()> {
+        let (name, request) = (subscription.to_owned(), request.clone());
+        self.write("remove", move |scope| operations::remove(scope, &name, &request)).await
     }
 }

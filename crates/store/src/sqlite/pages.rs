@@ -15,6 +15,13 @@ pub(super) const COLUMNS: &str =
 /// How many they are.
 pub(super) const COLUMN_COUNT: usize = 9;
 
+/// The columns with an alias before each.
+pub(super) fn columns_of(alias: &str) -> String {
+    let columns: Vec<String> =
+        COLUMNS.split(", ").map(|column| format!("{alias}.{column}")).collect();
+    columns.join(", ")
+}
+
 /// The positions `(after, through]` that the next page may span; `None` at the window's end. A
 /// page reaches no further than its window, so that its reach may be settled.
 pub(super) fn next_range(

@@ -1,15 +1,15 @@
 //! Answers for people: counts, places and the newest messages. Not a reader of the log.
 
-use posthaste_core::{Headers, MessageId, Position, Timestamp};
+use posthaste_core::{MessageRef, Position, Timestamp};
 use rusqlite::Row;
 
 use super::{
-    headers,
+    pages,
     session::Scope,
     subscriptions::{self, Subscription},
     ticks,
 };
-use crate::{Result, Status, StoreError, StoreErrorKind, StoredMessage, SubscriptionStatus};
+use crate::{Result, Status, StoredMessage, SubscriptionStatus};
 
 /// Counts and places, all on one snapshot.
 pub(super) fn status(scope: &Scope<'_>) -> Result<Status> {
@@ -23,6 +23,9 @@ pub(super) fn status(scope: &Scope<'_>) -> Result<Status> {
         head: highest_handed_out(scope)?,
         tick: ticks::newest(scope)?.at,
         messages: messages as u64,
+        // Rows are deleted, and their pages used again at once.
+        slots: None,
+        dead_tuples: None,
         subscriptions: states,
     })
 }
@@ -41,6 +44,7 @@ fn state_of(scope: &Scope<'_>, subscription: Subscription) -> Result<Subscriptio
         })?
         .unwrap_or_default();
     Ok(SubscriptionStatus {
+        is_paused: subscription.is_paused,
         parked_keys,
         parked_messages,
         dead_letters,
@@ -89,18 +93,19 @@ pub(super) fn recent(
     let order = if after.is_some() { "asc" } else { "desc" };
     // Walks the primary key up or down. The sub-select finds the message's deliveries by its
     // position; one that is null outweighs the others, as in the view `outbox`.
+    let columns = pages::columns_of("l");
     let sql = format!(
-        "select l.position, l.id, l.topic, l.key, l.content_type, l.headers, l.correlation_id, \
-                l.enqueued_at, l.payload, \
+        "select {columns}, \
                 (select case when count(*) = count(d.published_at) then max(d.published_at) end \
                  from @schema@_delivery d where d.position = l.position) \
          from @schema@_log l where l.position > ?1 order by l.position {order} limit ?2"
     );
     let mut statement = scope.prepare(&sql)?;
     let mut rows = statement.query((after.unwrap_or(0), limit))?;
-    let mut messages = Vec::new();
+    let (mut messages, mut packed) = (Vec::new(), Vec::new());
     while let Some(row) = rows.next()? {
-        messages.push(stored(row)?);
+        let published_at = row.get::<_, Option<i64>>(pages::COLUMN_COUNT)?.map(Timestamp);
+        messages.push(owned(&pages::message(row, &mut packed)?, published_at));
     }
     if after.is_none() {
         messages.reverse();
@@ -108,25 +113,19 @@ pub(super) fn recent(
     Ok(messages)
 }
 
-fn stored(row: &Row<'_>) -> Result<StoredMessage> {
-    let position = row.get(0)?;
-    let mut packed = Vec::new();
-    let json: String = row.get(5)?;
-    headers::pack(&json, &mut packed).map_err(|cause| {
-        let doing = format!("the headers of the message at position {position} are not readable");
-        StoreError::caused(StoreErrorKind::Invalid, doing, cause)
-    })?;
-    let pairs = Headers::packed(&packed).iter();
-    Ok(StoredMessage {
-        position,
-        id: MessageId::from_bytes(row.get(1)?),
-        topic: row.get(2)?,
-        key: row.get(3)?,
-        content_type: row.get(4)?,
+/// A message that outlives its row.
+pub(super) fn owned(message: &MessageRef<'_>, published_at: Option<Timestamp>) -> StoredMessage {
+    let pairs = message.headers.iter();
+    StoredMessage {
+        position: message.position,
+        id: message.id,
+        topic: message.topic.to_owned(),
+        key: message.key.map(str::to_owned),
+        payload: message.payload.to_vec(),
+        content_type: message.content_type.to_owned(),
         headers: pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-        correlation_id: row.get(6)?,
-        enqueued_at: Timestamp(row.get(7)?),
-        payload: row.get(8)?,
-        published_at: row.get::<_, Option<i64>>(9)?.map(Timestamp),
-    })
+        correlation_id: message.correlation_id.map(str::to_owned),
+        enqueued_at: message.enqueued_at,
+        published_at,
+    }
 }

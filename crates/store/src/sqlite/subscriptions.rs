@@ -21,6 +21,8 @@ pub(super) struct Subscription {
     pub(super) filter: TopicFilter,
     pub(super) epoch: Epoch,
     pub(super) holder: Option<String>,
+    pub(super) start_position: Position,
+    pub(super) is_paused: bool,
     start: TickRef,
 }
 
@@ -131,7 +133,8 @@ pub(super) fn release(scope: &Scope<'_>, name: &str, epoch: Epoch) -> Result<()>
 
 /// Every subscription, by name.
 pub(super) fn list(scope: &Scope<'_>) -> Result<Vec<Subscription>> {
-    let sql = "select id, name, topics, prefixes, epoch, holder, start_tick, start_id \
+    let sql = "select id, name, topics, prefixes, epoch, holder, start_tick, start_id, \
+               start_position, paused_at is not null \
                from @schema@_subscription order by name";
     scope.all(sql, [], Subscription::from_row)
 }
@@ -166,12 +169,15 @@ impl Subscription {
             epoch: row.get(4)?,
             holder: row.get(5)?,
             start: TickRef { n: row.get(6)?, id: uuid(row, 7)? },
+            start_position: row.get(8)?,
+            is_paused: row.get(9)?,
         })
     }
 }
 
 pub(super) fn by_name(scope: &Scope<'_>, name: &str) -> Result<Subscription> {
-    let sql = "select id, name, topics, prefixes, epoch, holder, start_tick, start_id \
+    let sql = "select id, name, topics, prefixes, epoch, holder, start_tick, start_id, \
+               start_position, paused_at is not null \
                from @schema@_subscription where name = ?1";
     scope.first(sql, [name], Subscription::from_row)?.ok_or_else(|| unknown(name))
 }

@@ -25,9 +25,9 @@ pub(super) struct StoredTick {
 }
 
 impl StoredTick {
-    const BEGINNING: Self = Self { at: TickRef::BEGINNING, position: 0 };
+    pub(super) const BEGINNING: Self = Self { at: TickRef::BEGINNING, position: 0 };
 
-    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+    pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         let at = TickRef { n: row.get(0)?, id: Uuid::from_bytes(row.get(1)?) };
         Ok(Self { at, position: row.get(2)? })
     }

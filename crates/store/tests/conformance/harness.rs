@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use posthaste_core::{Message, MessageId};
-use posthaste_store::Store;
+use posthaste_store::{Operations, Store};
 
 /// How long messages are kept where a case is not about retention.
 pub(crate) const LONG: Duration = Duration::from_hours(1);
@@ -17,6 +17,9 @@ pub(crate) trait Harness: Sized {
     /// Settled messages that a sweep may leave (a slot that is not full).
     const SWEEP_LEAVES_MAX: u64;
 
+    /// Whether the log is a ring of slots, whose dead tuples the server counts.
+    const HAS_SLOTS: bool;
+
     /// A transaction of an application.
     type Application: Application;
 
@@ -26,6 +29,15 @@ pub(crate) trait Harness: Sized {
     /// One more store on the database, as another process would open it. It keeps published
     /// messages and tokens for `retention`.
     async fn open(&self, retention: Duration) -> Arc<dyn Store>;
+
+    /// As [`Harness::open`], for an operator.
+    async fn operations(&self) -> Arc<dyn Operations>;
+
+    /// The audit trail: who did what.
+    async fn audit(&self) -> Vec<(String, String)>;
+
+    /// The number that a query of the application's answers.
+    async fn count(&self, query: &str) -> i64;
 
     /// Begins a transaction on an application's own connection.
     async fn begin(&self) -> Self::Application;

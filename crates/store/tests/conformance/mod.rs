@@ -54,6 +54,7 @@ macro_rules! every_case {
                 reconciling_again_keeps_the_place_and_updates_the_filter,
                 unknown_subscription_is_named,
                 status_counts_what_matches_and_is_not_settled,
+                status_tells_of_slots_and_dead_tuples_where_there_are_any,
             }
             aside {
                 what_is_set_aside_comes_back_as_it_was_written,
@@ -62,6 +63,19 @@ macro_rules! every_case {
                 nothing_is_set_aside_under_an_older_epoch,
                 one_key_is_read_alone,
                 views_tell_what_is_parked_and_dead,
+            }
+            operations {
+                r14_dead_letters_are_listed_by_every_condition,
+                r14_replayed_dead_letters_are_due_with_all_their_attempts,
+                replay_keeps_to_its_rate,
+                r14_discarded_dead_letter_lets_its_key_go_on,
+                r14_published_messages_are_replayed_to_this_and_another_subscription,
+                erased_message_keeps_its_place_and_says_so,
+                paused_subscription_says_so,
+                rewound_subscription_gets_again_what_it_had,
+                removed_subscription_leaves_nothing,
+                r19_written_topics_are_told_with_their_counts,
+                r10b_compatibility_view_counts_what_is_not_processed,
             }
             scheduled {
                 due_messages_are_moved_in_due_order_and_others_wait,
@@ -120,6 +134,7 @@ mod concurrent;
 mod harness;
 mod messages;
 mod migrations;
+mod operations;
 mod pages;
 mod random;
 mod reader;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use posthaste_core::{Message, MessageId, SchemaName};
 use posthaste_store::{
-    RingSizes, Store,
+    Operations, RingSizes, Store,
     postgres::{PostgresOptions, PostgresStore},
     statements::{PostgresWriter, array_literal},
 };
@@ -34,6 +34,7 @@ impl PostgresHarness {
 impl Harness for PostgresHarness {
     const WRITERS_MAX: usize = 6;
     const SWEEP_LEAVES_MAX: u64 = RINGS.slot_size as u64;
+    const HAS_SLOTS: bool = true;
     type Application = Transaction;
 
     async fn empty() -> Self {
@@ -48,6 +49,21 @@ impl Harness for PostgresHarness {
             ..PostgresOptions::default()
         };
         Arc::new(PostgresStore::connect(self.database.url(), &options).unwrap())
+    }
+
+    async fn operations(&self) -> Arc<dyn Operations> {
+        let options = PostgresOptions { rings: RINGS, ..PostgresOptions::default() };
+        Arc::new(PostgresStore::connect(self.database.url(), &options).unwrap())
+    }
+
+    async fn audit(&self) -> Vec<(String, String)> {
+        let sql = "select actor, action from posthaste.audit order by n";
+        let rows = self.database.connect().await.query(sql, &[]).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    }
+
+    async fn count(&self, query: &str) -> i64 {
+        self.database.connect().await.query_one(query, &[]).await.unwrap().get(0)
     }
 
     async fn begin(&self) -> Transaction {

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use posthaste_core::{Message, MessageId, SchemaName};
 use posthaste_store::{
-    Store, StoreErrorKind,
+    Operations, Store, StoreErrorKind,
     sqlite::{SqliteOptions, SqliteStore},
     statements::SqliteWriter,
 };
@@ -51,6 +51,7 @@ impl SqliteHarness {
 impl Harness for SqliteHarness {
     const WRITERS_MAX: usize = 1;
     const SWEEP_LEAVES_MAX: u64 = 0;
+    const HAS_SLOTS: bool = false;
     type Application = Transaction;
 
     async fn empty() -> Self {
@@ -65,6 +66,20 @@ impl Harness for SqliteHarness {
             ..SqliteOptions::default()
         };
         Arc::new(SqliteStore::open(self.path(), &options).await.unwrap())
+    }
+
+    async fn operations(&self) -> Arc<dyn Operations> {
+        let options = SqliteOptions { create: true, ..SqliteOptions::default() };
+        Arc::new(SqliteStore::open(self.path(), &options).await.unwrap())
+    }
+
+    async fn audit(&self) -> Vec<(String, String)> {
+        let sql = "select actor, action from posthaste_audit order by n";
+        self.rows(sql, |row| Ok((row.get(0)?, row.get(1)?)))
+    }
+
+    async fn count(&self, query: &str) -> i64 {
+        self.connect().query_row(query, [], |row| row.get(0)).unwrap()
     }
 
     async fn begin(&self) -> Transaction {

@@ -151,3 +151,14 @@ pub(crate) async fn status_counts_what_matches_and_is_not_settled<H: Harness>() 
     assert_eq!((settled.backlog, settled.lag_micros), (0, 0));
     assert_eq!(settled.holder.as_deref(), Some("publish_all"));
 }
+
+pub(crate) async fn status_tells_of_slots_and_dead_tuples_where_there_are_any<H: Harness>() {
+    let (harness, store) = migrated::<H>().await;
+    let empty = store.status().await.unwrap();
+    assert_eq!((empty.slots.is_some(), empty.dead_tuples.is_some()), (H::HAS_SLOTS, H::HAS_SLOTS));
+    assert!(empty.slots.is_none_or(|slots| slots.used == 0 && slots.total > 1));
+    commit(&harness, &["a"; 3]).await;
+    let status = store.status().await.unwrap();
+    assert!(status.slots.is_none_or(|slots| slots.used == 1 && slots.shared == 0), "{status:?}");
+    assert!(status.dead_tuples.is_none_or(|dead| dead == 0), "{status:?}");
+}

@@ -72,6 +72,8 @@ async fn slot_with_unsettled_messages_is_shared_and_emptied_later() {
         shared = report.slots_shared;
     }
     assert_eq!(shared, 4, "every slot holds several laps");
+    let slots = log.store.status().await.unwrap().slots.unwrap();
+    assert_eq!((slots.total, slots.used, slots.shared), (4, 4, 4));
     assert_eq!(log.publish("lagging").await, expected);
     // Settled; the head's slot stays, and other databases may hold the seal up for a moment.
     let is_empty = async || {
@@ -170,4 +172,24 @@ async fn slot_that_is_reached_again_during_the_sweep_is_kept() {
     let held: Vec<i64> = slots(&log).await.swap_remove(0);
     assert!(held.ends_with(&[40, 41, 42, 43, 44, 45]), "{held:?}");
     assert_eq!(log.publish("s").await.len(), 10);
+}
+
+/// What `status` calls dead is what transactions that rolled back have left, and nothing else.
+#[tokio::test]
+async fn rolled_back_messages_are_dead_tuples_and_published_ones_are_not() {
+    let postgres = quiet_server(&[]);
+    let log = Log::on(&postgres, &options()).await;
+    log.subscribe("s").await;
+    let mut writer = log.writer().await;
+    enqueue_many(&writer, "a", 5).await;
+    assert_eq!(log.publish("s").await.len(), 5);
+    let open = writer.transaction().await.unwrap();
+    for _ in 0..3 {
+        enqueue(&open, "never").await;
+    }
+    open.rollback().await.unwrap();
+    // The statistics follow when the writer's session is idle, or ends.
+    drop(writer);
+    let is_told = async || log.store.status().await.unwrap().dead_tuples == Some(3);
+    eventually_async("three dead tuples", LIMIT, is_told).await;
 }

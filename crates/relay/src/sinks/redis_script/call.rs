@@ -31,8 +31,13 @@ pub(super) struct Frame<'a> {
     pub(super) to: u64,
 }
 
-/// The destinations that did not take a message of a batch, and the number of the first.
-pub(super) type Failed = HashMap<String, usize>;
+/// What did not take a message of a batch, and the number of the first.
+#[derive(Default)]
+pub(super) struct Failed {
+    destinations: HashMap<String, usize>,
+    /// Ordering keys of messages that were rejected before they were sent.
+    keys: HashMap<String, usize>,
+}
 
 /// What the script did with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,9 +100,9 @@ impl<S: Script> Call<S> {
         &mut self.script
     }
 
-    /// Makes the call for the part of `batch` that begins at `start`, which must exist. `failed` are
-    /// the destinations that did not take a message of the batch. False when there is nothing to
-    /// send: no message of the part goes anywhere.
+    /// Makes the call for the part of `batch` that begins at `start`, which must exist. `failed` is
+    /// what did not take a message of the batch. False when there is nothing to send: no message of
+    /// the part goes anywhere.
     pub(super) fn prepare(
         &mut self,
         batch: &Batch<'_>,
@@ -129,11 +134,18 @@ impl<S: Script> Call<S> {
         let mut named = None;
         for (in_part, message) in part.messages().enumerate() {
             let in_batch = self.part.start + in_part;
-            if let Err(error) = self.destination.render(&message, &mut self.name) {
-                outcomes.set(in_batch, Outcome::Reject { reason: error.to_string() });
+            if let Some(key) = message.key.filter(|key| comes_after(&failed.keys, key, in_batch)) {
+                outcomes.set(in_batch, follows_a_rejection(key));
                 continue;
             }
-            if failed.get(&self.name).is_some_and(|first| *first < in_batch) {
+            if let Err(error) = self.destination.render(&message, &mut self.name) {
+                outcomes.set(in_batch, Outcome::Reject { reason: error.to_string() });
+                if let Some(key) = message.key {
+                    note(&mut failed.keys, key, in_batch);
+                }
+                continue;
+            }
+            if comes_after(&failed.destinations, &self.name, in_batch) {
                 outcomes.set(in_batch, follows_a_failure::<S>(&self.name));
                 continue;
             }
@@ -145,7 +157,9 @@ impl<S: Script> Call<S> {
                 }
                 Err(reason) => {
                     outcomes.set(in_batch, Outcome::Reject { reason });
-                    note(failed, &self.name, in_batch);
+                    if let Some(key) = message.key {
+                        note(&mut failed.keys, key, in_batch);
+                    }
                 }
             }
         }
@@ -218,13 +232,13 @@ impl<S: Script> Call<S> {
                     answer = Answer::Refused;
                 }
                 outcomes.set(sent.in_batch, outcome);
-                note(failed, name, sent.in_batch);
+                note(&mut failed.destinations, name, sent.in_batch);
             }
         }
         let through = if stopped == 0 { self.sent.len() } else { stopped - 1 };
         for sent in self.sent.get(..through)? {
             let name = self.names.name(sent.destination);
-            if failed.get(name).is_some_and(|first| *first < sent.in_batch) {
+            if comes_after(&failed.destinations, name, sent.in_batch) {
                 outcomes.set(sent.in_batch, follows_a_failure::<S>(name));
             }
         }
@@ -232,7 +246,11 @@ impl<S: Script> Call<S> {
     }
 }
 
-fn note(failed: &mut Failed, name: &str, in_batch: usize) {
+fn comes_after(failed: &HashMap<String, usize>, name: &str, in_batch: usize) -> bool {
+    failed.get(name).is_some_and(|first| *first < in_batch)
+}
+
+fn note(failed: &mut HashMap<String, usize>, name: &str, in_batch: usize) {
     let first = failed.entry(name.to_owned()).or_insert(in_batch);
     *first = in_batch.min(*first);
 }
@@ -242,6 +260,12 @@ fn follows_a_failure<S: Script>(name: &str) -> Outcome {
     let reason =
         format!("{} {name:?} did not take an earlier message of the batch", S::DESTINATION);
     Outcome::Retry { scope: Scope::Destination, reason }
+}
+
+/// ORDERED: nor before one of its key that was rejected. Without a key there is no order to keep.
+fn follows_a_rejection(key: &str) -> Outcome {
+    let reason = format!("an earlier message of the key {key:?} was rejected");
+    Outcome::Retry { scope: Scope::Key, reason }
 }
 
 fn number(value: &Value) -> Option<usize> {

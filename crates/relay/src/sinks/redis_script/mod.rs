@@ -11,8 +11,6 @@ mod call;
 mod names;
 mod settings;
 
-use std::collections::HashMap;
-
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream::FuturesOrdered};
 use posthaste_core::{MessageRef, Template};
@@ -23,7 +21,7 @@ use super::{
     redis_connection::{RedisConnection, RedisServer},
 };
 use crate::sink::{Batch, Outcome, Receipt, Sink, SinkError, SinkErrorKind};
-use call::{Answer, Call, Frame};
+use call::{Answer, Call, Failed, Frame};
 
 pub(super) use settings::{check_event_source, check_maxlen, parse_name, parse_table};
 
@@ -113,7 +111,7 @@ impl<S: Script> Sink for ScriptSink<S> {
         let Self { connection, script_sha, place_key, place, idle } = self;
         let connection = &*connection;
         let mut outcomes = Outcomes::accepted(batch.len());
-        let mut failed = HashMap::new();
+        let mut failed = Failed::default();
         let mut under_way = FuturesOrdered::new();
         let mut is_reloaded = false;
         let (mut start, mut from) = (0, *place);

@@ -1,0 +1,207 @@
+//! `posthaste subscriptions list|show|pause|resume|rewind|remove`.
+
+use clap::{Args, Subcommand};
+use posthaste_core::Timestamp;
+use posthaste_store::{Operations, RewindTo, SubscriptionStatus};
+use serde_json::json;
+
+use super::{
+    selection::{ChangeArgs, time},
+    status::{as_json_of, lag, place},
+};
+use crate::{
+    config::Config,
+    exit::Exit,
+    failure::{Failure, Result},
+    output::Output,
+    store,
+};
+
+/// What to do with subscriptions.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SubscriptionsCommand {
+    /// List the subscriptions of the database, those without a configuration too
+    List,
+    /// Show one subscription
+    Show(Name),
+    /// Publish nothing more until it is resumed; a running relay stops within seconds
+    Pause(ChangeOf),
+    /// Let a paused subscription go on
+    Resume(ChangeOf),
+    /// Move a subscription's place back, so that it publishes again what lies behind it
+    ///
+    /// Its relay has to be stopped first.
+    Rewind(RewindArgs),
+    /// Remove a subscription with its place, its parked messages and its dead letters
+    ///
+    /// Its relay has to be stopped first; a relay that is configured for it creates it anew.
+    Remove(ChangeOf),
+}
+
+/// Which subscription.
+#[derive(Args, Debug)]
+pub(crate) struct Name {
+    /// Name of the subscription
+    name: String,
+}
+
+/// Which subscription, and how.
+#[derive(Args, Debug)]
+pub(crate) struct ChangeOf {
+    /// Name of the subscription
+    name: String,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+/// Where to.
+#[derive(Args, Debug)]
+pub(crate) struct RewindArgs {
+    /// Name of the subscription
+    name: String,
+    /// To the oldest message that the log holds, or before a time: RFC 3339, or how long ago
+    #[arg(long, value_name = "beginning|TIME", value_parser = rewind_to)]
+    to: RewindTo,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+fn rewind_to(text: &str) -> Result<RewindTo, String> {
+    if text == "beginning" {
+        return Ok(RewindTo::Beginning);
+    }
+    time(text).map(|Timestamp(at)| RewindTo::Time(Timestamp(at)))
+}
+
+pub(crate) async fn run(
+    command: &SubscriptionsCommand,
+    config: &Config,
+    out: &mut Output,
+) -> Result {
+    let store = store::open(config, store::Missing::Refuse).await?;
+    store.check().await?;
+    match command {
+        SubscriptionsCommand::List => list(config, &*store, out).await,
+        SubscriptionsCommand::Show(args) => show(&args.name, config, &*store, out).await,
+        SubscriptionsCommand::Pause(args) => {
+            store.pause(&args.name, true, &args.change.request()).await?;
+            done(out, &args.name, "paused", &args.change)
+        }
+        SubscriptionsCommand::Resume(args) => {
+            store.pause(&args.name, false, &args.change.request()).await?;
+            done(out, &args.name, "resumed", &args.change)
+        }
+        SubscriptionsCommand::Rewind(args) => {
+            let rewound = store.rewind(&args.name, args.to, &args.change.request()).await?;
+            let is_dry_run = args.change.is_dry_run();
+            let result = json!({
+                "subscription": args.name,
+                "tick": rewound.place.base.n,
+                "messages": rewound.messages,
+                "dry_run": is_dry_run,
+            });
+            let will = if is_dry_run { "would be" } else { "will be" };
+            let text = format!(
+                "{} {will} at {}; {} messages {will} published again",
+                args.name,
+                place(&rewound.place),
+                rewound.messages
+            );
+            Ok(out.result(&result, &text)?)
+        }
+        SubscriptionsCommand::Remove(args) => {
+            store.remove(&args.name, &args.change.request()).await?;
+            done(out, &args.name, "removed", &args.change)
+        }
+    }
+}
+
+async fn list(config: &Config, store: &dyn Operations, out: &mut Output) -> Result {
+    let subscriptions = store.status().await?.subscriptions;
+    if out.is_json() {
+        for subscription in &subscriptions {
+            out.object(&with_state(subscription, config))?;
+        }
+        return Ok(());
+    }
+    if subscriptions.is_empty() {
+        return Ok(out.line("No subscription yet: `posthaste relay` creates those configured.")?);
+    }
+    let row = |it: &SubscriptionStatus| {
+        vec![
+            it.name.clone(),
+            state(it, config).to_owned(),
+            it.filter.to_string(),
+            it.backlog.to_string(),
+            lag(it.lag_micros),
+            it.parked_keys.to_string(),
+            it.parked_messages.to_string(),
+            it.dead_letters.to_string(),
+            it.holder.clone().unwrap_or_else(|| "-".to_owned()),
+        ]
+    };
+    let header = [
+        "SUBSCRIPTION",
+        "STATE",
+        "TOPICS",
+        "BACKLOG",
+        "LAG",
+        "PARKED KEYS",
+        "PARKED",
+        "DEAD",
+        "HOLDER",
+    ];
+    Ok(out.table(&header, subscriptions.iter().map(row).collect())?)
+}
+
+async fn show(name: &str, config: &Config, store: &dyn Operations, out: &mut Output) -> Result {
+    let subscriptions = store.status().await?.subscriptions;
+    let Some(found) = subscriptions.iter().find(|it| it.name == name) else {
+        let message = format!(
+            "the subscription {name:?} does not exist; `posthaste subscriptions list` shows those \
+             that do"
+        );
+        return Err(Failure::new(Exit::Failed, message));
+    };
+    let aside = store.aside(name).await?;
+    let mut whole = with_state(found, config);
+    let key = |it: &posthaste_store::ParkedKey| {
+        json!({
+            "key": it.key,
+            "attempts": it.attempts,
+            "reason": it.reason,
+            "retry_in_ms": it.retry_in.map(|wait| wait.as_millis() as u64),
+            "parked_for_ms": it.parked_for.as_millis() as u64,
+        })
+    };
+    whole["keys"] = aside.keys.iter().map(key).collect();
+    if out.is_json() {
+        return Ok(out.object(&whole)?);
+    }
+    Ok(out.line(&format!("{whole:#}"))?)
+}
+
+fn with_state(subscription: &SubscriptionStatus, config: &Config) -> serde_json::Value {
+    let mut whole = as_json_of(subscription);
+    whole["state"] = state(subscription, config).into();
+    whole
+}
+
+/// One word for it.
+fn state(subscription: &SubscriptionStatus, config: &Config) -> &'static str {
+    let is_configured = config.subscriptions.contains_key(&subscription.name);
+    match subscription {
+        it if it.is_paused => "paused",
+        it if it.holder.is_some() => "held",
+        // Nobody publishes it, and it keeps the log from being emptied.
+        _ if !is_configured => "abandoned",
+        _ => "idle",
+    }
+}
+
+fn done(out: &mut Output, name: &str, what: &str, change: &ChangeArgs) -> Result {
+    let is_dry_run = change.is_dry_run();
+    let result = json!({ "subscription": name, "change": what, "dry_run": is_dry_run });
+    let would = if is_dry_run { "would be " } else { "" };
+    Ok(out.result(&result, &format!("{name} {would}{what}"))?)
+}

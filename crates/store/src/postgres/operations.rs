@@ -1,0 +1,465 @@
+//! What operators do by hand: dead letters, replay, erasure, pause, rewind, removal.
+//!
+//! Each change and its row in the audit trail are one statement.
+
+use async_trait::async_trait;
+use posthaste_core::{Place, SchemaName, TickRef, Timestamp, TopicFilter};
+use tokio_postgres::{
+    Row,
+    types::{ToSql, Type},
+};
+use uuid::Uuid;
+
+use super::{
+    PostgresStore, errors,
+    rows::{self, MESSAGE_COLUMNS, Micros},
+    status::owned,
+    subscriptions::PLACE_COLUMNS,
+};
+use crate::{
+    DeadLetter, Operations, Request, Result, RewindTo, Rewound, RoleNames, Selection, StoreError,
+    StoreErrorKind, WrittenTopic,
+};
+
+/// The conditions of a selection on `m`, a message, and `s`, its subscription. `$1` to `$8`.
+const CONDITIONS: &str = "($1::text is null or s.name = $1) \
+     and (cardinality($2::uuid[]) = 0 or m.id = any ($2)) \
+     and ($3::text[] is null or m.topic = any ($3) or m.topic ^@ any ($4::text[])) \
+     and ($5::text is null or m.key = $5)";
+
+/// A selection as parameters.
+struct Params<'a> {
+    which: &'a Selection,
+    topics: Option<&'a [String]>,
+    prefixes: Option<&'a [String]>,
+    since: Option<f64>,
+    until: Option<f64>,
+}
+
+impl<'a> Params<'a> {
+    fn new(which: &'a Selection) -> Self {
+        let seconds = |time: Timestamp| time.0 as f64 / 1e6;
+        Self {
+            which,
+            topics: which.topics.as_ref().map(TopicFilter::exact),
+            prefixes: which.topics.as_ref().map(TopicFilter::prefixes),
+            since: which.since.map(seconds),
+            until: which.until.map(seconds),
+        }
+    }
+
+    /// The parameters `$1` to `$8`, and `rest` behind them.
+    fn with<'p>(
+        &'p self,
+        rest: &[(&'p (dyn ToSql + Sync), Type)],
+    ) -> Vec<(&'p (dyn ToSql + Sync), Type)> {
+        let mut all: Vec<(&(dyn ToSql + Sync), Type)> = vec![
+            (&self.which.subscription, Type::TEXT),
+            (&self.which.ids, Type::UUID_ARRAY),
+            (&self.topics, Type::TEXT_ARRAY),
+            (&self.prefixes, Type::TEXT_ARRAY),
+            (&self.which.key, Type::TEXT),
+            (&self.which.reason, Type::TEXT),
+            (&self.since, Type::FLOAT8),
+            (&self.until, Type::FLOAT8),
+        ];
+        all.extend(rest.iter().cloned());
+        all
+    }
+}
+
+/// The dead letters that a selection means, as the table expression `m` with `s`.
+fn dead_letters_sql(schema: impl std::fmt::Display) -> String {
+    format!(
+        "{schema}.failed_message m join {schema}.subscription s on s.id = m.subscription \
+         where m.due is null and {CONDITIONS} \
+         and ($6::text is null or position($6 in m.reason) > 0) \
+         and ($7::float8 is null or m.failed_at >= to_timestamp($7)) \
+         and ($8::float8 is null or m.failed_at < to_timestamp($8))"
+    )
+}
+
+/// The conditions on messages of the log; their reason is not looked at.
+fn written_sql() -> String {
+    format!(
+        "{CONDITIONS} and ($6::text is null or $6 is not null) \
+         and ($7::float8 is null or m.enqueued_at >= to_timestamp($7)) \
+         and ($8::float8 is null or m.enqueued_at < to_timestamp($8))"
+    )
+}
+
+impl PostgresStore {
+    /// Runs a statement that answers one number.
+    async fn count(
+        &self,
+        doing: &str,
+        sql: &str,
+        params: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<u64> {
+        let loan = self.shared.connections.lend().await?;
+        let rows = loan.bounded(doing, loan.client().query_typed(sql, params)).await?;
+        loan.give_back();
+        Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0)).cast_unsigned())
+    }
+
+    /// Runs `change`, which returns a row for each message, unless only `count` is asked for; and
+    /// notes it.
+    async fn change(
+        &self,
+        action: &str,
+        count: &str,
+        change: &str,
+        params: &Params<'_>,
+        rest: &[(&(dyn ToSql + Sync), Type)],
+        request: &Request,
+    ) -> Result<u64> {
+        if request.is_dry_run {
+            return self.count(action, count, &params.with(rest)).await;
+        }
+        let detail = format!("{:?}", params.which);
+        let (actor, at) = (8 + rest.len() + 1, 8 + rest.len() + 2);
+        let sql = format!(
+            "with {change}, noted as (insert into {}.audit (actor, action, subscription, detail) \
+             select ${actor}, '{action}', $1, jsonb_build_object('selection', ${at}::text, \
+             'messages', (select count(*) from done)) where exists (select from done)) \
+             select count(*) from done",
+            self.schema()
+        );
+        let mut rest = rest.to_vec();
+        rest.push((&request.actor, Type::TEXT));
+        rest.push((&detail, Type::TEXT));
+        self.count(action, &sql, &params.with(&rest)).await
+    }
+
+    /// The subscription's number, if no relay holds it.
+    async fn unheld(&self, subscription: &str) -> Result<i32> {
+        let schema = self.schema();
+        let sql = format!(
+            "select s.id, l.holder from {schema}.subscription s \
+             join {schema}.lease l on l.subscription = s.id where s.name = $1"
+        );
+        let loan = self.shared.connections.lend().await?;
+        let name: &[(&(dyn ToSql + Sync), Type)] = &[(&subscription, Type::TEXT)];
+        let rows = loan.bounded("read a lease", loan.client().query_typed(&sql, name)).await?;
+        loan.give_back();
+        let Some(row) = rows.first() else { return Err(unknown(subscription)) };
+        match row.get::<_, Option<&str>>(1) {
+            None => Ok(row.get(0)),
+            Some(holder) => {
+                let doing =
+                    format!("the relay {holder} holds {subscription:?}; stop that relay first");
+                Err(StoreError::new(StoreErrorKind::Conflict, doing))
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Operations for PostgresStore {
+    async fn dead_letters(&self, which: &Selection, limit: u32) -> Result<Vec<DeadLetter>> {
+        let columns = columns_of("m");
+        let sql = format!(
+            "select {columns}, s.name, m.attempts, m.reason, m.failed_at, m.holds_key \
+             from {} order by m.failed_at, m.position limit {limit}",
+            dead_letters_sql(self.schema())
+        );
+        let params = Params::new(which);
+        let loan = self.shared.connections.lend().await?;
+        let doing = "read the dead letters";
+        let rows = loan.bounded(doing, loan.client().query_typed(&sql, &params.with(&[]))).await?;
+        loan.give_back();
+        rows.iter().map(dead_letter).collect()
+    }
+
+    async fn written_topics(&self, looked_at: u32) -> Result<Vec<WrittenTopic>> {
+        let schema = self.schema();
+        let sql = format!(
+            "select topic, count(*), max(enqueued_at) from {schema}.log \
+             where position > (select last_value from {schema}.log_position_seq) - {looked_at} \
+             group by topic order by topic"
+        );
+        let loan = self.shared.connections.lend().await?;
+        let rows = loan.bounded("read the topics", loan.client().query_typed(&sql, &[])).await?;
+        loan.give_back();
+        let topic = |row: &Row| WrittenTopic {
+            topic: row.get(0),
+            messages: row.get::<_, i64>(1).cast_unsigned(),
+            newest: Timestamp(row.get::<_, Micros>(2).0),
+        };
+        Ok(rows.iter().map(topic).collect())
+    }
+
+    async fn incarnation(&self) -> Result<Uuid> {
+        let sql = format!("select incarnation from {}.meta", self.schema());
+        let loan = self.shared.connections.lend().await?;
+        let rows = loan.bounded("read the log's id", loan.client().query_typed(&sql, &[])).await?;
+        loan.give_back();
+        Ok(rows.first().map(|row| row.get(0)).unwrap_or_default())
+    }
+
+    async fn create_compatibility_view(&self, name: &SchemaName) -> Result<()> {
+        let sql = format!(
+            "create or replace view {name} as select id, topic, key, payload, \
+             enqueued_at as created_at, published_at as processed_at from {}.outbox",
+            self.schema()
+        );
+        let loan = self.shared.connections.lend().await?;
+        loan.bounded("create a view", loan.client().batch_execute(&sql)).await?;
+        loan.give_back();
+        Ok(())
+    }
+
+    fn roles_sql(&self, names: &RoleNames) -> Result<String> {
+        let parts = [
+            ("@schema@", self.schema()),
+            ("@writer@", &names.writer),
+            ("@relay@", &names.relay),
+            ("@worker@", &names.worker),
+            ("@viewer@", &names.viewer),
+        ];
+        let fill =
+            |sql: String, (part, name): (&str, &SchemaName)| sql.replace(part, name.as_str());
+        Ok(parts.into_iter().fold(include_str!("roles.sql").to_owned(), fill))
+    }
+
+    async fn create_roles(&self, names: &RoleNames) -> Result<()> {
+        let sql = format!("begin; {} commit", self.roles_sql(names)?);
+        let loan = self.shared.connections.lend().await?;
+        loan.bounded("create the roles", loan.client().batch_execute(&sql)).await?;
+        loan.give_back();
+        Ok(())
+    }
+
+    async fn replay_dead_letters(
+        &self,
+        which: &Selection,
+        rate: Option<f64>,
+        request: &Request,
+    ) -> Result<u64> {
+        let (schema, dead) = (self.schema(), dead_letters_sql(self.schema()));
+        let change = format!(
+            "done as (update {schema}.failed_message f set attempts = 0, \
+             due = clock_timestamp() + make_interval(secs => coalesce(c.n / $9, 0)) \
+             from (select m.subscription, m.position, m.id, \
+             row_number() over (order by m.failed_at, m.position) - 1 as n from {dead}) c \
+             where f.subscription = c.subscription and f.position = c.position and f.id = c.id \
+             returning 1)"
+        );
+        let count = format!("select count(*) from {dead} and coalesce($9, 0) is not null");
+        let rate: &[(&(dyn ToSql + Sync), Type)] = &[(&rate, Type::FLOAT8)];
+        let params = Params::new(which);
+        self.change("replay dead letters", &count, &change, &params, rate, request).await
+    }
+
+    async fn discard_dead_letters(&self, which: &Selection, request: &Request) -> Result<u64> {
+        let (schema, dead) = (self.schema(), dead_letters_sql(self.schema()));
+        let change = format!(
+            "done as (delete from {schema}.failed_message f using \
+             (select m.subscription, m.position, m.id from {dead}) c \
+             where f.subscription = c.subscription and f.position = c.position and f.id = c.id \
+             returning f.*), {}",
+            super::aside::release_sql(schema.as_str(), "done")
+        );
+        let count = format!("select count(*) from {dead}");
+        let params = Params::new(which);
+        self.change("discard dead letters", &count, &change, &params, &[], request).await
+    }
+
+    async fn replay(
+        &self,
+        which: &Selection,
+        target: &str,
+        rate: Option<f64>,
+        limit: u32,
+        request: &Request,
+    ) -> Result<u64> {
+        let (schema, written) = (self.schema(), written_sql());
+        // A message that the target reads and has not published comes by itself.
+        let chosen = format!(
+            "(select m.*, t.subscription_id as target, \
+             row_number() over (order by m.position) - 1 as n \
+             from {schema}.log m cross join {schema}.place t \
+             left join {schema}.place p on p.subscription = $1 \
+             cross join lateral (select p.subscription as name) s \
+             where t.subscription = $10 and {written} and (p.subscription is null \
+             or ((m.topic = any (p.topics) or m.topic ^@ any (p.prefixes)) \
+             and not pg_visible_in_snapshot(m.xid, p.start_snapshot))) \
+             and (not (m.topic = any (t.topics) or m.topic ^@ any (t.prefixes)) \
+             or pg_visible_in_snapshot(m.xid, t.start_snapshot) \
+             or {schema}.is_published(t, m.xid, m.position, m.id, m.key)) \
+             order by m.position limit {limit}) c"
+        );
+        let columns = columns_of("c");
+        let change = format!(
+            "done as (insert into {schema}.failed_message (subscription, {MESSAGE_COLUMNS}, tick, \
+             attempts, reason, due) select c.target, {columns}, 0, 0, 'replay', \
+             clock_timestamp() + make_interval(secs => coalesce(c.n / $9, 0)) from {chosen} \
+             on conflict do nothing returning 1)"
+        );
+        let count = format!("select count(*) from {chosen} where coalesce($9, 0) is not null");
+        let rest: &[(&(dyn ToSql + Sync), Type)] = &[(&rate, Type::FLOAT8), (&target, Type::TEXT)];
+        let exists = format!("select count(*) from {schema}.subscription where name = $1");
+        if self.count("replay", &exists, &[(&target, Type::TEXT)]).await? == 0 {
+            return Err(unknown(target));
+        }
+        self.change("replay", &count, &change, &Params::new(which), rest, request).await
+    }
+
+    async fn erase(&self, which: &Selection, request: &Request) -> Result<u64> {
+        if which.ids.is_empty() && which.key.is_none() {
+            let doing = "erase: name message ids or a key";
+            return Err(StoreError::new(StoreErrorKind::Invalid, doing));
+        }
+        let schema = self.schema();
+        let written = written_sql();
+        let erased = "payload = '', headers = array['posthaste-erased', \
+             to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')]";
+        let change = format!(
+            "done as (update {schema}.log m set {erased} \
+             from (select null::text as name) s where {written} returning 1), \
+             copies as (update {schema}.failed_message m set {erased} \
+             from (select null::text as name) s where {written} returning 1), \
+             waiting as (update {schema}.scheduled m set {erased} \
+             from (select null::text as name) s where {written} returning 1)"
+        );
+        let count = format!(
+            "select count(*) from {schema}.log m cross join (select null::text as name) s \
+             where {written}"
+        );
+        let which = Selection { subscription: None, ..which.clone() };
+        self.change("erase", &count, &change, &Params::new(&which), &[], request).await
+    }
+
+    async fn pause(&self, subscription: &str, paused: bool, request: &Request) -> Result<()> {
+        let schema = self.schema();
+        let action = if paused { "pause" } else { "resume" };
+        let which =
+            Selection { subscription: Some(subscription.to_owned()), ..Selection::default() };
+        let exists = format!("select count(*) from {schema}.subscription s where {}", named());
+        let change = format!(
+            "done as (update {schema}.subscription s set paused_at = \
+             case when $9 then coalesce(paused_at, clock_timestamp()) end where {} returning 1)",
+            named()
+        );
+        let exists = format!("{exists} and $9 is not null");
+        let rest: &[(&(dyn ToSql + Sync), Type)] = &[(&paused, Type::BOOL)];
+        let changed =
+            self.change(action, &exists, &change, &Params::new(&which), rest, request).await?;
+        if changed == 0 { Err(unknown(subscription)) } else { Ok(()) }
+    }
+
+    async fn rewind(&self, subscription: &str, to: RewindTo, request: &Request) -> Result<Rewound> {
+        let id = self.unheld(subscription).await?;
+        let schema = self.schema();
+        let loan = self.shared.connections.lend().await?;
+        let base = match to {
+            RewindTo::Beginning => TickRef::BEGINNING,
+            RewindTo::Time(time) => {
+                let sql = format!(
+                    "select n, id from {schema}.tick where at < to_timestamp({}::float8 / 1e6) \
+                     order by n desc limit 1",
+                    time.0
+                );
+                let rows =
+                    loan.bounded("find a tick", loan.client().query_typed(&sql, &[])).await?;
+                rows.first()
+                    .map_or(TickRef::BEGINNING, |row| TickRef { n: row.get(0), id: row.get(1) })
+            }
+        };
+        loan.give_back();
+        let place = Place::at(base);
+        let snapshot = self.tick_snapshot(base).await?;
+        let count = format!(
+            "select count(*) from {schema}.log l join {schema}.place p on p.subscription_id = {id} \
+             where (l.topic = any (p.topics) or l.topic ^@ any (p.prefixes)) \
+             and not pg_visible_in_snapshot(l.xid, p.start_snapshot) \
+             and not pg_visible_in_snapshot(l.xid, '{snapshot}') \
+             and {schema}.is_published(p, l.xid, l.position, l.id, l.key)"
+        );
+        let messages = self.count("count messages", &count, &[]).await?;
+        if !request.is_dry_run {
+            // The epoch is raised: a relay that was on its way in starts anew.
+            let sql = format!(
+                "with lease as (update {schema}.lease set epoch = epoch + 1 \
+                 where subscription = {id} and holder is null returning epoch), \
+                 done as (insert into {schema}.progress (subscription, {PLACE_COLUMNS}, epoch) \
+                 select {id}, $1, $2, null, null, null, null, epoch from lease returning 1), \
+                 noted as (insert into {schema}.audit (actor, action, subscription, detail) \
+                 select $3, 'rewind', $4, jsonb_build_object('tick', $1::bigint, \
+                 'messages', $5::bigint) from done) select count(*) from done"
+            );
+            let counted = messages.cast_signed();
+            let params: &[(&(dyn ToSql + Sync), Type)] = &[
+                (&base.n, Type::INT8),
+                (&base.id, Type::UUID),
+                (&request.actor, Type::TEXT),
+                (&subscription, Type::TEXT),
+                (&counted, Type::INT8),
+            ];
+            if self.count("rewind", &sql, params).await? == 0 {
+                let doing = format!("a relay has taken {subscription:?}; stop that relay first");
+                return Err(StoreError::new(StoreErrorKind::Conflict, doing));
+            }
+        }
+        Ok(Rewound { place, messages })
+    }
+
+    async fn remove(&self, subscription: &str, request: &Request) -> Result<()> {
+        let id = self.unheld(subscription).await?;
+        if request.is_dry_run {
+            return Ok(());
+        }
+        let schema = self.schema();
+        let sql = format!(
+            "with done as (delete from {schema}.subscription where id = {id} returning name), \
+             noted as (insert into {schema}.audit (actor, action, subscription, detail) \
+             select $1, 'remove', name, '{{}}' from done) select count(*) from done"
+        );
+        let actor: &[(&(dyn ToSql + Sync), Type)] = &[(&request.actor, Type::TEXT)];
+        self.count("remove a subscription", &sql, actor).await.map(drop)
+    }
+}
+
+impl PostgresStore {
+    /// A tick's snapshot as text; that of the virtual tick shows nothing.
+    async fn tick_snapshot(&self, at: TickRef) -> Result<String> {
+        let loan = self.shared.connections.lend().await?;
+        let tick = self.tick(&loan, at).await?;
+        loan.give_back();
+        Ok(tick.snapshot.to_string())
+    }
+}
+
+/// The columns of a message with an alias before each.
+fn columns_of(alias: &str) -> String {
+    let columns: Vec<String> =
+        MESSAGE_COLUMNS.split(", ").map(|column| format!("{alias}.{column}")).collect();
+    columns.join(", ")
+}
+
+/// The one condition of a selection that names a subscription, with all of `$1` to `$8` in it.
+fn named() -> &'static str {
+    "s.name = $1 and cardinality($2::uuid[]) = 0 and $3::text[] is null and $4::text[] is null \
+     and $5::text is null and $6::text is null and $7::float8 is null and $8::float8 is null"
+}
+
+fn dead_letter(row: &Row) -> Result<DeadLetter> {
+    let doing = "read a dead letter";
+    let message = rows::message(row).map_err(|error| errors::classify(doing, error))?;
+    Ok(DeadLetter {
+        message: owned(&message, None),
+        subscription: row.get(9),
+        attempts: row.get::<_, i32>(10).cast_unsigned(),
+        reason: row.get(11),
+        failed_at: Timestamp(row.get::<_, Micros>(12).0),
+        holds_key: row.get(13),
+    })
+}
+
+fn unknown(subscription: &str) -> StoreError {
+    let doing = format!(
+        "the subscription {subscription:?} does not exist here; `posthaste status` lists those \
+         that do"
+    );
+    StoreError::new(StoreErrorKind::Invalid, doing)
+}

@@ -1,0 +1,66 @@
+-- Roles with no more than their task needs. Safe to run again; never drops or alters a role that
+-- is there. @writer@, @relay@, @worker@ and @viewer@ are group roles: grant them to login roles.
+do $$
+declare
+  wanted text;
+begin
+  foreach wanted in array array['@writer@', '@relay@', '@worker@', '@viewer@'] loop
+    if not exists (select from pg_catalog.pg_roles where rolname = wanted) then
+      execute format('create role %I nologin', wanted);
+    end if;
+  end loop;
+end
+$$;
+
+grant usage on schema @schema@ to @writer@, @relay@, @worker@, @viewer@;
+grant select on @schema@.meta to @writer@, @relay@, @worker@, @viewer@;
+
+-- Writers: the payload columns alone. Who could set xid could hide messages; who could read the
+-- log could read the payloads of others.
+grant insert (id, topic, key, payload, content_type, headers, correlation_id) on @schema@.log to @writer@;
+grant usage on sequence @schema@.log_position_seq to @writer@;
+-- Tokens and scheduled messages; to cancel one takes its id.
+grant insert (token, message_id), select (token, message_id) on @schema@.token to @writer@;
+grant insert (id, topic, key, payload, content_type, headers, correlation_id, deliver_at),
+  select (id), delete on @schema@.scheduled to @writer@;
+
+-- The relay: reads the log, and writes what it keeps beside it.
+grant select on all tables in schema @schema@ to @relay@;
+grant select on sequence @schema@.log_position_seq to @relay@;
+grant usage, select on sequence @schema@.progress_n_seq to @relay@;
+grant insert on @schema@.tick, @schema@.progress to @relay@;
+-- Its row is locked while a tick is committed; `singleton` can be nothing but true.
+grant update (singleton) on @schema@.meta to @relay@;
+grant insert, update on @schema@.subscription, @schema@.lease to @relay@;
+grant insert, update, delete on @schema@.parked_key, @schema@.failed_message to @relay@;
+-- Scheduled messages move into the log; tokens are forgotten.
+grant insert (id, topic, key, payload, content_type, headers, correlation_id)
+  on @schema@.log to @relay@;
+grant usage on sequence @schema@.log_position_seq to @relay@;
+grant update, delete on @schema@.scheduled to @relay@;
+grant update, delete on @schema@.token to @relay@;
+do $$
+declare
+  slot regclass;
+begin
+  for slot in
+    select inhrelid::regclass from pg_catalog.pg_inherits
+     where inhparent in ('@schema@.log'::regclass, '@schema@.tick'::regclass, '@schema@.progress'::regclass)
+  loop
+    execute format('grant truncate on %s to @relay@', slot);
+  end loop;
+end
+$$;
+
+-- Viewers: everything but payloads and headers.
+grant select on @schema@.subscription, @schema@.lease, @schema@.tick, @schema@.progress,
+  @schema@.parked_key, @schema@.audit, @schema@.place to @viewer@;
+grant select (position, id, topic, key, content_type, correlation_id, enqueued_at) on @schema@.log to @viewer@;
+grant select (n, id, topic, key, content_type, correlation_id, enqueued_at, deliver_at)
+  on @schema@.scheduled to @viewer@;
+grant select (subscription, position, id, tick, topic, key, content_type, correlation_id,
+  enqueued_at, attempts, reason, failed_at, due, holds_key) on @schema@.failed_message to @viewer@;
+grant select (position, id, topic, key, content_type, correlation_id, enqueued_at, published_at)
+  on @schema@.outbox to @viewer@;
+grant select (position, id, topic, key, content_type, correlation_id, enqueued_at, subscription,
+  state, published_at) on @schema@.messages to @viewer@;

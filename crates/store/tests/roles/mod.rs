@@ -1,0 +1,262 @@
+//! Every role on every object, and the attacks that the grants and pinned search paths keep out.
+
+use posthaste_core::{Message, TopicFilter};
+use posthaste_store::{
+    Aside, FailedMessage, Operations as _, RoleNames, Start, Store as _, SubscriptionSpec,
+    postgres::{PostgresOptions, PostgresStore},
+};
+use posthaste_testkit::{Database, Postgres};
+use tokio_postgres::{Client, error::SqlState};
+
+const ROLES: [&str; 4] = ["writer", "relay", "worker", "viewer"];
+
+/// What viewers see whole.
+const SEEN: [&str; 7] =
+    ["subscription", "lease", "tick", "progress", "parked_key", "audit", "place"];
+
+/// A migrated database with roles of its own, since roles belong to the whole cluster, and a
+/// login for each.
+struct Scene {
+    database: Database,
+    admin: Client,
+    prefix: String,
+}
+
+async fn scene() -> Scene {
+    let database = Postgres::shared().database().await;
+    let store = open(database.url());
+    store.migrate().await.unwrap();
+    let prefix = format!("r{}", database.name().rsplit('_').next().unwrap());
+    let name = |role: &str| format!("{prefix}_{role}").parse().unwrap();
+    let [writer, relay, worker, viewer] = ROLES.map(name);
+    let names = RoleNames { writer, relay, worker, viewer };
+    store.create_roles(&names).await.unwrap();
+    store.create_roles(&names).await.expect("safe to run again");
+    let admin = database.connect().await;
+    for role in ROLES {
+        let sql = format!("create role {prefix}_{role}_login login in role {prefix}_{role}");
+        admin.batch_execute(&sql).await.unwrap();
+    }
+    Scene { database, admin, prefix }
+}
+
+fn open(url: &str) -> PostgresStore {
+    PostgresStore::connect(url, &PostgresOptions::default()).unwrap()
+}
+
+impl Scene {
+    fn url(&self, role: &str) -> String {
+        self.database.url().replace("postgres@", &format!("{}_{role}_login@", self.prefix))
+    }
+
+    async fn login(&self, role: &str) -> Client {
+        let (client, connection) =
+            tokio_postgres::connect(&self.url(role), tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    async fn relations(&self) -> Vec<(String, String)> {
+        let sql = "select relname::text, relkind::text from pg_class \
+                   where relnamespace = 'posthaste'::regnamespace and relkind in ('r', 'p', 'v') \
+                   order by 1";
+        let rows = self.admin.query(sql, &[]).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    }
+
+    /// What a role may do to a relation as a whole.
+    async fn may(&self, role: &str, relation: &str) -> String {
+        let role = format!("{}_{role}", self.prefix);
+        let mut may = Vec::new();
+        for right in ["select", "insert", "update", "delete", "truncate"] {
+            let sql = "select has_table_privilege($1::text, 'posthaste.' || $2::text, $3::text)";
+            let row = self.admin.query_one(sql, &[&role, &relation, &right]).await.unwrap();
+            if row.get(0) {
+                may.push(right);
+            }
+        }
+        may.join(" ")
+    }
+}
+
+/// Whether the database refused for want of a right.
+fn is_denied<T>(answer: Result<T, tokio_postgres::Error>) -> bool {
+    answer.is_err_and(|error| error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE))
+}
+
+#[tokio::test]
+async fn every_role_may_do_to_every_table_what_its_task_needs_and_no_more() {
+    let scene = scene().await;
+    for (relation, kind) in scene.relations().await {
+        let is_slot = relation.rsplit_once('_').is_some_and(|(_, n)| n.parse::<u32>().is_ok());
+        let parent = if is_slot { relation.rsplit_once('_').unwrap().0 } else { &relation };
+        for role in ROLES {
+            let may = scene.may(role, &relation).await;
+            let expected = match (role, parent) {
+                ("relay", _) if is_slot => "select truncate",
+                ("relay", "tick" | "progress") => "select insert",
+                ("relay", "subscription" | "lease") => "select insert update",
+                ("relay", "parked_key" | "failed_message") => "select insert update delete",
+                ("relay", "scheduled" | "token") => "select update delete",
+                ("writer", "scheduled") => "delete",
+                ("relay", _) | (_, "meta") => "select",
+                ("viewer", table) if !is_slot && SEEN.contains(&table) => "select",
+                _ => "",
+            };
+            assert_eq!(may, expected, "{role} on {relation} ({kind})");
+        }
+    }
+}
+
+#[tokio::test]
+async fn writer_enqueues_and_can_neither_forge_nor_read() {
+    let scene = scene().await;
+    let writer = scene.login("writer").await;
+    writer.batch_execute("select posthaste.enqueue('t', '{}', key => 'k')").await.unwrap();
+    writer.batch_execute("select posthaste.enqueue_many('[{\"topic\": \"t\"}]')").await.unwrap();
+    let scheduled = "select posthaste.enqueue('t', '{}', token => 'a', deliver_at => now())";
+    writer.batch_execute(scheduled).await.unwrap();
+    writer.batch_execute(scheduled).await.unwrap();
+    writer.batch_execute("select posthaste.cancel(gen_random_uuid())").await.unwrap();
+    scene.admin.execute("select posthaste.set_strict('strict')", &[]).await.unwrap();
+    writer.batch_execute("begin; select posthaste.lock_keys('{k}')").await.unwrap();
+    writer.batch_execute("select posthaste.enqueue('strict', key => 'k'); rollback").await.unwrap();
+    let columns = "id, topic, payload, content_type, headers";
+    let values = "gen_random_uuid(), 't', '', 'a/b', '{}'";
+    let insert = format!("insert into posthaste.log ({columns}) values ({values})");
+    writer.batch_execute(&insert).await.unwrap();
+    for forged in [
+        // A transaction id of the past would hide the message from every window.
+        format!("insert into posthaste.log (xid, {columns}) values ('3', {values})"),
+        format!("insert into posthaste.log (position, {columns}) values (1, {values})"),
+        format!("insert into posthaste.log (enqueued_at, {columns}) values (now(), {values})"),
+        "select payload from posthaste.log".to_owned(),
+        "select payload from posthaste.outbox".to_owned(),
+        "select payload from posthaste.failed_message".to_owned(),
+        "select payload from posthaste.scheduled".to_owned(),
+        "select posthaste.set_strict('strict', false)".to_owned(),
+        "update posthaste.log set topic = 'x'".to_owned(),
+        "delete from posthaste.log".to_owned(),
+        "truncate posthaste.log_0".to_owned(),
+        "update posthaste.lease set epoch = 0".to_owned(),
+        "insert into posthaste.progress (subscription, base_tick, base_id, epoch) \
+         values (1, 0, gen_random_uuid(), 1)"
+            .to_owned(),
+        "select setval('posthaste.log_position_seq', 1)".to_owned(),
+        "create table posthaste.mine (a int)".to_owned(),
+    ] {
+        assert!(is_denied(writer.batch_execute(&forged).await), "{forged}");
+    }
+    let head = scene.admin.query_one("select count(*) from posthaste.log", &[]).await.unwrap();
+    assert_eq!(head.get::<_, i64>(0), 3);
+}
+
+#[tokio::test]
+async fn relay_publishes_with_its_role_alone() {
+    let scene = scene().await;
+    open(scene.database.url()).append(&[Message::new("t").key("k").text("1")]).await.unwrap();
+    let relay = open(&scene.url("relay"));
+    relay.check().await.unwrap();
+    let filter = TopicFilter::all();
+    let spec = SubscriptionSpec { name: "s".to_owned(), filter, start: Start::Beginning };
+    relay.reconcile(&[spec]).await.unwrap();
+    let tick = relay.ticker().advance().await.unwrap().tick;
+    let (epoch, place) = relay.acquire("s", "one").await.unwrap();
+    let window = relay.window(place.base, None).await.unwrap().unwrap();
+    let limit = posthaste_core::PageLimit { stride: 100, bytes: 1 << 20 };
+    let page = relay.read(&window, 0, &TopicFilter::all(), limit).await.unwrap().unwrap();
+    let message = page.get(0);
+    let failed = FailedMessage {
+        position: message.position,
+        id: message.id,
+        tick: tick.n,
+        attempts: 1,
+        reason: "no".to_owned(),
+        retry_in: None,
+        holds_key: false,
+    };
+    let place = place.finished(tick);
+    let changes = [Aside::Keep(failed.clone())];
+    relay.set_aside("s", epoch, &changes, Some(&place)).await.unwrap();
+    relay.aside("s").await.unwrap();
+    let published = Aside::Published { position: failed.position, id: failed.id };
+    relay.set_aside("s", epoch, &[published], None).await.unwrap();
+    let writer = scene.login("writer").await;
+    scene.admin.execute("select posthaste.set_strict('t')", &[]).await.unwrap();
+    let scheduled = "select posthaste.enqueue('t', '{}', key => 'k', deliver_at => now())";
+    writer.batch_execute(scheduled).await.unwrap();
+    assert_eq!(relay.move_due(10).await.unwrap().count, 1);
+    relay.sweep().await.unwrap();
+    relay.status().await.unwrap();
+    relay.release("s", epoch).await.unwrap();
+
+    let client = scene.login("relay").await;
+    for beyond in [
+        "update posthaste.log set payload = ''",
+        "delete from posthaste.log",
+        "insert into posthaste.audit (actor, action, detail) values ('x', 'x', '{}')",
+        "drop table posthaste.tick",
+    ] {
+        assert!(client.batch_execute(beyond).await.is_err(), "{beyond}");
+    }
+}
+
+#[tokio::test]
+async fn viewer_sees_everything_but_payloads_and_headers() {
+    let scene = scene().await;
+    open(scene.database.url()).append(&[Message::new("t").text("secret")]).await.unwrap();
+    let viewer = scene.login("viewer").await;
+    for seen in [
+        "select id, topic, published_at from posthaste.outbox",
+        "select id, subscription, state from posthaste.messages",
+        "select id, reason from posthaste.failed_message",
+        "select * from posthaste.place",
+        "select * from posthaste.audit",
+    ] {
+        viewer.query(seen, &[]).await.unwrap_or_else(|error| panic!("{seen}: {error}"));
+    }
+    for relation in ["log", "outbox", "messages", "failed_message"] {
+        for column in ["payload", "headers", "*"] {
+            let sql = format!("select {column} from posthaste.{relation}");
+            assert!(is_denied(viewer.query(&sql, &[]).await), "{sql}");
+        }
+    }
+    let insert = viewer.batch_execute("select posthaste.enqueue('t', '{}')").await;
+    assert!(is_denied(insert));
+}
+
+#[tokio::test]
+async fn hostile_search_path_and_shadow_objects_change_nothing() {
+    let scene = scene().await;
+    let login = format!("{}_writer_login", scene.prefix);
+    let evil = format!(
+        "create schema evil authorization {login}; \
+         create table evil.log (id uuid, topic text, key text, payload bytea, content_type text, \
+         headers text[], correlation_id text); \
+         create table evil.meta (payload_bytes_max int); insert into evil.meta values (0); \
+         create function evil.octet_length(bytea) returns int language sql as 'select 0'; \
+         create function evil.octet_length(text) returns int language sql as 'select 0'; \
+         create function evil.pg_current_xact_id() returns xid8 language sql \
+         as $$select '3'::xid8$$; \
+         create function evil.nextval(regclass) returns bigint language sql as 'select 1::bigint'; \
+         create function evil.clock_timestamp() returns timestamptz language sql \
+         as $$select 'epoch'::timestamptz$$; \
+         grant usage on schema evil to {login}"
+    );
+    scene.admin.batch_execute(&evil).await.unwrap();
+    let writer = scene.login("writer").await;
+    writer.batch_execute("set search_path = evil, posthaste, pg_catalog").await.unwrap();
+    writer.batch_execute("select posthaste.enqueue('t', '{}')").await.unwrap();
+    // The limits hold as well.
+    let long = "x".repeat(300);
+    let refused =
+        writer.batch_execute(&format!("select posthaste.enqueue('{long}', '{{}}')")).await;
+    assert!(refused.is_err());
+    let sql = "select count(*), min(xid::text::bigint), min(enqueued_at) > now() - interval '1 hour' \
+               from posthaste.log";
+    let row = scene.admin.query_one(sql, &[]).await.unwrap();
+    let (count, xid, is_now): (i64, i64, bool) = (row.get(0), row.get(1), row.get(2));
+    assert!(count == 1 && xid > 3 && is_now, "{count} {xid} {is_now}");
+    let shadow = scene.admin.query_one("select count(*) from evil.log", &[]).await.unwrap();
+    assert_eq!(shadow.get::<_, i64>(0), 0);
+}
