@@ -118,6 +118,9 @@ async fn writer_enqueues_and_can_neither_forge_nor_read() {
     writer.batch_execute(scheduled).await.unwrap();
     writer.batch_execute(scheduled).await.unwrap();
     writer.batch_execute("select posthaste.cancel(gen_random_uuid())").await.unwrap();
+    scene.admin.execute("select posthaste.set_strict('strict')", &[]).await.unwrap();
+    writer.batch_execute("begin; select posthaste.lock_keys('{k}')").await.unwrap();
+    writer.batch_execute("select posthaste.enqueue('strict', key => 'k'); rollback").await.unwrap();
     let columns = "id, topic, payload, content_type, headers";
     let values = "gen_random_uuid(), 't', '', 'a/b', '{}'";
     let insert = format!("insert into posthaste.log ({columns}) values ({values})");
@@ -131,6 +134,7 @@ async fn writer_enqueues_and_can_neither_forge_nor_read() {
         "select payload from posthaste.outbox".to_owned(),
         "select payload from posthaste.failed_message".to_owned(),
         "select payload from posthaste.scheduled".to_owned(),
+        "select posthaste.set_strict('strict', false)".to_owned(),
         "update posthaste.log set topic = 'x'".to_owned(),
         "delete from posthaste.log".to_owned(),
         "truncate posthaste.log_0".to_owned(),
@@ -178,7 +182,8 @@ async fn relay_publishes_with_its_role_alone() {
     let published = Aside::Published { position: failed.position, id: failed.id };
     relay.set_aside("s", epoch, &[published], None).await.unwrap();
     let writer = scene.login("writer").await;
-    let scheduled = "select posthaste.enqueue('t', '{}', deliver_at => now())";
+    scene.admin.execute("select posthaste.set_strict('t')", &[]).await.unwrap();
+    let scheduled = "select posthaste.enqueue('t', '{}', key => 'k', deliver_at => now())";
     writer.batch_execute(scheduled).await.unwrap();
     assert_eq!(relay.move_due(10).await.unwrap().count, 1);
     relay.sweep().await.unwrap();
