@@ -39,7 +39,7 @@ const KEY_STRIDE: i64 = 100_000;
 const DUE_MAX: u32 = 100;
 /// Pause between looks at what people changed, and without anything set aside.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-const IDLE_INTERVAL: Duration = Duration::from_secs(5);
+const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The retry lane of one run of a pipeline.
 pub(crate) struct Retries {

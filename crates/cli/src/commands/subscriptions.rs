@@ -24,7 +24,7 @@ pub(crate) enum SubscriptionsCommand {
     List,
     /// Show one subscription
     Show(Name),
-    /// Publish nothing more until it is resumed; a running relay stops within seconds
+    /// Publish nothing more until it is resumed; a running relay stops within ten seconds
     Pause(ChangeOf),
     /// Let a paused subscription go on
     Resume(ChangeOf),
