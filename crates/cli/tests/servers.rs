@@ -19,7 +19,8 @@ fn place(database: &Database, prefix: &str) -> Place {
 /// Entries of a stream: its field values, in order, by `redis-cli`.
 async fn entries(stream: &str) -> Vec<Vec<(String, String)>> {
     let client = redis::Client::open(Redis::shared().url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection =
+        client.get_multiplexed_async_connection_with_config(&patient()).await.unwrap();
     let reply: redis::streams::StreamRangeReply = redis::cmd("XRANGE")
         .arg(stream)
         .arg("-")
@@ -128,7 +129,14 @@ async fn demo_runs_on_postgresql_and_redis_and_leaves_nothing() {
     let schemas = "select count(*) from pg_namespace where nspname like 'posthaste%'";
     assert_eq!(client.query_one(schemas, &[]).await.unwrap().get::<_, i64>(0), 0);
     let client = redis::Client::open(sink).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection =
+        client.get_multiplexed_async_connection_with_config(&patient()).await.unwrap();
     let keys: i64 = redis::cmd("DBSIZE").query_async(&mut connection).await.unwrap();
     assert_eq!(keys, 0);
+}
+
+/// The library's 500 ms are too short for a machine that runs all tests at once.
+pub(crate) fn patient() -> redis::AsyncConnectionConfig {
+    let limit = Some(std::time::Duration::from_secs(30));
+    redis::AsyncConnectionConfig::new().set_connection_timeout(limit).set_response_timeout(limit)
 }

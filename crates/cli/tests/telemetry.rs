@@ -139,7 +139,10 @@ fn metrics_reference_is_printed_without_a_configuration() {
 async fn r42_log_lines_carry_subscription_message_and_correlation_ids_and_no_payload() {
     let prefix = Redis::shared().prefix();
     let client = redis::Client::open(Redis::shared().url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = client
+        .get_multiplexed_async_connection_with_config(&crate::servers::patient())
+        .await
+        .unwrap();
     let name = format!("{prefix}orders");
     let set = redis::cmd("SET").arg(&name).arg("text").exec_async(&mut connection).await;
     set.unwrap();

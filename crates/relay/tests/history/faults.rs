@@ -116,8 +116,7 @@ async fn all_settled(store: &dyn Store) {
 
 /// The stream's entries: message id and payload.
 async fn stream(redis: &Redis) -> Vec<(MessageId, Entry)> {
-    let client = redis::Client::open(redis.url()).unwrap();
-    let mut client = client.get_multiplexed_async_connection().await.unwrap();
+    let mut client = crate::sinks::redis_server::client(redis).await;
     let entries: Vec<(String, Vec<(String, String)>)> =
         redis::cmd("XRANGE").arg(STREAM).arg("-").arg("+").query_async(&mut client).await.unwrap();
     let read = |(_, fields): (String, Vec<(String, String)>)| {

@@ -5,7 +5,7 @@ mod local;
 mod messages;
 mod redis_list;
 mod redis_pubsub;
-mod redis_server;
+pub(crate) mod redis_server;
 mod redis_stream;
 mod redis_stream_faults;
 mod stdout;
