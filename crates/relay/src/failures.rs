@@ -54,22 +54,15 @@ pub(crate) fn rule(
             continue;
         }
         let follows = message.key.is_some_and(|key| pending.contains(key));
-        let verdict = settings.policy().judge(&message, 1, random());
-        let verdict = match verdict {
-            Verdict::ParkKey { retry_in } if has_moved_on(unaccepted.index) => {
-                Verdict::ParkMessage { retry_in }
-            }
-            Verdict::DeadLetter { .. } if has_moved_on(unaccepted.index) => {
-                Verdict::DeadLetter { holds_key: false }
-            }
-            verdict => verdict,
-        };
-        let verdict = match room.take(verdict) {
-            Ok(verdict) if unaccepted.is_refusal && !follows => verdict,
-            refused => {
-                if unaccepted.is_refusal && !follows {
-                    ruling.limit = ruling.limit.or(refused.err());
-                }
+        // Only what is set aside takes room.
+        let taken = (unaccepted.is_refusal && !follows).then(|| {
+            let verdict = settings.policy().judge(&message, 1, random());
+            room.take(if has_moved_on(unaccepted.index) { alone(verdict) } else { verdict })
+        });
+        let verdict = match taken {
+            Some(Ok(verdict)) => verdict,
+            not_taken => {
+                ruling.limit = ruling.limit.or(not_taken.and_then(Result::err));
                 ruling.pending.push(unaccepted.index);
                 pending.extend(message.key);
                 continue;
@@ -105,6 +98,15 @@ pub(crate) fn rule(
         }
     }
     ruling
+}
+
+/// The verdict for a message whose key must not wait.
+fn alone(verdict: Verdict) -> Verdict {
+    match verdict {
+        Verdict::ParkKey { retry_in } => Verdict::ParkMessage { retry_in },
+        Verdict::DeadLetter { .. } => Verdict::DeadLetter { holds_key: false },
+        verdict @ Verdict::ParkMessage { .. } => verdict,
+    }
 }
 
 /// The last message of each key that the sink took.
@@ -259,6 +261,15 @@ mod tests {
     fn keyless_message_waits_alone() {
         let ruling = ruled(&settings(OnRejection::ParkKey, 5), &[None, None], &[refused(0)]);
         assert_eq!(shown(&ruling), ["message 1 in 1s"]);
+    }
+
+    #[test]
+    fn what_stays_pending_takes_no_room() {
+        let given = [not_taken(0), refused(1), not_taken(2), refused(3)];
+        let settings = FailureSettings { parked_max: 1, ..settings(OnRejection::ParkKey, 5) };
+        let ruling = ruled(&settings, &[A, A, None, B], &given);
+        assert_eq!(shown(&ruling), ["key b after 3 in 1s"]);
+        assert_eq!((ruling.pending.as_slice(), ruling.limit), ([0, 1, 2].as_slice(), None));
     }
 
     #[test]
