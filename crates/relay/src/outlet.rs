@@ -2,11 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use posthaste_core::{Page, Place};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
 use crate::{
-    policy::describe,
+    monitor::Gauge,
+    policy::{self, Unaccepted, describe},
     sink::{Batch, Context, Receipt, Sink, SinkError, SinkErrorKind, Target},
+    telemetry::meter::Class,
 };
 
 /// A sink that one lane of a subscription publishes through. Owned by that lane.
@@ -17,6 +23,19 @@ pub(crate) struct Outlet {
     lane: String,
     sink: Option<Box<dyn Sink>>,
     operation_timeout: Duration,
+    gauge: Arc<Gauge>,
+    /// The run has to end.
+    stopped: watch::Receiver<bool>,
+}
+
+/// What came of a try.
+pub(crate) enum Tried {
+    /// The sink answered: these messages it did not accept, in order.
+    Answered(Vec<Unaccepted>),
+    /// Nothing is known of any message.
+    Failed(SinkError),
+    /// The run has to end.
+    Stopped,
 }
 
 impl Outlet {
@@ -25,8 +44,10 @@ impl Outlet {
         context: Context,
         lane: String,
         operation_timeout: Duration,
+        gauge: Arc<Gauge>,
+        stopped: watch::Receiver<bool>,
     ) -> Self {
-        Self { target, context, lane, sink: None, operation_timeout }
+        Self { target, context, lane, sink: None, operation_timeout, gauge, stopped }
     }
 
     /// The target for people, without secrets.
@@ -34,12 +55,37 @@ impl Outlet {
         self.target.describe()
     }
 
-    /// One try, connecting first if needed. After an error nothing is known of the batch, and the
-    /// connection is gone.
+    /// Tries the messages of `page` at `batch` once, and counts it. `place` is behind all of them.
     ///
-    /// # Cancel safety
-    /// As after an error.
-    pub(crate) async fn attempt(&mut self, batch: &Batch<'_>) -> Result<Receipt, SinkError> {
+    /// FENCED: ends at once when the run has to, also while it connects or waits; the sink that
+    /// was in use is dropped with the try.
+    pub(crate) async fn attempt(&mut self, page: &Page, batch: &[u32], place: Place) -> Tried {
+        let (gauge, mut stopped) = (Arc::clone(&self.gauge), self.stopped.clone());
+        let (meter, began) = (gauge.meter(), Instant::now());
+        meter.attempts.add(1);
+        let handed = Batch::new(page, batch, place);
+        let answer = tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stopped| *stopped) => return Tried::Stopped,
+            answer = self.publish(&handed) => answer,
+        };
+        match answer {
+            Ok(receipt) => {
+                let unaccepted = policy::unaccepted(batch, receipt);
+                meter.answered(batch.len(), began.elapsed(), &unaccepted);
+                gauge.published(batch.len() - unaccepted.len());
+                Tried::Answered(unaccepted)
+            }
+            Err(error) => {
+                meter.errors(Class::Sink(error.kind())).add(1);
+                Tried::Failed(error)
+            }
+        }
+    }
+
+    /// Hands a batch over, connecting first if needed. After an error, or when it is dropped,
+    /// nothing is known of the batch, and the connection is gone.
+    async fn publish(&mut self, batch: &Batch<'_>) -> Result<Receipt, SinkError> {
         let late = |_| {
             let doing = format!("{}: no answer in time", self.target.describe());
             SinkError::new(SinkErrorKind::Timeout, doing)

@@ -90,7 +90,7 @@ impl Pipeline {
             // What was asked for would never be published.
             return self.leave(epoch).await;
         }
-        let mut publisher = self.publisher();
+        let mut publisher = self.publisher(&ledger);
         let mut retries = self.retries(&ledger, &parked, &turn, places.clone());
         retries.pause = pause;
         let settler = Settler { ledger: Arc::clone(&ledger) };
@@ -163,8 +163,8 @@ impl Pipeline {
         Ok((epoch, place, parked, is_paused))
     }
 
-    fn publisher(&self) -> Publisher {
-        let outlet = self.outlet(self.gauge.name().to_owned());
+    fn publisher(&self, ledger: &Ledger) -> Publisher {
+        let outlet = self.outlet(self.gauge.name().to_owned(), ledger);
         let (filter, failure) = (self.filter.clone(), self.failure.clone());
         Publisher::new(outlet, filter, &self.settings, failure, Arc::clone(&self.gauge))
     }
@@ -178,7 +178,7 @@ impl Pipeline {
     ) -> Retries {
         Retries {
             store: Arc::clone(&self.store),
-            outlet: self.outlet(format!("{}:retries", self.gauge.name())),
+            outlet: self.outlet(format!("{}:retries", self.gauge.name()), ledger),
             ledger: Arc::clone(ledger),
             parked: Arc::clone(parked),
             turn: Arc::clone(turn),
@@ -196,9 +196,10 @@ impl Pipeline {
         }
     }
 
-    fn outlet(&self, lane: String) -> Outlet {
+    fn outlet(&self, lane: String, ledger: &Ledger) -> Outlet {
         let (target, context) = (Arc::clone(&self.target), self.context.clone());
-        Outlet::new(target, context, lane, self.settings.operation_timeout)
+        let (limit, gauge) = (self.settings.operation_timeout, Arc::clone(&self.gauge));
+        Outlet::new(target, context, lane, limit, gauge, ledger.stopped())
     }
 }
 

@@ -5,26 +5,20 @@ use std::sync::Arc;
 
 use posthaste_core::{Backoff, Page, Place};
 use posthaste_store::{Aside, Settled, StoreError};
-use tokio::{
-    sync::{Mutex, mpsc, watch},
-    time::Instant,
-};
+use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::{
     drain::Draining,
     failures::{self, Ruling},
     ledger::Ledger,
     monitor::{Gauge, State},
-    outlet::Outlet,
+    outlet::{Outlet, Tried},
     parked::Parked,
     policy::{self, Directive, Unaccepted, describe},
     reader::Portion,
     settings::{FailureSettings, RelaySettings},
-    sink::{Batch, SinkError},
-    telemetry::{
-        incident::Incident,
-        meter::{Class, What},
-    },
+    sink::SinkError,
+    telemetry::{incident::Incident, meter::What},
 };
 
 /// Publishes for one subscription. Owned by one run of its pipeline, and the sink with it.
@@ -151,25 +145,10 @@ impl Publisher {
         let page = &*part.portion.page;
         let mut attempts = 0;
         while !pending.is_empty() {
-            if *shared.stopped.borrow() {
-                return Err(Ended::Fenced);
-            }
-            // FENCED: whoever lost its lease stops at once, also while it connects or waits; the
-            // sink that was in use is dropped with the attempt.
-            let handed = Batch::new(page, &pending, part.place);
-            let (meter, began) = (self.gauge.meter(), Instant::now());
-            meter.attempts.add(1);
-            let tried = tokio::select! {
-                biased;
-                _ = shared.stopped.wait_for(|stopped| *stopped) => return Err(Ended::Fenced),
-                tried = self.outlet.attempt(&handed) => tried,
-            };
-            match tried {
-                Ok(receipt) => {
-                    let unaccepted = policy::unaccepted(&pending, receipt);
-                    meter.answered(pending.len(), began.elapsed(), &unaccepted);
-                    meter.delays(page, &pending, &unaccepted);
-                    self.gauge.published(pending.len() - unaccepted.len());
+            match self.outlet.attempt(page, &pending, part.place).await {
+                Tried::Stopped => return Err(Ended::Fenced),
+                Tried::Answered(unaccepted) => {
+                    self.gauge.meter().delays(page, &pending, &unaccepted);
                     if unaccepted.is_empty() {
                         break;
                     }
@@ -181,9 +160,8 @@ impl Publisher {
                     }
                     self.report(page, &unaccepted[0], ruling.limit);
                 }
-                Err(error) => {
-                    // Nothing is known of the batch: a new connection, and all of it again.
-                    meter.errors(Class::Sink(error.kind())).add(1);
+                Tried::Failed(error) => {
+                    // A new connection, and all of the batch again.
                     if policy::after_sink_error(error.kind()) == Directive::Stop {
                         return Err(Ended::Sink(error));
                     }

@@ -21,16 +21,12 @@ use crate::{
     failures::Room,
     ledger::Ledger,
     monitor::Gauge,
-    outlet::Outlet,
+    outlet::{Outlet, Tried},
     parked::{Parked, is_passed},
-    policy::{self, Unaccepted, describe},
+    policy::{Unaccepted, describe},
     publisher::{BatchLimits, batches},
     settings::{AtLimit, FailureSettings},
-    sink::Batch,
-    telemetry::{
-        incident::Incident,
-        meter::{Class, What},
-    },
+    telemetry::{incident::Incident, meter::What},
 };
 
 /// Positions that one page of a key spans: few of them are its own.
@@ -146,44 +142,26 @@ impl Retries {
         self.draining.has_begun() || *self.stopped.borrow() || self.places.has_changed().is_err()
     }
 
-    /// One try; `None` when the run has to stop (FENCED: at once). A sink that fails as a whole
-    /// takes nothing.
+    /// One try; `None` when the run has to stop. A sink that fails as a whole takes nothing.
     async fn attempt(
         &mut self,
         page: &Page,
         batch: &[u32],
         place: Place,
     ) -> Option<Vec<Unaccepted>> {
-        if *self.stopped.borrow() {
-            return None;
-        }
-        let handed = Batch::new(page, batch, place);
-        let (meter, began) = (self.gauge.meter(), Instant::now());
-        meter.attempts.add(1);
-        let tried = tokio::select! {
-            biased;
-            _ = self.stopped.wait_for(|stopped| *stopped) => return None,
-            tried = self.outlet.attempt(&handed) => tried,
-        };
-        let unaccepted = match tried {
-            Ok(receipt) => {
-                let unaccepted = policy::unaccepted(batch, receipt);
-                meter.answered(batch.len(), began.elapsed(), &unaccepted);
-                unaccepted
-            }
-            Err(error) => {
-                meter.errors(Class::Sink(error.kind())).add(1);
+        match self.outlet.attempt(page, batch, place).await {
+            Tried::Stopped => None,
+            Tried::Answered(unaccepted) => Some(unaccepted),
+            Tried::Failed(error) => {
                 let reason = describe(&error);
                 let not_taken = |index: &u32| Unaccepted {
                     index: *index,
                     is_refusal: false,
                     reason: reason.clone(),
                 };
-                batch.iter().map(not_taken).collect()
+                Some(batch.iter().map(not_taken).collect())
             }
-        };
-        self.gauge.published(batch.len() - unaccepted.len());
-        Some(unaccepted)
+        }
     }
 
     pub(crate) async fn close(&mut self) {
