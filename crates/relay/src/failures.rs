@@ -1,14 +1,17 @@
 //! What becomes of the messages that a sink did not accept: what is set aside, and what stays
 //! pending. Pure; `publisher` and `retries` write and publish accordingly.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
-use posthaste_core::{Page, Place, TickRef, Verdict};
+use posthaste_core::{MessageRef, Page, Place, TickRef, Verdict};
 use posthaste_store::{Aside, FailedMessage, ParkedKey};
 
 use crate::{
     monitor::Counts,
-    policy::Unaccepted,
+    policy::{Fault, Unaccepted},
     settings::{AtLimit, FailureSettings},
 };
 
@@ -17,6 +20,8 @@ use crate::{
 pub(crate) struct Ruling {
     /// What is set aside. To be written before the place passes any of it.
     pub(crate) changes: Vec<Aside>,
+    /// For which destination a parked key waits.
+    pub(crate) waits: HashMap<String, String>,
     /// Numbers of the messages to publish again, in order.
     pub(crate) pending: Vec<u32>,
     /// Which limit keeps a message from being set aside.
@@ -24,29 +29,27 @@ pub(crate) struct Ruling {
 }
 
 /// Rules on the unaccepted messages of `batch`, in their order. `start` is the place before its
-/// page, `head` the tick that closes the window.
+/// page, `head` the tick that closes the window; `wait` is how long a destination gets to recover.
 ///
 /// ORDERED: what follows a message that stays pending, with the same key, stays pending as well;
 /// what follows a parked one waits in the log. Where a sink took a message behind a rejected one
 /// of its key (a key with several destinations, of which one refuses), the rejected one is set
 /// aside alone: its key has moved on, and must not be published twice.
 pub(crate) fn rule(
-    settings: &FailureSettings,
-    counts: Counts,
+    mut room: Room<'_>,
     page: &Page,
     batch: &[u32],
     unaccepted: &[Unaccepted],
-    (start, head): (Place, TickRef),
+    at: (Place, TickRef),
+    mut wait: impl FnMut(&str) -> Duration,
     mut random: impl FnMut() -> f64,
 ) -> Ruling {
     let mut ruling = Ruling::default();
-    let mut room = Room { settings, counts };
     let mut parked = HashSet::new();
     let mut pending = HashSet::new();
     let taken = taken_keys(page, batch, unaccepted);
-    let has_moved_on = |index: u32| {
-        let key = page.get(index as usize).key;
-        key.and_then(|key| taken.get(key)).is_some_and(|last| *last > index)
+    let has_moved_on = |message: &MessageRef<'_>, index: u32| {
+        message.key.and_then(|key| taken.get(key)).is_some_and(|last| *last > index)
     };
     for unaccepted in unaccepted {
         let message = page.get(unaccepted.index as usize);
@@ -54,50 +57,77 @@ pub(crate) fn rule(
             continue;
         }
         let follows = message.key.is_some_and(|key| pending.contains(key));
+        let is_alone = message.key.is_none() || has_moved_on(&message, unaccepted.index);
         // Only what is set aside takes room.
-        let taken = (unaccepted.is_refusal && !follows).then(|| {
-            let verdict = settings.policy().judge(&message, 1, random());
-            room.take(if has_moved_on(unaccepted.index) { alone(verdict) } else { verdict })
-        });
-        let verdict = match taken {
-            Some(Ok(verdict)) => verdict,
+        let taken = match &unaccepted.fault {
+            _ if follows => None,
+            Fault::Message => {
+                let verdict = room.settings.policy().judge(&message, 1, random());
+                Some(room.take(if is_alone { alone(verdict) } else { verdict }))
+            }
+            Fault::Destination(name) => {
+                let verdict = Verdict::ParkKey { retry_in: wait(name) };
+                Some(room.hold(if is_alone { alone(verdict) } else { verdict }))
+            }
+            Fault::Key | Fault::Sink => None,
+        };
+        match taken {
+            Some(Ok(verdict)) => {
+                if ruling.set_aside(&message, unaccepted, verdict, at) {
+                    parked.extend(message.key);
+                }
+            }
             not_taken => {
                 ruling.limit = ruling.limit.or(not_taken.and_then(Result::err));
                 ruling.pending.push(unaccepted.index);
                 pending.extend(message.key);
-                continue;
             }
-        };
+        }
+    }
+    ruling
+}
+
+impl Ruling {
+    /// Notes what `verdict` sets aside; returns whether that is the key.
+    fn set_aside(
+        &mut self,
+        message: &MessageRef<'_>,
+        unaccepted: &Unaccepted,
+        verdict: Verdict,
+        (start, head): (Place, TickRef),
+    ) -> bool {
         let (retry_in, parks_key, holds_key) = match verdict {
             Verdict::ParkKey { retry_in } => (Some(retry_in), true, false),
             Verdict::ParkMessage { retry_in } => (Some(retry_in), false, false),
             Verdict::DeadLetter { holds_key } => (None, holds_key, holds_key),
         };
+        let attempts = u32::from(unaccepted.is_refusal());
         if !parks_key || holds_key {
-            ruling.changes.push(Aside::Keep(FailedMessage {
+            self.changes.push(Aside::Keep(FailedMessage {
                 position: message.position,
                 id: message.id,
                 tick: head.n,
-                attempts: 1,
+                attempts,
                 reason: unaccepted.reason.clone(),
                 retry_in,
                 holds_key,
             }));
         }
-        if let Some(key) = message.key.filter(|_| parks_key) {
-            parked.insert(key);
-            ruling.changes.push(Aside::ParkKey(ParkedKey {
-                key: key.to_owned(),
-                place: start.moved_to(head, message.position - 1, None),
-                message: message.id,
-                attempts: 1,
-                reason: unaccepted.reason.clone(),
-                retry_in,
-                parked_for: std::time::Duration::ZERO,
-            }));
+        let Some(key) = message.key.filter(|_| parks_key) else { return false };
+        if let Fault::Destination(name) = &unaccepted.fault {
+            self.waits.insert(key.to_owned(), name.clone());
         }
+        self.changes.push(Aside::ParkKey(ParkedKey {
+            key: key.to_owned(),
+            place: start.moved_to(head, message.position - 1, None),
+            message: message.id,
+            attempts,
+            reason: unaccepted.reason.clone(),
+            retry_in,
+            parked_for: Duration::ZERO,
+        }));
+        true
     }
-    ruling
 }
 
 /// The verdict for a message whose key must not wait.
@@ -130,20 +160,36 @@ impl Room<'_> {
     /// Takes room for what a verdict sets aside, or says which limit is met. Beyond the limit of
     /// parked keys and messages a dead letter takes the place of the park, if the settings say so.
     pub(crate) fn take(&mut self, verdict: Verdict) -> Result<Verdict, &'static str> {
-        let settings = self.settings;
-        let is_full = self.counts.keys + self.counts.messages >= settings.parked_max;
         let parks = !matches!(verdict, Verdict::DeadLetter { holds_key: false });
         let verdict = match verdict {
-            _ if is_full && parks && settings.at_limit == AtLimit::DeadLetter => {
+            _ if parks && self.is_full() && self.settings.at_limit == AtLimit::DeadLetter => {
                 Verdict::DeadLetter { holds_key: false }
             }
-            _ if is_full && parks => return Err("parked_max"),
+            _ if parks && self.is_full() => return Err("parked_max"),
             verdict => verdict,
         };
         let is_dead = matches!(verdict, Verdict::DeadLetter { .. });
-        if is_dead && self.counts.dead_letters >= settings.dead_letters_max {
+        if is_dead && self.counts.dead_letters >= self.settings.dead_letters_max {
             return Err("dead_letters_max");
         }
+        self.count(verdict);
+        Ok(verdict)
+    }
+
+    /// Takes room for what waits for a destination. Nothing becomes a dead letter by its fault.
+    fn hold(&mut self, verdict: Verdict) -> Result<Verdict, &'static str> {
+        if self.is_full() {
+            return Err("parked_max");
+        }
+        self.count(verdict);
+        Ok(verdict)
+    }
+
+    fn is_full(&self) -> bool {
+        self.counts.keys + self.counts.messages >= self.settings.parked_max
+    }
+
+    fn count(&mut self, verdict: Verdict) {
         match verdict {
             Verdict::ParkKey { .. } => self.counts.keys += 1,
             Verdict::ParkMessage { .. } => self.counts.messages += 1,
@@ -152,15 +198,12 @@ impl Room<'_> {
                 self.counts.keys += u64::from(holds_key);
             }
         }
-        Ok(verdict)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use posthaste_core::{Headers, MessageId, MessageRef, OnRejection, Timestamp};
+    use posthaste_core::{Headers, MessageId, OnRejection, Timestamp};
 
     use super::*;
 
@@ -184,11 +227,16 @@ mod tests {
     }
 
     fn refused(index: u32) -> Unaccepted {
-        Unaccepted { index, is_refusal: true, reason: "no".to_owned() }
+        Unaccepted { index, fault: Fault::Message, reason: "no".to_owned() }
     }
 
     fn not_taken(index: u32) -> Unaccepted {
-        Unaccepted { index, is_refusal: false, reason: "away".to_owned() }
+        Unaccepted { index, fault: Fault::Sink, reason: "away".to_owned() }
+    }
+
+    fn held(index: u32, destination: &str) -> Unaccepted {
+        let fault = Fault::Destination(destination.to_owned());
+        Unaccepted { index, fault, reason: "full".to_owned() }
     }
 
     fn settings(policy: OnRejection, attempts: u32) -> FailureSettings {
@@ -198,7 +246,9 @@ mod tests {
     fn ruled(settings: &FailureSettings, keys: &[Option<&str>], given: &[Unaccepted]) -> Ruling {
         let at = (Place::beginning(), TickRef::BEGINNING);
         let batch: Vec<u32> = (0..keys.len() as u32).collect();
-        rule(settings, Counts::default(), &page(keys), &batch, given, at, || 1.0)
+        let room = Room { settings, counts: Counts::default() };
+        let wait = |name: &str| Duration::from_secs(name.len() as u64);
+        rule(room, &page(keys), &batch, given, at, wait, || 1.0)
     }
 
     /// What was set aside, in short.
@@ -261,6 +311,31 @@ mod tests {
     fn keyless_message_waits_alone() {
         let ruling = ruled(&settings(OnRejection::ParkKey, 5), &[None, None], &[refused(0)]);
         assert_eq!(shown(&ruling), ["message 1 in 1s"]);
+    }
+
+    #[test]
+    fn keys_of_a_destination_wait_for_it_and_burn_no_attempts() {
+        let given = [held(0, "of-a"), held(1, "of-a"), held(3, "of-a")];
+        let ruling = ruled(&settings(OnRejection::DeadLetter, 1), &[A, A, B, None], &given);
+        assert_eq!(shown(&ruling), ["key a after 0 in 4s", "message 4 in 4s"]);
+        assert!(ruling.pending.is_empty());
+        assert!(ruling.waits.iter().eq([(&"a".to_owned(), &"of-a".to_owned())]));
+        let [Aside::ParkKey(key), Aside::Keep(message)] = ruling.changes.as_slice() else {
+            panic!("{ruling:?}")
+        };
+        assert_eq!((key.attempts, message.attempts), (0, 0));
+    }
+
+    #[test]
+    fn nothing_dies_by_the_fault_of_its_destination() {
+        let settings = FailureSettings {
+            parked_max: 1,
+            at_limit: AtLimit::DeadLetter,
+            ..settings(OnRejection::ParkKey, 1)
+        };
+        let ruling = ruled(&settings, &[A, B], &[held(0, "d"), held(1, "d")]);
+        assert_eq!(shown(&ruling), ["key a after 0 in 1s"]);
+        assert_eq!((ruling.pending.as_slice(), ruling.limit), ([1].as_slice(), Some("parked_max")));
     }
 
     #[test]

@@ -71,7 +71,8 @@ impl Outlet {
         };
         match answer {
             Ok(receipt) => {
-                let unaccepted = policy::unaccepted(batch, receipt);
+                let names = self.target.destination();
+                let unaccepted = policy::unaccepted(page, batch, receipt, names);
                 meter.answered(batch.len(), began.elapsed(), &unaccepted);
                 gauge.published(batch.len() - unaccepted.len());
                 Tried::Answered(unaccepted)

@@ -7,11 +7,14 @@ use std::{
     time::Duration,
 };
 
-use posthaste_core::{MessageId, Page, Place, Position};
+use posthaste_core::{Backoff, MessageId, Page, Place, Position};
 use posthaste_store::{AsideState, FailedMessage, ParkedKey};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::monitor::Counts;
+
+/// Broken destinations that are known by name; what waits for others is tried key by key.
+const BROKEN_MAX: usize = 1_000;
 
 /// Shared by the publisher and the retry lane of one run of a pipeline.
 #[derive(Default)]
@@ -27,12 +30,25 @@ struct State {
     /// Whether the publisher may still meet one of the messages: they were set aside by an
     /// earlier run, whose place had not passed them when it ended.
     are_ahead: bool,
+    /// Destinations that do not take messages at the moment, by name.
+    broken: HashMap<String, Broken>,
+}
+
+/// A destination that has not taken its last message. What waits for it is tried again by one
+/// message at a time, not by all that wait.
+struct Broken {
+    /// Tries in a row that failed.
+    failures: u32,
+    /// Nothing that waits for it is due before.
+    until: Instant,
 }
 
 /// A parked key and when its next attempt is due.
 struct Key {
     parked: ParkedKey,
     due: Due,
+    /// The destination that has to recover before it.
+    waits_for: Option<String>,
 }
 
 /// A message that is set aside.
@@ -51,11 +67,14 @@ impl Parked {
         let mut state = self.state();
         let is_ahead = |failed: &FailedMessage| !is_passed(place, failed.tick, failed.position);
         state.are_ahead = aside.messages.iter().any(is_ahead);
-        state.keys.clear();
+        let known = state.keys.drain();
+        let mut waits: HashMap<_, _> =
+            known.filter_map(|(name, key)| Some((name, key.waits_for?))).collect();
         state.messages.clear();
         for parked in aside.keys {
             let due = due(parked.retry_in);
-            state.keys.insert(parked.key.clone(), Key { parked, due });
+            let waits_for = waits.remove(&parked.key);
+            state.keys.insert(parked.key.clone(), Key { parked, due, waits_for });
         }
         for failed in aside.messages {
             state.messages.insert(failed.id, Message::of(&failed));
@@ -64,11 +83,40 @@ impl Parked {
         self.changed.notify_one();
     }
 
-    /// Enters a key, or its new place and attempts.
-    pub(crate) fn park_key(&self, parked: ParkedKey) {
-        let due = due(parked.retry_in);
-        self.state().keys.insert(parked.key.clone(), Key { parked, due });
+    /// Enters a key, or its new place and attempts, and the destination that it waits for.
+    pub(crate) fn park_key(&self, parked: ParkedKey, waits_for: Option<&str>) {
+        let (due, waits_for) = (due(parked.retry_in), waits_for.map(str::to_owned));
+        self.state().keys.insert(parked.key.clone(), Key { parked, due, waits_for });
         self.changed.notify_one();
+    }
+
+    /// A destination did not take a message: how long what waits for it waits.
+    pub(crate) fn broken(&self, destination: &str, backoff: Backoff, random: f64) -> Duration {
+        let now = Instant::now();
+        let mut state = self.state();
+        if state.broken.len() >= BROKEN_MAX {
+            state.broken.retain(|_, broken| broken.until > now);
+        }
+        let is_known = state.broken.contains_key(destination);
+        if !is_known && state.broken.len() >= BROKEN_MAX {
+            return backoff.delay(1, random);
+        }
+        let unknown = Broken { failures: 0, until: now };
+        let broken = state.broken.entry(destination.to_owned()).or_insert(unknown);
+        if broken.until <= now {
+            broken.failures += 1;
+            broken.until = now + backoff.delay(broken.failures, random);
+        }
+        broken.until - now
+    }
+
+    /// The destination that a key waited for, if any, has taken a message of it.
+    pub(crate) fn recovered(&self, key: &str) {
+        let mut state = self.state();
+        let waited_for = state.keys.get_mut(key).and_then(|key| key.waits_for.take());
+        if let Some(destination) = waited_for {
+            state.broken.remove(&destination);
+        }
     }
 
     pub(crate) fn unpark_key(&self, key: &str) {
@@ -111,11 +159,19 @@ impl Parked {
     pub(crate) fn due_keys(&self, place: &Place) -> Vec<ParkedKey> {
         let now = Instant::now();
         let state = self.state();
-        let is_due =
-            |key: &&Key| key.due.is_some_and(|due| due <= now) && place.covers(&key.parked.place);
+        let is_due = |key: &&Key| {
+            state.due(key).is_some_and(|due| due <= now) && place.covers(&key.parked.place)
+        };
         let mut keys: Vec<&Key> = state.keys.values().filter(is_due).collect();
         keys.sort_unstable_by_key(|key| (key.due, &key.parked.key));
         keys.into_iter().map(|key| key.parked.clone()).collect()
+    }
+
+    /// Whether a key's attempt is due.
+    pub(crate) fn is_due(&self, key: &str) -> bool {
+        let state = self.state();
+        let due = state.keys.get(key).and_then(|key| state.due(key));
+        due.is_some_and(|due| due <= Instant::now())
     }
 
     /// Whether a message's attempt is due.
@@ -132,7 +188,7 @@ impl Parked {
     pub(crate) fn next_due(&self, place: &Place) -> (Option<Instant>, bool) {
         let state = self.state();
         let keys = state.keys.values();
-        let keys = keys.map(|key| (key.due, place.covers(&key.parked.place)));
+        let keys = keys.map(|key| (state.due(key), place.covers(&key.parked.place)));
         let messages = state.messages.values();
         let messages = messages.map(|message| (message.due, message.is_passed(place)));
         let all = keys.chain(messages).filter_map(|(due, is_passed)| Some((due?, is_passed)));
@@ -153,6 +209,14 @@ impl Parked {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// When a key's next attempt is due: not before its destination gets one.
+    fn due(&self, key: &Key) -> Due {
+        let broken = key.waits_for.as_ref().and_then(|name| self.broken.get(name));
+        key.due.map(|due| broken.map_or(due, |broken| due.max(broken.until)))
     }
 }
 

@@ -3,9 +3,10 @@
 
 use std::error::Error;
 
+use posthaste_core::{Page, Template};
 use posthaste_store::StoreErrorKind;
 
-use crate::sink::{Outcome, Receipt, SinkErrorKind};
+use crate::sink::{Outcome, Receipt, Scope, SinkErrorKind};
 
 /// What to do about a failed call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,18 +39,43 @@ pub(crate) const fn after_sink_error(kind: SinkErrorKind) -> Directive {
 pub(crate) struct Unaccepted {
     /// Its number in the page.
     pub(crate) index: u32,
-    /// Whether the sink refused it rather than being unable to take it.
-    pub(crate) is_refusal: bool,
+    /// Why it was not taken: what has to recover.
+    pub(crate) fault: Fault,
     /// The sink's reason.
     pub(crate) reason: String,
 }
 
-/// What of `batch` has to be dealt with, in order. A receipt of another length than the batch
-/// accepts nothing.
+/// Whose fault it is that a message was not accepted. Only the message's own burns an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The message's: the sink refused it.
+    Message,
+    /// That of the destination with this name, one of several that the sink has.
+    Destination(String),
+    /// It follows a message of its key that was not taken.
+    Key,
+    /// The sink's as a whole.
+    Sink,
+}
+
+impl Unaccepted {
+    /// Whether the sink refused it rather than being unable to take it.
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.fault == Fault::Message
+    }
+}
+
+/// What of `batch`, messages of `page`, has to be dealt with, in order; `destinations` is how the
+/// sink names where they go. A receipt of another length than the batch accepts nothing.
 ///
 /// COMPLETE: a message that was not accepted is published again or set aside; the place does not
 /// move past it before.
-pub(crate) fn unaccepted(batch: &[u32], receipt: Receipt) -> Vec<Unaccepted> {
+pub(crate) fn unaccepted(
+    page: &Page,
+    batch: &[u32],
+    receipt: Receipt,
+    destinations: Option<&Template>,
+) -> Vec<Unaccepted> {
     let outcomes = match receipt {
         Receipt::AllAccepted => return Vec::new(),
         Receipt::Each(outcomes) => outcomes,
@@ -58,16 +84,24 @@ pub(crate) fn unaccepted(batch: &[u32], receipt: Receipt) -> Vec<Unaccepted> {
         let reason = format!("{} outcomes for {} messages", outcomes.len(), batch.len());
         let all = batch.iter();
         return all
-            .map(|index| Unaccepted { index: *index, is_refusal: false, reason: reason.clone() })
+            .map(|index| Unaccepted { index: *index, fault: Fault::Sink, reason: reason.clone() })
             .collect();
     }
+    let several = destinations.filter(|names| names.fixed().is_none());
     let each = batch.iter().zip(outcomes).filter_map(|(index, outcome)| {
-        let (is_refusal, reason) = match outcome {
+        let (fault, reason) = match outcome {
             Outcome::Accepted => return None,
-            Outcome::Retry { reason, .. } => (false, reason),
-            Outcome::Reject { reason } => (true, reason),
+            Outcome::Retry { scope: Scope::Sink, reason } => (Fault::Sink, reason),
+            Outcome::Retry { scope: Scope::Key, reason } => (Fault::Key, reason),
+            Outcome::Retry { scope: Scope::Destination, reason } => {
+                let message = page.get(*index as usize);
+                let mut name = String::new();
+                let named = several.is_some_and(|names| names.render(&message, &mut name).is_ok());
+                (if named { Fault::Destination(name) } else { Fault::Sink }, reason)
+            }
+            Outcome::Reject { reason } => (Fault::Message, reason),
         };
-        Some(Unaccepted { index: *index, is_refusal, reason })
+        Some(Unaccepted { index: *index, fault, reason })
     });
     each.collect()
 }
@@ -88,35 +122,71 @@ pub(crate) fn describe(error: &dyn Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::sink::Scope;
+    use posthaste_core::{Headers, MessageId, MessageRef, Timestamp};
 
-    fn retry() -> Outcome {
-        Outcome::Retry { scope: Scope::Sink, reason: "away".to_owned() }
+    use super::*;
+
+    /// Ten messages of the topics `t0`, `t1` …
+    fn page() -> Page {
+        let mut page = Page::new(10);
+        for nth in 0..10 {
+            let topic = format!("t{nth}");
+            page.push(&MessageRef {
+                id: MessageId::nil(),
+                position: nth + 1,
+                enqueued_at: Timestamp(0),
+                topic: &topic,
+                key: None,
+                content_type: "a/b",
+                correlation_id: None,
+                headers: Headers::default(),
+                payload: b"p",
+            });
+        }
+        page
+    }
+
+    fn retry(scope: Scope) -> Outcome {
+        Outcome::Retry { scope, reason: "away".to_owned() }
     }
 
     fn reject() -> Outcome {
         Outcome::Reject { reason: "wrong type".to_owned() }
     }
 
+    fn faults(batch: &[u32], receipt: Receipt, names: &str) -> Vec<(u32, Fault)> {
+        let names = Template::parse(names).unwrap();
+        let left = unaccepted(&page(), batch, receipt, Some(&names));
+        left.into_iter().map(|unaccepted| (unaccepted.index, unaccepted.fault)).collect()
+    }
+
     #[test]
     fn only_what_was_not_accepted_is_left_in_order() {
-        let outcomes = vec![Outcome::Accepted, reject(), Outcome::Accepted, retry()];
-        let left = unaccepted(&[3, 5, 8, 9], Receipt::Each(outcomes));
-        let shown: Vec<_> = left.iter().map(|u| (u.index, u.is_refusal, &*u.reason)).collect();
+        let outcomes = vec![Outcome::Accepted, reject(), Outcome::Accepted, retry(Scope::Sink)];
+        let left = unaccepted(&page(), &[3, 5, 8, 9], Receipt::Each(outcomes), None);
+        let shown: Vec<_> = left.iter().map(|u| (u.index, u.is_refusal(), &*u.reason)).collect();
         assert_eq!(shown, [(5, true, "wrong type"), (9, false, "away")]);
     }
 
     #[test]
     fn accepted_batch_leaves_nothing() {
-        assert!(unaccepted(&[1, 2], Receipt::AllAccepted).is_empty());
-        assert!(unaccepted(&[1], Receipt::Each(vec![Outcome::Accepted])).is_empty());
+        assert!(unaccepted(&page(), &[1, 2], Receipt::AllAccepted, None).is_empty());
+        let each = Receipt::Each(vec![Outcome::Accepted]);
+        assert!(unaccepted(&page(), &[1], each, None).is_empty());
     }
 
     #[test]
     fn receipt_of_the_wrong_length_accepts_nothing() {
-        let left = unaccepted(&[1, 2], Receipt::Each(vec![Outcome::Accepted]));
-        assert!(left.iter().map(|u| (u.index, u.is_refusal)).eq([(1, false), (2, false)]));
+        let receipt = Receipt::Each(vec![Outcome::Accepted]);
+        assert_eq!(faults(&[1, 2], receipt, "x"), [(1, Fault::Sink), (2, Fault::Sink)]);
+    }
+
+    #[test]
+    fn fault_of_the_only_destination_is_the_sinks() {
+        let each = || Receipt::Each(vec![retry(Scope::Destination), retry(Scope::Key)]);
+        assert_eq!(faults(&[1, 2], each(), "jobs"), [(1, Fault::Sink), (2, Fault::Key)]);
+        let named = Fault::Destination("run:t1".to_owned());
+        assert_eq!(faults(&[1, 2], each(), "run:{topic}"), [(1, named), (2, Fault::Key)]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::{
     drain::Draining,
-    failures::{self, Ruling},
+    failures::{self, Room, Ruling},
     ledger::Ledger,
     monitor::{Gauge, State},
     outlet::{Outlet, Tried},
@@ -185,9 +185,10 @@ impl Publisher {
         shared: &Shared,
     ) -> Ruling {
         let Portion { page, before, window, .. } = part.portion;
-        let counts = shared.parked.counts();
+        let room = Room { settings: &self.failure, counts: shared.parked.counts() };
         let at = (*before, window.head.at);
-        failures::rule(&self.failure, counts, page, batch, unaccepted, at, rand::random)
+        let wait = |name: &str| shared.parked.broken(name, self.backoff, rand::random());
+        failures::rule(room, page, batch, unaccepted, at, wait, rand::random)
     }
 
     /// Writes what is set aside, so that the place may pass it; false when there is nothing.
@@ -210,7 +211,8 @@ impl Publisher {
         for change in &ruling.changes {
             let (id, attempts, reason, what) = match change {
                 Aside::ParkKey(parked) => {
-                    shared.parked.park_key(parked.clone());
+                    let waits_for = ruling.waits.get(&parked.key).map(String::as_str);
+                    shared.parked.park_key(parked.clone(), waits_for);
                     (parked.message, parked.attempts, &parked.reason, What::Key)
                 }
                 Aside::Keep(failed) => {
@@ -231,7 +233,7 @@ impl Publisher {
     /// Says why the batch is not done.
     fn report(&self, page: &Page, first: &Unaccepted, limit: Option<&'static str>) {
         let message = page.get(first.index as usize);
-        let (id, attempts) = (message.id, u32::from(first.is_refusal));
+        let (id, attempts) = (message.id, u32::from(first.is_refusal()));
         Incident { message: &message, attempts, reason: &first.reason }.is_tried_again(&self.gauge);
         let sink = self.outlet.describe();
         let (state, what) = match limit {

@@ -8,7 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use posthaste_core::{
-    Backoff, Page, PageLimit, Place, Position, Step, TopicFilter, Verdict, Window,
+    Backoff, MessageRef, Page, PageLimit, Place, Position, Step, TopicFilter, Verdict, Window,
 };
 use posthaste_store::{Aside, FailedMessage, ParkedKey, Settled, Store, StoreError};
 use tokio::{
@@ -23,7 +23,7 @@ use crate::{
     monitor::Gauge,
     outlet::{Outlet, Tried},
     parked::{Parked, is_passed},
-    policy::{Unaccepted, describe},
+    policy::{Fault, Unaccepted, describe},
     publisher::{BatchLimits, batches},
     settings::{AtLimit, FailureSettings},
     telemetry::{incident::Incident, meter::What},
@@ -73,11 +73,14 @@ struct Stretch {
 }
 
 /// How far the retry of a key came.
+#[derive(PartialEq)]
 enum Came {
     /// A page of it was accepted, or passed.
     On,
-    /// It waits for its next attempt, or another relay holds the subscription.
+    /// It waits for its next attempt.
     Stuck,
+    /// Another relay holds the subscription, or the run has to end.
+    Fenced,
 }
 
 impl Retries {
@@ -129,7 +132,10 @@ impl Retries {
             if self.draining.has_begun() || *self.stopped.borrow() {
                 return Ok(());
             }
-            self.retry_key(key).await?;
+            // One of those before may have found their destination broken.
+            if self.parked.is_due(&key.key) {
+                self.retry_key(key).await?;
+            }
         }
         if self.parked.has_due_messages(place) {
             self.retry_messages().await?;
@@ -156,7 +162,7 @@ impl Retries {
                 let reason = describe(&error);
                 let not_taken = |index: &u32| Unaccepted {
                     index: *index,
-                    is_refusal: false,
+                    fault: Fault::Sink,
                     reason: reason.clone(),
                 };
                 Some(batch.iter().map(not_taken).collect())
@@ -208,7 +214,7 @@ impl Retries {
             match self.next_stretch(&key, bound).await? {
                 Some(stretch) => match self.publish_stretch(&mut key, &stretch).await? {
                     Came::On => {}
-                    Came::Stuck => return Ok(()),
+                    Came::Stuck | Came::Fenced => return Ok(()),
                 },
                 // The publisher stands still at the bound: nothing of the key is left.
                 None if turn.is_some() => {
@@ -274,11 +280,12 @@ impl Retries {
             let last = stretch.page.get(batch[batch.len() - 1] as usize);
             let place = before.moved_to(stretch.window.head.at, last.position, Some(last.id));
             let Some(unaccepted) = self.attempt(&stretch.page, batch, place).await else {
-                return Ok(Came::Stuck);
+                return Ok(Came::Fenced);
             };
             // One key, in order: whatever stands behind the first was not accepted either.
             let Some(first) = unaccepted.first() else {
                 self.setbacks = 0;
+                self.parked.recovered(&key.key);
                 continue;
             };
             let position = stretch.page.get(first.index as usize).position;
@@ -292,7 +299,7 @@ impl Retries {
             key.retry_in = Some(Duration::ZERO);
             let written = self.ledger.write(&[Aside::ParkKey(key.clone())], None).await?;
             if written == Settled::Fenced {
-                return Ok(Came::Stuck);
+                return Ok(Came::Fenced);
             }
         }
         Ok(Came::On)
@@ -309,14 +316,14 @@ impl Retries {
         let is_same = key.message == message.id;
         key.message = message.id;
         key.reason.clone_from(&first.reason);
-        if !first.is_refusal {
+        if !first.is_refusal() {
             if !is_same {
                 key.attempts = 0;
             }
             Incident { message: &message, attempts: key.attempts, reason: &first.reason }
                 .is_tried_again(&self.gauge);
-            key.retry_in = Some(self.setback());
-            return self.wait(key, &[]).await;
+            key.retry_in = Some(self.setback(&first.fault));
+            return self.wait(key, &[], &first.fault).await;
         }
         key.attempts = if is_same { key.attempts + 1 } else { 1 };
         let incident =
@@ -331,7 +338,7 @@ impl Retries {
                 key.retry_in = Some(retry_in);
                 incident.is_tried_again(&self.gauge);
                 self.gauge.rejected(self.parked.counts(), &first.reason);
-                return self.wait(key, &[]).await;
+                return self.wait(key, &[], &first.fault).await;
             }
         };
         let mut room = Room { settings: &self.failure, counts: self.parked.counts() };
@@ -339,7 +346,7 @@ impl Retries {
             // Nothing is dropped: the key waits until there is room.
             key.retry_in = Some(self.failure.retry.cap);
             incident.is_tried_again(&self.gauge);
-            return self.wait(key, &[]).await;
+            return self.wait(key, &[], &first.fault).await;
         }
         let dead = FailedMessage {
             position: message.position,
@@ -357,7 +364,10 @@ impl Retries {
             key.attempts = 0;
             key.retry_in = Some(Duration::ZERO);
         }
-        let came = self.wait(key, &[Aside::Keep(dead.clone())]).await?;
+        let came = self.wait(key, &[Aside::Keep(dead.clone())], &first.fault).await?;
+        if came == Came::Fenced {
+            return Ok(came);
+        }
         self.parked.set_aside(&dead);
         incident.is_set_aside(&self.gauge, What::DeadLetter);
         self.gauge.rejected(self.parked.counts(), &first.reason);
@@ -365,13 +375,22 @@ impl Retries {
     }
 
     /// Writes a key's place and next attempt, with what belongs to it.
-    async fn wait(&mut self, key: &ParkedKey, with: &[Aside]) -> Result<Came, StoreError> {
+    async fn wait(
+        &mut self,
+        key: &ParkedKey,
+        with: &[Aside],
+        fault: &Fault,
+    ) -> Result<Came, StoreError> {
         let mut changes = with.to_vec();
         changes.push(Aside::ParkKey(key.clone()));
         if self.ledger.write(&changes, None).await? == Settled::Fenced {
-            return Ok(Came::Stuck);
+            return Ok(Came::Fenced);
         }
-        self.parked.park_key(key.clone());
+        let waits_for = match fault {
+            Fault::Destination(name) => Some(name.as_str()),
+            Fault::Message | Fault::Key | Fault::Sink => None,
+        };
+        self.parked.park_key(key.clone(), waits_for);
         let is_due = key.retry_in == Some(Duration::ZERO);
         Ok(if is_due { Came::On } else { Came::Stuck })
     }
@@ -396,8 +415,8 @@ impl Retries {
         let mut left = unaccepted.iter().peekable();
         let mut changes = Vec::with_capacity(all.len());
         let mut failed = Vec::new();
-        let wait =
-            if unaccepted.iter().any(|u| !u.is_refusal) { self.setback() } else { Duration::ZERO };
+        let of_the_sink = unaccepted.iter().find(|u| matches!(u.fault, Fault::Sink | Fault::Key));
+        let wait = of_the_sink.map(|unaccepted| self.setback(&unaccepted.fault));
         for index in all {
             let failure = &due.failures[*index as usize];
             match left.next_if(|unaccepted| unaccepted.index == *index) {
@@ -407,14 +426,11 @@ impl Retries {
                 }
                 Some(unaccepted) => {
                     let message = due.page.get(*index as usize);
-                    let attempts = failure.attempts + u32::from(unaccepted.is_refusal);
-                    let verdict = self.failure.policy().judge(&message, attempts, rand::random());
-                    let retry_in = match verdict {
-                        _ if !unaccepted.is_refusal => Some(wait),
-                        Verdict::DeadLetter { .. } => None,
-                        Verdict::ParkKey { retry_in } | Verdict::ParkMessage { retry_in } => {
-                            Some(retry_in)
-                        }
+                    let attempts = failure.attempts + u32::from(unaccepted.is_refusal());
+                    let retry_in = match &unaccepted.fault {
+                        Fault::Message => self.next_attempt(&message, attempts),
+                        Fault::Sink | Fault::Key => wait,
+                        Fault::Destination(_) => Some(self.setback(&unaccepted.fault)),
                     };
                     failed.push((message, attempts, unaccepted, retry_in.is_none()));
                     let reason = unaccepted.reason.clone();
@@ -438,8 +454,19 @@ impl Retries {
         self.look().await
     }
 
-    /// How long to wait for a sink that could not take anything.
-    fn setback(&mut self) -> Duration {
+    /// When a rejected message is tried again; `None` when it is a dead letter.
+    fn next_attempt(&self, message: &MessageRef<'_>, attempts: u32) -> Option<Duration> {
+        match self.failure.policy().judge(message, attempts, rand::random()) {
+            Verdict::DeadLetter { .. } => None,
+            Verdict::ParkKey { retry_in } | Verdict::ParkMessage { retry_in } => Some(retry_in),
+        }
+    }
+
+    /// How long to wait for what could not take anything.
+    fn setback(&mut self, fault: &Fault) -> Duration {
+        if let Fault::Destination(name) = fault {
+            return self.parked.broken(name, self.backoff, rand::random());
+        }
         self.setbacks += 1;
         self.backoff.delay(self.setbacks, rand::random())
     }

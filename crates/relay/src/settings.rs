@@ -68,7 +68,8 @@ pub struct RetrySettings {
     pub cap: Duration,
 }
 
-/// What a subscription does with messages that its sink rejects, as opposed to a sink that is away.
+/// What a subscription does with messages that its sink rejects, or that one of the sink's several
+/// destinations does not take. A sink that is away holds the whole subscription instead.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FailureSettings {

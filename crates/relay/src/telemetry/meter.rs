@@ -143,7 +143,7 @@ impl Meter {
         if unaccepted.is_empty() {
             return;
         }
-        let refused = unaccepted.iter().filter(|unaccepted| unaccepted.is_refusal).count();
+        let refused = unaccepted.iter().filter(|unaccepted| unaccepted.is_refusal()).count();
         self.rejected.add(refused as u64);
         self.errors(Class::Rejected).add(u64::from(refused > 0));
         self.errors(Class::NotTaken).add(u64::from(refused < unaccepted.len()));
@@ -219,6 +219,7 @@ mod tests {
     use posthaste_core::{Headers, MessageId, MessageRef, Timestamp};
 
     use super::*;
+    use crate::policy::Fault;
 
     #[test]
     fn every_class_has_a_counter_of_its_own() {
@@ -260,7 +261,7 @@ mod tests {
         let meter = Meter::default();
         let hour = 3_600_000_000;
         let page = page(&[-hour, 2 * hour, 3 * hour, 20_000_000]);
-        let left = Unaccepted { index: 2, is_refusal: true, reason: String::new() };
+        let left = Unaccepted { index: 2, fault: Fault::Message, reason: String::new() };
         meter.delays(&page, &[0, 1, 2, 3], &[left]);
         let reading = meter.commit_to_publish.read();
         // A millisecond, 10 s, 30 s, an hour, and more.
@@ -272,8 +273,8 @@ mod tests {
     #[test]
     fn r38_answer_with_failures_counts_each_class_once_and_each_rejection() {
         let meter = Meter::default();
-        let unaccepted = [(1, true), (2, true), (3, false), (4, false), (5, false)]
-            .map(|(index, is_refusal)| Unaccepted { index, is_refusal, reason: String::new() });
+        let unaccepted = [Fault::Message, Fault::Message, Fault::Key, Fault::Sink, Fault::Sink]
+            .map(|fault| Unaccepted { index: 0, fault, reason: String::new() });
         meter.answered(10, Duration::from_millis(3), &unaccepted);
         meter.answered(4, Duration::from_secs(3), &[]);
         let errors = Class::ALL.map(|class| meter.errors(class).get());

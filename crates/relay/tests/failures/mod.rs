@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Duration};
 
 use posthaste_core::Message;
 use posthaste_relay::{
-    AtLimit, FailureSettings, Policy, Relay, RetrySettings, State, SubscriptionSnapshot,
-    sink::Context,
+    AtLimit, FailureSettings, Policy, Relay, RelaySettings, RetrySettings, State,
+    SubscriptionSnapshot, sink::Context,
 };
 use posthaste_store::{
     Operations, Request, Selection, Store, SubscriptionStatus,
@@ -47,6 +47,8 @@ on_both_stores!(
     dead_letter_holds_its_key,
     keyless_message_is_parked_alone,
     park_message_lets_its_key_move_on,
+    broken_destination_holds_its_own_keys_and_burns_no_attempts,
+    what_waits_for_a_broken_destination_is_tried_by_one_message_at_a_time,
     r14_replayed_dead_letter_arrives_before_its_followers,
     r14_discarded_dead_letter_lets_its_followers_arrive,
     published_messages_are_replayed_beside_the_stream,
@@ -253,6 +255,74 @@ async fn park_message_lets_its_key_move_on(store: Arc<dyn Operations>) {
     until(&running, |s| (s.aside.messages, s.aside.dead_letters) == (1, 1)).await;
     picky.relent("a0");
     taken(&picky, "a", ["a1", "a3", "a0"].map(str::to_owned).to_vec()).await;
+    running.drain().await.unwrap();
+}
+
+/// Messages of the keys `a` to `d`, those of `c` and `d` to another destination.
+fn to_two_destinations(range: std::ops::Range<u32>) -> Vec<Message> {
+    let of = |key: &str, topic: &str| {
+        let text = |n| Message::new(topic).key(key).text(format!("{key}{n}"));
+        range.clone().map(text).collect::<Vec<_>>()
+    };
+    [of("a", "full"), of("b", "full"), of("c", "free"), of("d", "free")].concat()
+}
+
+async fn broken_destination_holds_its_own_keys_and_burns_no_attempts(store: Arc<dyn Operations>) {
+    let picky = Picky::default();
+    picky.break_down("full");
+    store.append(&to_two_destinations(0..3)).await.unwrap();
+    let quick = RetrySettings { initial: Duration::from_millis(5), cap: Duration::from_millis(9) };
+    let mut subscription = subscription("test", &["*"], Arc::new(picky.clone()));
+    // One attempt: a rejected message would be dead at once.
+    subscription.failure = FailureSettings { attempts: 1, ..failure(Policy::DeadLetter) };
+    let settings = RelaySettings { retry: quick, ..settings() };
+    let relay = Relay::new(store.clone(), settings, vec![subscription], Context::default());
+    let running = Running::start(relay);
+    taken(&picky, "c", texts("c", 0..3)).await;
+    taken(&picky, "d", texts("d", 0..3)).await;
+    until(&running, |s| s.aside.keys == 2 && s.state == State::Running).await;
+    store.append(&to_two_destinations(3..6)).await.unwrap();
+    taken(&picky, "c", texts("c", 0..6)).await;
+    let tried_again = async || picky.rejections("a0") + picky.rejections("b0") > 5;
+    eventually_async("more attempts", LIMIT, tried_again).await;
+    let keys = store.aside("test").await.unwrap().keys;
+    assert!(keys.len() == 2 && keys.iter().all(|key| key.attempts == 0), "{keys:?}");
+    assert!(picky.taken("a").is_empty() && picky.taken("b").is_empty());
+
+    picky.mend("full");
+    taken(&picky, "a", texts("a", 0..6)).await;
+    taken(&picky, "b", texts("b", 0..6)).await;
+    until(&running, |s| s.aside == posthaste_relay::Counts::default()).await;
+    running.drain().await.unwrap();
+}
+
+async fn what_waits_for_a_broken_destination_is_tried_by_one_message_at_a_time(
+    store: Arc<dyn Operations>,
+) {
+    let picky = Picky::default();
+    picky.break_down("t");
+    let keys: Vec<String> = (0..50).map(|n| format!("k{n:02}-")).collect();
+    let messages: Vec<Message> = keys.iter().flat_map(|key| of_key(key, 0..2)).collect();
+    store.append(&messages).await.unwrap();
+    let mut subscription = subscription("test", &["*"], Arc::new(picky.clone()));
+    subscription.failure = failure(Policy::ParkKey);
+    let pause = Duration::from_millis(400);
+    let settings =
+        RelaySettings { retry: RetrySettings { initial: pause, cap: pause }, ..settings() };
+    let relay = Relay::new(store.clone(), settings, vec![subscription], Context::default());
+    let running = Running::start(relay);
+    until(&running, |s| s.aside.keys == 50).await;
+    let first = picky.knocks().len();
+    let tried_thrice = async || picky.knocks().len() >= first + 3;
+    eventually_async("three more tries", LIMIT, tried_thrice).await;
+    // A wait is never shorter than a tenth of its ceiling.
+    let knocks = picky.knocks();
+    let gaps = knocks[first..].windows(2).map(|pair| pair[1] - pair[0]);
+    assert!(gaps.clone().all(|gap| gap >= pause / 10), "{:?}", gaps.collect::<Vec<_>>());
+    picky.mend("t");
+    for key in &keys {
+        taken(&picky, key, texts(key, 0..2)).await;
+    }
     running.drain().await.unwrap();
 }
 

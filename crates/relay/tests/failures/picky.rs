@@ -2,10 +2,12 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use async_trait::async_trait;
+use posthaste_core::Template;
 use posthaste_relay::sink::{Batch, Context, Outcome, Receipt, Scope, Sink, SinkError, Target};
 
 /// A target whose sinks share their taste; clones share it too.
@@ -18,8 +20,12 @@ pub(crate) struct Picky {
 struct State {
     /// Payloads that are rejected.
     rejected: HashSet<String>,
-    /// How often each was handed over and rejected.
+    /// Topics whose destination takes nothing.
+    broken: HashSet<String>,
+    /// How often each was handed over and not taken.
     rejections: HashMap<String, u32>,
+    /// When something was handed over that went to a broken destination.
+    knocks: Vec<Instant>,
     /// Payloads in the order they were taken.
     taken: Vec<String>,
 }
@@ -34,6 +40,21 @@ impl Picky {
         self.state().rejected.remove(payload);
     }
 
+    /// The destination of `topic` takes nothing from now on.
+    pub(crate) fn break_down(&self, topic: &str) {
+        self.state().broken.insert(topic.to_owned());
+    }
+
+    pub(crate) fn mend(&self, topic: &str) {
+        self.state().broken.remove(topic);
+    }
+
+    /// When batches for a broken destination came.
+    pub(crate) fn knocks(&self) -> Vec<Instant> {
+        self.state().knocks.clone()
+    }
+
+    /// How often a payload was handed over and not taken.
     pub(crate) fn rejections(&self, payload: &str) -> u32 {
         self.state().rejections.get(payload).copied().unwrap_or_default()
     }
@@ -60,6 +81,11 @@ impl Target for Picky {
         "picky".to_owned()
     }
 
+    fn destination(&self) -> Option<&Template> {
+        static NAMES: LazyLock<Template> = LazyLock::new(|| Template::parse("{topic}").unwrap());
+        Some(&NAMES)
+    }
+
     async fn connect(&self, _: &Context, _: &str) -> Result<Box<dyn Sink>, SinkError> {
         Ok(Box::new(self.clone()))
     }
@@ -70,11 +96,20 @@ impl Sink for Picky {
     async fn publish(&mut self, batch: &Batch<'_>) -> Result<Receipt, SinkError> {
         let mut state = self.state();
         let mut held = HashSet::new();
+        if batch.messages().any(|message| state.broken.contains(message.topic)) {
+            state.knocks.push(Instant::now());
+        }
         let outcomes = batch.messages().map(|message| {
             let text = String::from_utf8(message.payload.to_vec()).unwrap();
             if message.key.is_some_and(|key| held.contains(key)) {
                 let reason = "it follows a rejected one".to_owned();
                 return Outcome::Retry { scope: Scope::Key, reason };
+            }
+            if state.broken.contains(message.topic) {
+                held.extend(message.key);
+                let reason = format!("{} is full", message.topic);
+                *state.rejections.entry(text).or_default() += 1;
+                return Outcome::Retry { scope: Scope::Destination, reason };
             }
             if state.rejected.contains(&text) {
                 held.extend(message.key);

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use posthaste_core::Template;
 use posthaste_relay::{
     FailureSettings, Monitor, Relay, RelayError, RetrySettings, State as PipelineState,
     Subscription, sink::Context,
@@ -35,7 +36,12 @@ impl RelayTask {
         let store = Arc::new(SimStore { world: world.clone(), relay: number });
         let target = |subscription: &str| {
             let subscription = subscription.to_owned();
-            Arc::new(SimTarget { world: world.clone(), subscription, relay: number })
+            Arc::new(SimTarget {
+                names: Template::parse("{topic}").expect("a template"),
+                world: world.clone(),
+                subscription,
+                relay: number,
+            })
         };
         let subscriptions = plan.specs.iter().map(|spec| Subscription {
             spec: spec.clone(),

@@ -4,6 +4,7 @@
 use std::{collections::HashSet, fmt, panic, time::Duration};
 
 use async_trait::async_trait;
+use posthaste_core::Template;
 use posthaste_relay::sink::{
     Batch, Context, Outcome, Receipt, Scope, Sink, SinkError, SinkErrorKind, Target,
 };
@@ -24,6 +25,8 @@ pub(crate) struct SimTarget {
     pub(crate) world: World,
     pub(crate) subscription: String,
     pub(crate) relay: u32,
+    /// What its destinations are called: one for each topic.
+    pub(crate) names: Template,
 }
 
 impl fmt::Debug for SimTarget {
@@ -36,6 +39,10 @@ impl fmt::Debug for SimTarget {
 impl Target for SimTarget {
     fn describe(&self) -> String {
         format!("simulated {}", self.subscription)
+    }
+
+    fn destination(&self) -> Option<&Template> {
+        Some(&self.names)
     }
 
     async fn connect(&self, _: &Context, _: &str) -> Result<Box<dyn Sink>, SinkError> {
@@ -214,7 +221,7 @@ fn take(
             if !state.is_broken(Broken::SinkLetsKeysOvertake) {
                 held.extend(key.as_deref());
             }
-            refusal(state)
+            refusal(state, dice)
         } else {
             state.arrive(name, *id, arrival);
             Outcome::Accepted
@@ -232,11 +239,17 @@ fn take(
     Receipt::Each(outcomes)
 }
 
-fn refusal(state: &State) -> Outcome {
+/// The message's fault, or its destination's.
+fn refusal(state: &State, dice: &mut SmallRng) -> Outcome {
     if state.is_broken(Broken::SinkHidesRefusals) {
         return Outcome::Accepted;
     }
-    Outcome::Reject { reason: "not yet".to_owned() }
+    let reason = "not yet".to_owned();
+    if dice.random_bool(0.5) {
+        Outcome::Retry { scope: Scope::Destination, reason }
+    } else {
+        Outcome::Reject { reason }
+    }
 }
 
 /// Whether the sink refuses a message: some it does a few times, and then no more.

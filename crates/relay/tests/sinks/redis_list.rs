@@ -6,7 +6,7 @@ use posthaste_testkit::{Redis, RedisAuth, RedisOptions};
 use redis::aio::MultiplexedConnection;
 
 use super::{
-    contract::{Harness, Rejecting, sink_contract},
+    contract::{Breaking, Harness, sink_contract},
     messages::{Arrived, Sample, publish, read_envelope, read_event},
     redis_server::{
         Server, assert_refused, assert_settings, client, connected, parse, setting, target,
@@ -71,7 +71,7 @@ impl<const EVENTS: bool> Harness for List<EVENTS> {
 }
 
 #[async_trait]
-impl<const EVENTS: bool> Rejecting for List<EVENTS> {
+impl<const EVENTS: bool> Breaking for List<EVENTS> {
     async fn refuse(&mut self, topic: &str) {
         let list = format!("{}{topic}", self.prefix);
         let mut client = client(self.server.redis()).await;
@@ -85,8 +85,8 @@ impl<const EVENTS: bool> Rejecting for List<EVENTS> {
     }
 }
 
-sink_contract!(contract_of_envelopes_on_the_left, super::List<false>, rejection);
-sink_contract!(contract_of_events_on_the_right, super::List<true>, rejection);
+sink_contract!(contract_of_envelopes_on_the_left, super::List<false>, breaking);
+sink_contract!(contract_of_events_on_the_right, super::List<true>, breaking);
 
 #[tokio::test]
 async fn r11_list_queue_jobs_holds_the_payloads_newest_first() {
@@ -180,7 +180,7 @@ async fn permissions_of_the_manual_suffice_and_a_missing_one_is_told() {
 }
 
 #[tokio::test]
-async fn name_of_other_data_is_refused_where_a_limit_is_set_too() {
+async fn name_of_other_data_is_the_lists_fault_where_a_limit_is_set_too() {
     let prefix = Redis::shared().prefix();
     let mut settings = setting("list", format!("{prefix}{{topic}}"));
     settings.insert("maxlen".to_owned(), 5.into());
@@ -189,7 +189,10 @@ async fn name_of_other_data_is_refused_where_a_limit_is_set_too() {
     redis::cmd("SET").arg(format!("{prefix}bad")).arg("").exec_async(&mut client).await.unwrap();
     let samples = ["bad", "bad", "good"].map(|topic| Sample::new(topic, b"p".as_slice()));
     let outcomes = publish(&mut *sink, &samples).await.unwrap();
-    assert!(matches!(&outcomes[0], Outcome::Reject { reason } if reason.contains("WRONGTYPE")));
+    let Outcome::Retry { scope: Scope::Destination, reason } = &outcomes[0] else {
+        panic!("{outcomes:?}")
+    };
+    assert!(reason.contains("WRONGTYPE"), "{reason}");
     assert!(is_held(&outcomes[1]), "{outcomes:?}");
     assert_eq!(outcomes[2], Outcome::Accepted);
 }

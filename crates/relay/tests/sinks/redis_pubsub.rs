@@ -17,7 +17,7 @@ use tracing::{
 };
 
 use super::{
-    contract::{Harness, Rejecting, sink_contract},
+    contract::{Breaking, Harness, sink_contract},
     messages::{Arrived, Sample, publish, read_envelope, read_event},
     redis_server::{Server, assert_refused, assert_settings, connected, parse, setting, target},
 };
@@ -133,7 +133,7 @@ impl<const EVENTS: bool> Harness for Pubsub<EVENTS> {
 }
 
 #[async_trait]
-impl Rejecting for Pubsub<true> {
+impl Breaking for Pubsub<true> {
     async fn refuse(&mut self, topic: &str) {
         self.listener.ask("UNSUBSCRIBE", &format!("{}{topic}", self.prefix));
     }
@@ -144,7 +144,7 @@ impl Rejecting for Pubsub<true> {
 }
 
 sink_contract!(contract_of_envelopes, super::Pubsub<false>);
-sink_contract!(contract_of_events_that_somebody_must_hear, super::Pubsub<true>, rejection);
+sink_contract!(contract_of_events_that_somebody_must_hear, super::Pubsub<true>, breaking);
 
 /// A sink on the shared server, for channels below a prefix of its own.
 async fn sink(prefix: &str, no_subscriber: &str) -> Box<dyn Sink> {

@@ -224,7 +224,7 @@ impl<S: Script> Call<S> {
                         outcomes.retry_sink_from(sent.in_batch, &reason);
                         continue;
                     }
-                    Outcome::Reject { reason }
+                    of_one_message(reason)
                 }
             };
             if outcome != Outcome::Accepted {
@@ -253,6 +253,17 @@ fn comes_after(failed: &HashMap<String, usize>, name: &str, in_batch: usize) -> 
 fn note(failed: &mut HashMap<String, usize>, name: &str, in_batch: usize) {
     let first = failed.entry(name.to_owned()).or_insert(in_batch);
     *first = in_batch.min(*first);
+}
+
+/// The outcome of a message that was met by an error which stops nothing else: its own fault only
+/// if Redis could never hold it; otherwise its destination's (the name of other data, a stream
+/// whose ids are used up), until somebody mends that.
+fn of_one_message(reason: String) -> Outcome {
+    if reason.contains("Elements are too large") {
+        Outcome::Reject { reason }
+    } else {
+        Outcome::Retry { scope: Scope::Destination, reason }
+    }
 }
 
 /// ORDERED: a message must not arrive before one that its destination did not take.
