@@ -20,7 +20,7 @@ use crate::{
     failure::{During, Failure, Result},
     messages::{Messages, PAYLOAD_BYTES, STREAM},
     process, progress,
-    relay::{Relay, Setup},
+    relay::{LONG, Relay, Setup},
     report::{Report, Spread, rounded},
     resp::Reply,
     servers::{Log, Servers, settle_tables},
@@ -142,6 +142,7 @@ impl Contest<'_> {
             dead_letters_max: 1_000,
             from: "beginning",
             once: true,
+            retention: LONG,
         })?;
         let ended = relay.end(self.patience()).await?;
         let cpu = self.cpu(ended.cpu_seconds).since(before);

@@ -15,7 +15,7 @@ use crate::{
     failure::{During, Failure, Result},
     messages::{Messages, PAYLOAD_BYTES, STREAM},
     process, progress,
-    relay::{Relay, Setup},
+    relay::{LONG, Relay, Setup},
     report::{Report, Spread, rounded},
     servers::{Log, Servers, connect},
 };
@@ -123,6 +123,7 @@ fn start(options: &Options, servers: &Servers, log: &Log, case: &Case) -> Result
         dead_letters_max: 1_000,
         from: "beginning",
         once: false,
+        retention: LONG,
     })?;
     Ok(Some(relay))
 }

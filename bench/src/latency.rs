@@ -1,6 +1,4 @@
-//! `latency`: from commit to subscriber at a steady rate, with an open loop: messages are due by
-//! the clock, whatever became of those before them, so that a stall is seen by every message that
-//! it delays.
+//! `latency`: from commit to subscriber at a steady rate, with an open loop.
 //!
 //! Each round has a relay process of its own, from a fresh subscription.
 
@@ -11,10 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use posthaste::{Message, Outbox};
 use serde_json::json;
-use tokio::{task::JoinSet, time::sleep_until};
-use tokio_postgres::Client;
 use uuid::Uuid;
 
 use self::subscriber::Subscriber;
@@ -22,28 +17,18 @@ use crate::{
     Options,
     failure::{During, Failure, Result},
     messages::{Messages, PAYLOAD_BYTES, STREAM},
+    open_loop::{CONNECTIONS, Sent, millis, send_all},
     progress,
-    relay::{Relay, Setup},
+    relay::{LONG, Relay, Setup},
     report::{Report, Spread, percentile, rounded},
-    servers::{Log, Servers, connect},
+    servers::{Log, Servers},
 };
 
 const SECONDS: u64 = 20;
-const CONNECTIONS: u32 = 10;
 /// A relay that has not published a first message by then is broken.
 const FIRST_MESSAGE_LIMIT: Duration = Duration::from_secs(15);
 /// What is not received by then is lost.
 const LAST_MESSAGE_LIMIT: Duration = Duration::from_secs(10);
-/// Time for all senders to get ready.
-const LEAD: Duration = Duration::from_millis(200);
-
-/// When the commit of one message was due, called and answered.
-#[derive(Clone, Copy, Debug)]
-struct Sent {
-    due: Instant,
-    called: Instant,
-    committed: Instant,
-}
 
 /// Milliseconds of one round, each list sorted.
 #[derive(Debug)]
@@ -85,6 +70,7 @@ async fn round(options: &Options, servers: &Servers, log: &Log, number: u32) -> 
         dead_letters_max: 1_000,
         from: "now",
         once: false,
+        retention: LONG,
     })?;
     let subscriber = Subscriber::start(servers.redis.port())?;
     wait_for_first(&mut relay, log, &subscriber).await?;
@@ -116,51 +102,6 @@ async fn wait_for_first(relay: &mut Relay, log: &Log, subscriber: &Subscriber) -
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
-}
-
-async fn send_all(url: &str, rate: u32, seconds: u64) -> Result<HashMap<Uuid, Sent>> {
-    let count = u64::from(rate) * seconds;
-    let mut messages = Messages::new(PAYLOAD_BYTES);
-    let mut senders = JoinSet::new();
-    let mut clients = Vec::new();
-    for _ in 0..CONNECTIONS {
-        clients.push(connect(url).await?);
-    }
-    let mut parts: Vec<Vec<(u64, Message)>> = clients.iter().map(|_| Vec::new()).collect();
-    for nth in 0..count {
-        parts[(nth % u64::from(CONNECTIONS)) as usize].push((nth, messages.next()));
-    }
-    let start = Instant::now() + LEAD;
-    for (client, part) in clients.into_iter().zip(parts) {
-        senders.spawn(send(client, part, start, rate));
-    }
-    let mut sent = HashMap::new();
-    while let Some(part) = senders.join_next().await {
-        sent.extend(part.during("send messages")??);
-    }
-    Ok(sent)
-}
-
-/// One connection: each message in a transaction of its own, at its time or, behind a slow
-/// predecessor, at once.
-async fn send(
-    mut client: Client,
-    messages: Vec<(u64, Message)>,
-    start: Instant,
-    rate: u32,
-) -> Result<Vec<(Uuid, Sent)>> {
-    let outbox = Outbox::default();
-    let mut sent = Vec::with_capacity(messages.len());
-    for (nth, message) in messages {
-        let due = start + Duration::from_secs_f64(nth as f64 / f64::from(rate));
-        sleep_until(due.into()).await;
-        let transaction = client.transaction().await.during("begin")?;
-        let id = outbox.enqueue(&transaction, &message).await.during("enqueue")?;
-        let called = Instant::now();
-        transaction.commit().await.during("commit")?;
-        sent.push((id, Sent { due, called, committed: Instant::now() }));
-    }
-    Ok(sent)
 }
 
 fn matched(sent: &HashMap<Uuid, Sent>, received: &HashMap<Uuid, Instant>) -> Result<Round> {
@@ -196,13 +137,6 @@ fn rate_reached(sent: &HashMap<Uuid, Sent>) -> f64 {
     let first = sent.values().map(|times| times.due).min();
     let last = sent.values().map(|times| times.committed).max();
     first.zip(last).map_or(0.0, |(first, last)| sent.len() as f64 / (last - first).as_secs_f64())
-}
-
-/// Negative where `to` came first.
-fn millis(from: Instant, to: Instant) -> f64 {
-    let later = to.saturating_duration_since(from).as_secs_f64();
-    let earlier = from.saturating_duration_since(to).as_secs_f64();
-    (later - earlier) * 1_000.0
 }
 
 fn report(options: &Options, rounds: &[Round]) -> Report {

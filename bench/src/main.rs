@@ -11,12 +11,14 @@ mod latency;
 mod machine;
 mod memory;
 mod messages;
+mod open_loop;
 mod process;
 mod rejects;
 mod relay;
 mod report;
 mod resp;
 mod servers;
+mod writers;
 
 use std::{fmt, path::PathBuf, process::ExitCode};
 
@@ -74,6 +76,8 @@ enum Benchmark {
     Memory,
     /// A drain of which the sink rejects one message in a hundred
     Rejects,
+    /// Writing messages with a settled history, a relay and its retention, and without
+    Writers,
     /// All of them
     All,
 }
@@ -89,6 +93,7 @@ impl Benchmark {
                     Self::Idle,
                     Self::Memory,
                     Self::Rejects,
+                    Self::Writers,
                 ]
             }
             one => vec![one],
@@ -132,6 +137,7 @@ async fn measure_one(options: &Options, bench: Benchmark) -> Result<Report> {
         Benchmark::Enqueue => enqueue::run(options, &servers).await,
         Benchmark::Idle => idle::run(options, &servers).await,
         Benchmark::Rejects => rejects::run(options, &servers).await,
+        Benchmark::Writers => writers::run(options, &servers).await,
         Benchmark::Memory | Benchmark::All => memory::run(options, &servers).await,
     }?;
     if machine.is_noisy() {

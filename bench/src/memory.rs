@@ -11,7 +11,7 @@ use crate::{
     failure::{Failure, Result},
     messages::{Messages, STREAM},
     progress,
-    relay::{Relay, Setup},
+    relay::{LONG, Relay, Setup},
     report::{Report, Spread, rounded},
     servers::{Log, Servers, settle_tables},
 };
@@ -101,6 +101,7 @@ async fn measure(
         dead_letters_max: 1_000,
         from: "beginning",
         once: true,
+        retention: LONG,
     })?;
     if case.pauses {
         pause_redis(servers, &mut relay).await?;

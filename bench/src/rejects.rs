@@ -15,7 +15,7 @@ use crate::{
     failure::{During, Failure, Result},
     messages::{Messages, PAYLOAD_BYTES, STREAM},
     progress,
-    relay::{Relay, Setup},
+    relay::{LONG, Relay, Setup},
     report::{Report, Spread, rounded},
     servers::{Log, Servers, settle_tables},
 };
@@ -89,6 +89,7 @@ async fn drain(
         dead_letters_max: 100_000,
         from: "beginning",
         once: true,
+        retention: LONG,
     })?;
     let ended = relay.end(Duration::from_secs(60 + expected / RATE_MIN)).await?;
     let length = servers.stream_length(STREAM)?;

@@ -25,8 +25,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 const LOOKS_PER_READING: u32 = 5;
 /// A drain that is asked for ends within the relay's own limit of 10 s.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
-/// No slot is emptied while a benchmark may still read it.
-const RETENTION: &str = "24h";
+/// A retention under which no slot is emptied while a benchmark may still read it.
+pub(crate) const LONG: &str = "24h";
 
 /// What a relay is started with.
 #[derive(Debug)]
@@ -45,6 +45,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) from: &'a str,
     /// Whether it ends when all that is committed is published.
     pub(crate) once: bool,
+    /// How long settled messages are kept.
+    pub(crate) retention: &'static str,
 }
 
 /// A relay that runs; dropping it kills it.
@@ -182,7 +184,7 @@ fn configuration(setup: &Setup<'_>) -> Table {
     let database = table(&[
         ("url", text(setup.database_url)),
         ("schema", text(SchemaName::default().as_str())),
-        ("retention", text(RETENTION)),
+        ("retention", text(setup.retention)),
     ]);
     Table::from_iter([
         ("database".to_owned(), database),

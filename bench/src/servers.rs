@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use posthaste_store::{
-    Store,
+    RingSizes, Store,
     postgres::{PostgresOptions, PostgresStore},
 };
 use posthaste_testkit::{Database, Postgres, Redis, RedisOptions};
@@ -84,9 +84,14 @@ impl Servers {
 
     /// A fresh database with Posthaste's schema.
     pub(crate) async fn log(&self) -> Result<Log> {
+        self.log_with(RingSizes::default()).await
+    }
+
+    /// The same with rings of these sizes.
+    pub(crate) async fn log_with(&self, rings: RingSizes) -> Result<Log> {
         let database: Database = self.postgres.database().await;
         let url = database.url().to_owned();
-        let options = PostgresOptions::default();
+        let options = PostgresOptions { rings, ..PostgresOptions::default() };
         let store = PostgresStore::connect(&url, &options).during("open the store")?;
         store.migrate().await.during("create the schema")?;
         Ok(Log { url, store: Arc::new(store) })
