@@ -1,6 +1,6 @@
 //! What operators do: dead letters, replay, erasure and subscriptions, from end to end.
 
-use posthaste_testkit::Redis;
+use posthaste_testkit::{Redis, RedisAuth, RedisOptions, Tls};
 use serde_json::{Value, json};
 
 use crate::harness::Place;
@@ -176,6 +176,47 @@ fn r19_doctor_names_a_sink_that_cannot_be_reached_and_an_abandoned_subscription(
     let told = |text: &str| warnings.iter().any(|(_, warning)| warning.contains(text));
     assert!(told("orders is in the database and not in the configuration"), "{warnings:?}");
     assert!(told("new has never been published"), "{warnings:?}");
+}
+
+/// TLS, a user of the access control list, and a provider that keeps CONFIG to itself.
+#[test]
+fn r56_managed_redis_that_refuses_config_is_published_to_with_a_warning() {
+    let password = "hunter2";
+    let redis = Redis::start_with(RedisOptions {
+        auth: RedisAuth::User {
+            name: "relay".to_owned(),
+            password: password.to_owned(),
+            rules: "~* &* +@all -config".to_owned(),
+        },
+        tls: Some(Tls::generate()),
+        append_only: false,
+        ..RedisOptions::default()
+    });
+    let place = Place::migrated("");
+    place.write("password", password);
+    place.write(
+        "posthaste.toml",
+        &format!(
+            "[database]\nurl = \"sqlite:log.db\"\n[subscriptions.orders.sink]\n\
+             kind = \"redis-stream\"\nurl = \"rediss://relay@127.0.0.1:{}\"\n\
+             password_file = \"password\"\nca_file = \"{}\"\n",
+            redis.port(),
+            redis.ca_file().display()
+        ),
+    );
+    place.run(&["enqueue", "a", "--json-payload", "1"]).succeeds();
+    let ran = place.run(&["relay", "--once"]).succeeds();
+    assert!(!ran.stderr.contains(password), "{}", ran.stderr);
+    let doctor = place.run(&["doctor"]).succeeds();
+    assert!(!doctor.stdout.contains(password), "{}", doctor.stdout);
+    let findings = doctor.objects();
+    let warnings = found(&findings, "warning");
+    let told = |text: &str| warnings.iter().any(|(_, warning)| warning.contains(text));
+    assert!(told("settings could not be read"), "{warnings:?}");
+    // `INFO` still tells that nothing is appended to disk.
+    assert!(told("set appendonly yes"), "{warnings:?}");
+    let backlog = place.run(&["status"]).succeeds().objects();
+    assert_eq!(backlog[0]["subscriptions"][0]["backlog"], 0, "{backlog:?}");
 }
 
 #[test]

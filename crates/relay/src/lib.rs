@@ -16,6 +16,7 @@ mod pages;
 mod parked;
 mod pipeline;
 mod policy;
+mod preflight;
 mod publisher;
 mod reader;
 mod relay;

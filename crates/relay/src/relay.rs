@@ -12,6 +12,7 @@ use crate::{
     pages::Pages,
     pipeline::Pipeline,
     policy::{self, Directive, describe},
+    preflight,
     settings::{FailureSettings, RelaySettings},
     sink::{Context, Target},
     source::{self, Newest},
@@ -219,6 +220,12 @@ impl Relay {
         let signal = draining.clone();
         background.spawn(async move {
             source::move_due(&*store, &settings, signal).await;
+            Ok(())
+        });
+        let targets = self.subscriptions.iter().map(|it| Arc::clone(&it.target)).collect();
+        let (limit, signal) = (self.settings.operation_timeout, draining.clone());
+        background.spawn(async move {
+            preflight::warn(targets, limit, signal).await;
             Ok(())
         });
         let pipelines = self.pipelines(until, &newest, draining);

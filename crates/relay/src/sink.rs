@@ -125,6 +125,12 @@ pub trait Target: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Connects, and names what of the other side's settings threatens messages that it has
+    /// accepted, each with the remedy. In bounded time.
+    async fn preflight(&self) -> Result<Vec<String>, SinkError> {
+        Ok(Vec::new())
+    }
+
     /// Connects for the pipeline of `subscription`, in bounded time.
     async fn connect(
         &self,

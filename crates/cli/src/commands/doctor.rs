@@ -210,6 +210,9 @@ async fn check_sinks(subscriptions: &[Subscription], findings: &mut Findings) {
             Ok(mut sink) => {
                 // What was opened for the trial; nothing was published.
                 let _ = sink.close().await;
+                for text in target.preflight().await.unwrap_or_default() {
+                    findings.add(Level::Warning, "sinks", format!("{name}: {text}"));
+                }
                 (Level::Ok, format!("{name}: {} can be reached", target.describe()))
             }
             Err(error) => {

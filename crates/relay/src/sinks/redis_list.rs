@@ -110,6 +110,10 @@ impl Target for ListTarget {
         Some(&self.list)
     }
 
+    async fn preflight(&self) -> Result<Vec<String>, SinkError> {
+        self.server.preflight().await
+    }
+
     async fn connect(
         &self,
         _context: &Context,

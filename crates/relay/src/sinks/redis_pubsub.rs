@@ -112,6 +112,10 @@ impl Target for PubsubTarget {
         Some(&self.channel)
     }
 
+    async fn preflight(&self) -> Result<Vec<String>, SinkError> {
+        self.server.preflight().await
+    }
+
     async fn connect(
         &self,
         _context: &Context,

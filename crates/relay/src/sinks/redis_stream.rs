@@ -92,6 +92,10 @@ impl Target for StreamTarget {
         Some(&self.stream)
     }
 
+    async fn preflight(&self) -> Result<Vec<String>, SinkError> {
+        self.server.preflight().await
+    }
+
     async fn connect(
         &self,
         _context: &Context,

@@ -63,7 +63,7 @@ async fn drain_beside_a_failing_sink_ends_and_settles_nothing_of_its_batch() {
 }
 
 #[tokio::test]
-async fn pipeline_that_panics_begins_anew_reports_it_and_loses_nothing() {
+async fn r15_pipeline_that_panics_begins_anew_reports_it_and_loses_nothing() {
     let (_, store) = scene::prepare(Postgres::shared()).await;
     let target = Moody::new(Mood::Accepts);
     let running = Running::start(relay_to(&store, &target));

@@ -5,6 +5,7 @@
 //! through `Target::connect`), and no password reaches an error or a log line.
 
 mod classify;
+mod preflight;
 mod settings;
 mod tls;
 
