@@ -47,9 +47,18 @@ fn in_rust(module: &str, text: &str) -> Vec<Test> {
                 found.push(Test { name: name.to_lowercase(), path });
             }
             is_test = false;
+        } else if let Some(name) = listed_case(code) {
+            found.push(Test { name: name.to_lowercase(), path: format!("{module}::{name}") });
         }
     }
     found
+}
+
+/// The cases of a suite stand one a line in the macro that makes a test of each.
+fn listed_case(code: &str) -> Option<&str> {
+    let name = code.strip_suffix(',')?;
+    let is_name = name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
+    (is_name && row_name(name).is_some()).then_some(name)
 }
 
 /// `#[test]`, `#[tokio::test(…)]`, and any other macro whose last part is `test`.
@@ -151,6 +160,16 @@ mod tests {
         let expected =
             ["posthaste::a::tests::inner::r1_a", "posthaste::a::tests::r2_b", "posthaste::a::r3_c"];
         assert_eq!(paths("crates/posthaste/src/a/mod.rs", text), expected);
+    }
+
+    #[test]
+    fn cases_that_a_macro_lists_are_tests() {
+        let text = "suite!(\n    r1_a,\n    not_a_row,\n    r2_b::<T>(),\n);\n\
+                    pub(crate) async fn r1_a<H: Harness>() {}\n";
+        assert_eq!(
+            paths("crates/store/tests/suite/mod.rs", text),
+            ["posthaste_store::tests::suite::r1_a"]
+        );
     }
 
     #[test]
