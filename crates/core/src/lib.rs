@@ -27,7 +27,7 @@ pub use limits::{InvalidMessage, Limits};
 pub use look::{Look, LookRule, SequenceState};
 pub use message::{Message, MessageId};
 pub use page::{Headers, MessageRef, Page, PageLimit};
-pub use place::{Epoch, Place, Tick, TickRef, Within};
+pub use place::{Epoch, InvalidPlace, Place, Tick, TickRef, Within};
 pub use ring::Ring;
 pub use schema::SchemaName;
 pub use snapshot::Snapshot;

@@ -77,7 +77,8 @@ impl Ledger {
                 return Err(StoreError::new(StoreErrorKind::Unavailable, doing));
             }
         };
-        let place = place.filter(|place| !before.covers(place));
+        let is_news = |place: &Place| !before.covers(place) || before.calls < place.calls;
+        let place = place.filter(is_news);
         if changes.is_empty() && place.is_none() {
             return Ok(Settled::Recorded);
         }

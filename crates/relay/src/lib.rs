@@ -10,6 +10,7 @@ mod drain;
 mod envelope;
 mod failures;
 mod ledger;
+mod marks;
 mod monitor;
 mod outlet;
 mod pages;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use posthaste_core::{Page, Place};
+use posthaste_core::Page;
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
@@ -11,7 +11,7 @@ use tokio::{
 use crate::{
     monitor::Gauge,
     policy::{self, Unaccepted, describe},
-    sink::{Batch, Context, Receipt, Sink, SinkError, SinkErrorKind, Target},
+    sink::{Batch, Context, Lane, Mark, Marks, Receipt, Sink, SinkError, SinkErrorKind, Target},
     telemetry::meter::Class,
 };
 
@@ -19,9 +19,11 @@ use crate::{
 pub(crate) struct Outlet {
     target: Arc<dyn Target>,
     context: Context,
-    /// Under which name the sink keeps this lane's place.
-    lane: String,
+    lane: Lane,
     sink: Option<Box<dyn Sink>>,
+    /// Calls that the sink is known to have counted; `None` before the first connection, and for
+    /// a sink that keeps no places.
+    calls: Option<i64>,
     operation_timeout: Duration,
     gauge: Arc<Gauge>,
     /// The run has to end.
@@ -34,6 +36,9 @@ pub(crate) enum Tried {
     Answered(Vec<Unaccepted>),
     /// Nothing is known of any message.
     Failed(SinkError),
+    /// Nothing was tried: on a new connection the sink says that the lane has come elsewhere than
+    /// was known here.
+    Elsewhere(Mark),
     /// The run has to end.
     Stopped,
 }
@@ -42,12 +47,12 @@ impl Outlet {
     pub(crate) fn new(
         target: Arc<dyn Target>,
         context: Context,
-        lane: String,
+        lane: Lane,
         operation_timeout: Duration,
         gauge: Arc<Gauge>,
         stopped: watch::Receiver<bool>,
     ) -> Self {
-        Self { target, context, lane, sink: None, operation_timeout, gauge, stopped }
+        Self { target, context, lane, sink: None, calls: None, operation_timeout, gauge, stopped }
     }
 
     /// The target for people, without secrets.
@@ -55,57 +60,90 @@ impl Outlet {
         self.target.describe()
     }
 
-    /// Tries the messages of `page` at `batch` once, and counts it. `place` is behind all of them.
+    /// Calls that the sink is known to have counted, if it keeps places.
+    pub(crate) fn calls(&self) -> Option<i64> {
+        self.calls
+    }
+
+    /// Connects anew. A sink that keeps places takes nothing from earlier connections from then on
+    /// (FENCED), and says where the lane stands.
+    pub(crate) async fn connect(&mut self) -> Result<Option<Mark>, SinkError> {
+        self.sink = None;
+        let connect = self.target.connect(&self.context, &self.lane);
+        let connected = timeout(self.operation_timeout, connect).await;
+        let connected = connected.map_err(|_| self.late()).and_then(|connected| connected);
+        let sink = connected.inspect_err(|error| self.failed(error))?;
+        let mark = sink.mark().cloned();
+        self.calls = sink.calls();
+        self.sink = Some(sink);
+        Ok(mark)
+    }
+
+    /// Tries the messages of `page` at `batch` once, and counts it. `marks` is how the lane moves.
     ///
     /// FENCED: ends at once when the run has to, also while it connects or waits; the sink that
     /// was in use is dropped with the try.
-    pub(crate) async fn attempt(&mut self, page: &Page, batch: &[u32], place: Place) -> Tried {
-        let (gauge, mut stopped) = (Arc::clone(&self.gauge), self.stopped.clone());
-        let (meter, began) = (gauge.meter(), Instant::now());
-        meter.attempts.add(1);
-        let handed = Batch::new(page, batch, place);
-        let answer = tokio::select! {
+    pub(crate) async fn attempt(&mut self, page: &Page, batch: &[u32], marks: &dyn Marks) -> Tried {
+        let mut stopped = self.stopped.clone();
+        self.gauge.meter().attempts.add(1);
+        tokio::select! {
             biased;
-            _ = stopped.wait_for(|stopped| *stopped) => return Tried::Stopped,
-            answer = self.publish(&handed) => answer,
-        };
-        match answer {
+            _ = stopped.wait_for(|stopped| *stopped) => Tried::Stopped,
+            tried = self.try_once(page, batch, marks) => tried,
+        }
+    }
+
+    async fn try_once(&mut self, page: &Page, batch: &[u32], marks: &dyn Marks) -> Tried {
+        if self.sink.is_none() {
+            let known = self.calls;
+            match self.connect().await {
+                Ok(Some(mark)) if known != Some(mark.calls) => return Tried::Elsewhere(mark),
+                Ok(_) => {}
+                Err(error) => return Tried::Failed(error),
+            }
+        }
+        let began = Instant::now();
+        match self.publish(&Batch::new(page, batch, marks)).await {
             Ok(receipt) => {
                 let names = self.target.destination();
                 let unaccepted = policy::unaccepted(page, batch, receipt, names);
-                meter.answered(batch.len(), began.elapsed(), &unaccepted);
-                gauge.published(batch.len() - unaccepted.len());
+                self.gauge.meter().answered(batch.len(), began.elapsed(), &unaccepted);
+                self.gauge.published(batch.len() - unaccepted.len());
                 Tried::Answered(unaccepted)
             }
             Err(error) => {
-                meter.errors(Class::Sink(error.kind())).add(1);
+                self.failed(&error);
                 Tried::Failed(error)
             }
         }
     }
 
-    /// Hands a batch over, connecting first if needed. After an error, or when it is dropped,
-    /// nothing is known of the batch, and the connection is gone.
+    /// Hands a batch over. After an error, or when it is dropped, nothing is known of the batch,
+    /// and the connection is gone.
     async fn publish(&mut self, batch: &Batch<'_>) -> Result<Receipt, SinkError> {
-        let late = |_| {
-            let doing = format!("{}: no answer in time", self.target.describe());
-            SinkError::new(SinkErrorKind::Timeout, doing)
+        let Some(mut sink) = self.sink.take() else {
+            let doing = format!("{}: not connected", self.target.describe());
+            return Err(SinkError::new(SinkErrorKind::Unavailable, doing));
         };
-        let mut sink = if let Some(sink) = self.sink.take() {
-            sink
-        } else {
-            let connect = self.target.connect(&self.context, &self.lane);
-            timeout(self.operation_timeout, connect).await.map_err(late)??
-        };
-        let receipt =
-            timeout(self.operation_timeout, sink.publish(batch)).await.map_err(late)??;
+        let answered = timeout(self.operation_timeout, sink.publish(batch)).await;
+        let receipt = answered.map_err(|_| self.late())??;
+        self.calls = sink.calls();
         self.sink = Some(sink);
         Ok(receipt)
     }
 
+    fn late(&self) -> SinkError {
+        let doing = format!("{}: no answer in time", self.target.describe());
+        SinkError::new(SinkErrorKind::Timeout, doing)
+    }
+
+    fn failed(&self, error: &SinkError) {
+        self.gauge.meter().errors(Class::Sink(error.kind())).add(1);
+    }
+
     /// Closes the connection after the last batch.
     pub(crate) async fn close(&mut self) {
-        let subscription = &*self.lane;
+        let subscription = &*self.lane.name;
         if let Some(mut sink) = self.sink.take() {
             match timeout(self.operation_timeout, sink.close()).await {
                 Ok(Ok(())) => {}

@@ -30,6 +30,12 @@ struct State {
     /// Whether the publisher may still meet one of the messages: they were set aside by an
     /// earlier run, whose place had not passed them when it ended.
     are_ahead: bool,
+    /// Whether the sink has lost what had been published of parked keys before they were parked.
+    repairs: bool,
+    /// Up to where the run before had passed over messages of parked keys.
+    reached: Option<Place>,
+    /// Calls of the second lane that the database knows of.
+    calls: i64,
     /// Destinations that do not take messages at the moment, by name.
     broken: HashMap<String, Broken>,
 }
@@ -71,6 +77,7 @@ impl Parked {
         let mut waits: HashMap<_, _> =
             known.filter_map(|(name, key)| Some((name, key.waits_for?))).collect();
         state.messages.clear();
+        state.calls = aside.retry_calls;
         for parked in aside.keys {
             let due = due(parked.retry_in);
             let waits_for = waits.remove(&parked.key);
@@ -81,6 +88,39 @@ impl Parked {
         }
         drop(state);
         self.changed.notify_one();
+    }
+
+    /// The publisher begins at `place`, and has passed over messages of parked keys up to `reached`;
+    /// `repairs` if the sink has lost what it had behind the place.
+    pub(crate) fn begin_at(&self, place: &Place, reached: Place, repairs: bool) {
+        let mut state = self.state();
+        state.repairs = repairs;
+        state.reached = Some(reached);
+        state.are_ahead = state.messages.values().any(|message| !message.is_passed(place));
+    }
+
+    /// Up to where messages of parked keys have been passed over when the publisher stands at
+    /// `place`.
+    pub(crate) fn reached(&self, place: Place) -> Place {
+        self.state().reached.filter(|reached| !place.covers(reached)).unwrap_or(place)
+    }
+
+    /// Calls of the second lane that the database knows of.
+    pub(crate) fn calls(&self) -> i64 {
+        self.state().calls
+    }
+
+    /// What is being written down speaks of that many.
+    pub(crate) fn count(&self, calls: i64) {
+        self.state().calls = calls;
+    }
+
+    pub(crate) fn key(&self, key: &str) -> Option<ParkedKey> {
+        self.state().keys.get(key).map(|key| key.parked.clone())
+    }
+
+    pub(crate) fn has_message(&self, id: MessageId) -> bool {
+        self.state().messages.contains_key(&id)
     }
 
     /// Enters a key, or its new place and attempts, and the destination that it waits for.
@@ -140,8 +180,14 @@ impl Parked {
         }
     }
 
-    /// The messages of `batch` that are not set aside; `None` when none is.
-    pub(crate) fn without_set_aside(&self, page: &Page, batch: &[u32]) -> Option<Vec<u32>> {
+    /// The messages of `batch`, in the window that the tick `head` closes, that are not set aside;
+    /// `None` when none is.
+    pub(crate) fn without_set_aside(
+        &self,
+        page: &Page,
+        batch: &[u32],
+        head: i64,
+    ) -> Option<Vec<u32>> {
         let state = self.state();
         if state.keys.is_empty() && !state.are_ahead {
             return None;
@@ -149,14 +195,16 @@ impl Parked {
         let is_free = |index: &u32| {
             let message = page.get(*index as usize);
             !(state.are_ahead && state.messages.contains_key(&message.id))
-                && message.key.is_none_or(|key| !state.keys.contains_key(key))
+                && message.key.and_then(|key| state.keys.get(key)).is_none_or(|key| {
+                    state.repairs && is_passed(&key.parked.place, head, message.position)
+                })
         };
         Some(batch.iter().copied().filter(is_free).collect())
     }
 
     /// Keys whose attempt is due, the longest due first. `place` is the publisher's: what it has
     /// not passed, because it began anew before it, has to wait for it.
-    pub(crate) fn due_keys(&self, place: &Place) -> Vec<ParkedKey> {
+    pub(crate) fn due_keys(&self, place: &Place) -> Vec<String> {
         let now = Instant::now();
         let state = self.state();
         let is_due = |key: &&Key| {
@@ -164,14 +212,14 @@ impl Parked {
         };
         let mut keys: Vec<&Key> = state.keys.values().filter(is_due).collect();
         keys.sort_unstable_by_key(|key| (key.due, &key.parked.key));
-        keys.into_iter().map(|key| key.parked.clone()).collect()
+        keys.into_iter().map(|key| key.parked.key.clone()).collect()
     }
 
-    /// Whether a key's attempt is due.
-    pub(crate) fn is_due(&self, key: &str) -> bool {
+    /// A key as it stands now, if its attempt is due.
+    pub(crate) fn due_key(&self, key: &str) -> Option<ParkedKey> {
         let state = self.state();
-        let due = state.keys.get(key).and_then(|key| state.due(key));
-        due.is_some_and(|due| due <= Instant::now())
+        let key = state.keys.get(key)?;
+        state.due(key).is_some_and(|due| due <= Instant::now()).then(|| key.parked.clone())
     }
 
     /// Whether a message's attempt is due.

@@ -4,8 +4,8 @@
 
 use std::{panic::resume_unwind, sync::Arc};
 
-use posthaste_core::{Epoch, Place, TopicFilter};
-use posthaste_store::{Store, StoreError};
+use posthaste_core::{Backoff, Epoch, Place, TopicFilter};
+use posthaste_store::{Settled, Store, StoreError};
 use tokio::{
     sync::{Mutex, mpsc, watch},
     task::JoinSet,
@@ -14,16 +14,18 @@ use tokio::{
 use crate::{
     drain::Draining,
     ledger::Ledger,
+    marks::{self, Beginning, Loss},
     monitor::{Gauge, State},
     outlet::Outlet,
     pages::Pages,
     parked::Parked,
+    policy::{self, Directive, describe},
     publisher::{Ended, Publisher, Shared},
     reader::Reader,
     retries::Retries,
     settings::{FailureSettings, RelaySettings},
     settler::Settler,
-    sink::{Context, SinkError, Target},
+    sink::{Context, Lane, Mark, SinkError, SinkErrorKind, Target},
     source::Newest,
     telemetry::meter::SourceMeter,
 };
@@ -60,22 +62,47 @@ pub(crate) enum Outcome {
     Fenced,
     /// The database failed; the next run begins at the stored place.
     Store(StoreError),
+    /// The sink says that the lane stands elsewhere than was known: begin anew where it stands.
+    Elsewhere,
     /// The sink failed in a way that does not pass by itself.
     Sink(SinkError),
+}
+
+/// What a run has taken over.
+struct Acquired {
+    lane: Lane,
+    place: Place,
+    parked: Arc<Parked>,
+    is_paused: bool,
 }
 
 impl Pipeline {
     /// Runs from the stored place, never from memory, until the drain or a failure.
     pub(crate) async fn run(self) -> Outcome {
-        let (epoch, place, parked, is_paused) = match self.acquire().await {
+        let Acquired { lane, place: settled, parked, is_paused } = match self.acquire().await {
             Ok(acquired) => acquired,
             Err(error) => return Outcome::Store(error),
         };
+        let epoch = lane.epoch;
+        let turn = Arc::new(Mutex::new(()));
+        let pause = is_paused.then(|| Arc::clone(&turn).try_lock_owned().ok()).flatten();
+        if pause.is_some() && self.until.is_some() {
+            // What was asked for would never be published.
+            return self.leave(epoch).await;
+        }
+        let (store, gauge) = (Arc::clone(&self.store), Arc::clone(&self.gauge));
+        let ledger = Arc::new(Ledger::new(store, gauge, epoch, settled));
+        let mut publisher = self.publisher(lane.clone(), &ledger);
+        let begin = match self.begin(&mut publisher, &ledger, settled).await {
+            Ok(begin) => begin,
+            Err(Outcome::Done) => return self.leave(epoch).await,
+            Err(outcome) => return outcome,
+        };
+        let place = begin.place;
+        parked.begin_at(&place, begin.reached(), begin.loss == Some(Loss::Tail));
 
         let (portions_in, mut portions) = mpsc::channel(PAGES_AHEAD);
         let (places_in, places) = watch::channel(place);
-        let (store, gauge) = (Arc::clone(&self.store), Arc::clone(&self.gauge));
-        let ledger = Arc::new(Ledger::new(store, gauge, epoch, place));
         let reader = Reader {
             store: Arc::clone(&self.store),
             pages: Arc::clone(&self.pages),
@@ -84,14 +111,7 @@ impl Pipeline {
             draining: self.draining.clone(),
             until: self.until,
         };
-        let turn = Arc::new(Mutex::new(()));
-        let pause = is_paused.then(|| Arc::clone(&turn).try_lock_owned().ok()).flatten();
-        if pause.is_some() && self.until.is_some() {
-            // What was asked for would never be published.
-            return self.leave(epoch).await;
-        }
-        let mut publisher = self.publisher(&ledger);
-        let mut retries = self.retries(&ledger, &parked, &turn, places.clone());
+        let mut retries = self.retries(&lane, &ledger, &parked, &turn, places.clone());
         retries.pause = pause;
         let settler = Settler { ledger: Arc::clone(&ledger) };
         let writes = Arc::clone(&ledger);
@@ -145,9 +165,82 @@ impl Pipeline {
         }
     }
 
+    /// Connects the sink and finds where to begin: what the sink says is compared with what was
+    /// settled. `Done` when the drain comes first.
+    async fn begin(
+        &self,
+        publisher: &mut Publisher,
+        ledger: &Ledger,
+        settled: Place,
+    ) -> Result<Beginning, Outcome> {
+        let Some(mark) = self.connect(publisher.outlet()).await? else {
+            return Ok(Beginning { place: settled, floor: None, loss: None });
+        };
+        let begin = marks::beginning(settled, &mark).map_err(|error| {
+            let doing = format!("{}: its place cannot be read", self.target.describe());
+            Outcome::Sink(SinkError::caused(SinkErrorKind::Misconfigured, doing, error))
+        })?;
+        self.tell(&begin, &settled);
+        publisher.begin_above(begin.floor.clone());
+        // Before anything is published: from here on the sink's count says what was.
+        match ledger.settle(begin.place).await {
+            Ok(Settled::Recorded) => Ok(begin),
+            Ok(Settled::Fenced) => Err(Outcome::Fenced),
+            Err(error) => Err(Outcome::Store(error)),
+        }
+    }
+
+    /// Connects, and waits for a sink that is away. `None` for a sink that keeps no places.
+    async fn connect(&self, outlet: &mut Outlet) -> Result<Option<Mark>, Outcome> {
+        let backoff: Backoff = self.settings.retry.into();
+        let mut draining = self.draining.clone();
+        let mut failures = 0;
+        loop {
+            let error = match outlet.connect().await {
+                Ok(mark) => {
+                    self.gauge.running();
+                    return Ok(mark);
+                }
+                Err(error) => error,
+            };
+            if error.kind() == SinkErrorKind::Fenced {
+                return Err(Outcome::Fenced);
+            }
+            if policy::after_sink_error(error.kind()) == Directive::Stop {
+                return Err(Outcome::Sink(error));
+            }
+            self.gauge.setback(State::BackingOff, describe(&error));
+            failures += 1;
+            if draining.sleep(backoff.delay(failures, rand::random())).await {
+                return Err(Outcome::Done);
+            }
+        }
+    }
+
+    /// Says what the sink has lost.
+    fn tell(&self, begin: &Beginning, settled: &Place) {
+        let subscription = self.gauge.name();
+        match begin.loss {
+            None => {}
+            Some(Loss::Place) => tracing::warn!(
+                subscription,
+                "{} has lost the subscription's place, and what else it held; going on from the \
+                 settled place ({settled})",
+                self.target.describe()
+            ),
+            Some(Loss::Tail) => tracing::warn!(
+                subscription,
+                "{} has lost what was published after {}; publishing again up to {settled}",
+                self.target.describe(),
+                begin.place
+            ),
+        }
+    }
+
     /// Takes the subscription over, with its place and what it has set aside.
-    async fn acquire(&self) -> Result<(Epoch, Place, Arc<Parked>, bool), StoreError> {
+    async fn acquire(&self) -> Result<Acquired, StoreError> {
         let name = self.gauge.name();
+        let log = self.store.incarnation().await?;
         let (epoch, place) = self.store.acquire(name, &self.holder).await?;
         let parked = Arc::new(Parked::default());
         let aside = self.store.aside(name).await?;
@@ -160,25 +253,28 @@ impl Pipeline {
         } else {
             self.gauge.running();
         }
-        Ok((epoch, place, parked, is_paused))
+        let lane = Lane { name: name.to_owned(), epoch, log };
+        Ok(Acquired { lane, place, parked, is_paused })
     }
 
-    fn publisher(&self, ledger: &Ledger) -> Publisher {
-        let outlet = self.outlet(self.gauge.name().to_owned(), ledger);
+    fn publisher(&self, lane: Lane, ledger: &Ledger) -> Publisher {
+        let outlet = self.outlet(lane, ledger);
         let (filter, failure) = (self.filter.clone(), self.failure.clone());
         Publisher::new(outlet, filter, &self.settings, failure, Arc::clone(&self.gauge))
     }
 
     fn retries(
         &self,
+        lane: &Lane,
         ledger: &Arc<Ledger>,
         parked: &Arc<Parked>,
         turn: &Arc<Mutex<()>>,
         places: watch::Receiver<Place>,
     ) -> Retries {
+        let of_retries = Lane { name: format!("{}:retries", lane.name), ..lane.clone() };
         Retries {
             store: Arc::clone(&self.store),
-            outlet: self.outlet(format!("{}:retries", self.gauge.name()), ledger),
+            outlet: self.outlet(of_retries, ledger),
             ledger: Arc::clone(ledger),
             parked: Arc::clone(parked),
             turn: Arc::clone(turn),
@@ -196,7 +292,7 @@ impl Pipeline {
         }
     }
 
-    fn outlet(&self, lane: String, ledger: &Ledger) -> Outlet {
+    fn outlet(&self, lane: Lane, ledger: &Ledger) -> Outlet {
         let (target, context) = (Arc::clone(&self.target), self.context.clone());
         let (limit, gauge) = (self.settings.operation_timeout, Arc::clone(&self.gauge));
         Outlet::new(target, context, lane, limit, gauge, ledger.stopped())
@@ -210,11 +306,13 @@ fn conclude(
     settled: Result<(), StoreError>,
 ) -> Outcome {
     match (settled, published, read) {
+        (_, Err(Ended::Sink(error)), _) if error.kind() == SinkErrorKind::Fenced => Outcome::Fenced,
         (_, Err(Ended::Sink(error)), _) => Outcome::Sink(error),
         (Err(error), _, _) | (_, Err(Ended::Store(error)), _) | (_, _, Err(error)) => {
             Outcome::Store(error)
         }
         (Ok(()), Err(Ended::Fenced), _) => Outcome::Fenced,
+        (Ok(()), Err(Ended::Elsewhere), _) => Outcome::Elsewhere,
         (Ok(()), Ok(()) | Err(Ended::Draining), Ok(())) => Outcome::Done,
     }
 }

@@ -30,7 +30,9 @@ pub(crate) const fn after_sink_error(kind: SinkErrorKind) -> Directive {
         | SinkErrorKind::Resources
         | SinkErrorKind::Displaced
         | SinkErrorKind::Unexpected => Directive::BackOff,
-        SinkErrorKind::Authentication | SinkErrorKind::Misconfigured => Directive::Stop,
+        SinkErrorKind::Authentication | SinkErrorKind::Misconfigured | SinkErrorKind::Fenced => {
+            Directive::Stop
+        }
     }
 }
 

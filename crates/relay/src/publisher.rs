@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use posthaste_core::{Backoff, Page, Place};
+use posthaste_core::{Backoff, MessageRef, Page, Place};
 use posthaste_store::{Aside, Settled, StoreError};
 use tokio::sync::{Mutex, mpsc, watch};
 
@@ -11,6 +11,7 @@ use crate::{
     drain::Draining,
     failures::{self, Room, Ruling},
     ledger::Ledger,
+    marks::{Floor, PlaceMarks},
     monitor::{Gauge, State},
     outlet::{Outlet, Tried},
     parked::Parked,
@@ -29,6 +30,8 @@ pub(crate) struct Publisher {
     backoff: Backoff,
     failure: FailureSettings,
     gauge: Arc<Gauge>,
+    /// What was handed over beyond the place, in front of a sink that keeps places.
+    floor: Option<Floor>,
 }
 
 #[derive(Clone, Copy)]
@@ -51,6 +54,8 @@ pub(crate) enum Ended {
     Draining,
     /// Another relay holds the subscription, or another stage failed.
     Fenced,
+    /// The sink says that the lane stands elsewhere than was known: begin anew where it stands.
+    Elsewhere,
     /// The sink failed in a way that does not pass by itself.
     Sink(SinkError),
     /// What had to be set aside could not be written.
@@ -70,8 +75,7 @@ pub(crate) struct Shared {
 /// A batch and where it stands.
 struct Part<'a> {
     portion: &'a Portion,
-    /// The place once all of it is published.
-    place: Place,
+    last: MessageRef<'a>,
 }
 
 impl Publisher {
@@ -83,7 +87,17 @@ impl Publisher {
         gauge: Arc<Gauge>,
     ) -> Self {
         let (limits, backoff) = (settings.into(), settings.retry.into());
-        Self { outlet, filter, limits, backoff, failure, gauge }
+        Self { outlet, filter, limits, backoff, failure, gauge, floor: None }
+    }
+
+    /// The sink, to be connected before the run.
+    pub(crate) fn outlet(&mut self) -> &mut Outlet {
+        &mut self.outlet
+    }
+
+    /// Passes over what `floor` says is taken already.
+    pub(crate) fn begin_above(&mut self, floor: Option<Floor>) {
+        self.floor = floor;
     }
 
     /// Publishes what the reader hands over and reports each place behind it, until the reader
@@ -103,7 +117,8 @@ impl Publisher {
                 portion = portions.recv() => portion,
             };
             let Some(portion) = portion else { return Ok(()) };
-            let indices = matching(&portion.page, &self.filter);
+            let head = portion.window.head.at;
+            let indices = self.matching(&portion.page, head.n);
             for batch in batches(&portion.page, &indices, self.limits) {
                 // A drain finishes the batch in flight, not the page: a slow sink may need longer
                 // for a page than the drain may take.
@@ -118,17 +133,22 @@ impl Publisher {
                     () = draining.begun() => return Err(Ended::Draining),
                 };
                 let last = portion.page.get(batch[batch.len() - 1] as usize);
-                let place =
-                    portion.before.moved_to(portion.window.head.at, last.position, Some(last.id));
-                let free = shared.parked.without_set_aside(&portion.page, batch);
+                let free = shared.parked.without_set_aside(&portion.page, batch, head.n);
                 let pending = free.unwrap_or_else(|| batch.to_vec());
-                self.publish(&Part { portion: &portion, place }, pending, shared).await?;
+                let part = Part { portion: &portion, last };
+                let published = self.publish(&part, pending, shared).await;
+                // Before the turn goes: the sink may have passed a parked key's messages by now,
+                // and the retry lane must not unpark it at the place before them.
+                published.inspect_err(|_| shared.ledger.stop())?;
                 message = Some(last.id);
+                let place = portion.before.moved_to(head, last.position, message);
+                let place = place.counted(self.outlet.calls());
                 // COMPLETE: the place is handed to the settler only after the sink's word on
                 // every message up to it, or the store's that it is set aside.
                 places.send_replace(place);
             }
-            places.send_replace(Place { message, ..portion.after });
+            let calls = self.outlet.calls();
+            places.send_replace(Place { message, calls, ..portion.after });
             if !self.gauge.is_paused() {
                 self.gauge.running();
             }
@@ -145,8 +165,12 @@ impl Publisher {
         let page = &*part.portion.page;
         let mut attempts = 0;
         while !pending.is_empty() {
-            match self.outlet.attempt(page, &pending, part.place).await {
+            let head = part.portion.window.head.at;
+            let (before, floor) = (part.portion.before, self.floor.as_ref());
+            let marks = PlaceMarks { before, head, floor };
+            match self.outlet.attempt(page, &pending, &marks).await {
                 Tried::Stopped => return Err(Ended::Fenced),
+                Tried::Elsewhere(_) => return Err(Ended::Elsewhere),
                 Tried::Answered(unaccepted) => {
                     self.gauge.meter().delays(page, &pending, &unaccepted);
                     if unaccepted.is_empty() {
@@ -154,6 +178,7 @@ impl Publisher {
                     }
                     let ruling = self.rule(part, &pending, &unaccepted, shared);
                     pending.clone_from(&ruling.pending);
+                    self.raise_floor(part, &pending);
                     if self.set_aside(page, &ruling, &unaccepted, shared).await? {
                         attempts = 0;
                         continue;
@@ -173,8 +198,28 @@ impl Publisher {
                 return Err(Ended::Draining);
             }
         }
+        self.raise_floor(part, &[]);
         self.gauge.running();
         Ok(())
+    }
+
+    /// All of a batch has been handed over, and all but `pending` is done.
+    fn raise_floor(&mut self, part: &Part<'_>, pending: &[u32]) {
+        if self.outlet.calls().is_some() {
+            let position = |index: &u32| part.portion.page.get(*index as usize).position;
+            let (pending, head) = (pending.iter().map(position), part.portion.window.head.at.n);
+            self.floor = Floor::behind(self.floor.take(), head, &part.last, pending.collect());
+        }
+    }
+
+    /// Numbers of the messages that the subscription reads, as shared pages hold others as well,
+    /// and that are not taken already.
+    fn matching(&self, page: &Page, head: i64) -> Vec<u32> {
+        let mut all = matching(page, &self.filter);
+        if let Some(floor) = &self.floor {
+            all.retain(|nth| !floor.has_taken(head, page.get(*nth as usize).position));
+        }
+        all
     }
 
     fn rule(
@@ -219,7 +264,10 @@ impl Publisher {
                     shared.parked.set_aside(failed);
                     (failed.id, failed.attempts, &failed.reason, What::of(failed))
                 }
-                Aside::UnparkKey(_) | Aside::Retried(_) | Aside::Published { .. } => continue,
+                Aside::UnparkKey(_)
+                | Aside::Retried(_)
+                | Aside::Published { .. }
+                | Aside::Counted(_) => continue,
             };
             while messages.next_if(|message| message.id != id).is_some() {}
             if let Some(message) = messages.peek() {
@@ -249,7 +297,6 @@ impl Publisher {
     }
 }
 
-/// Numbers of the messages that the subscription reads: shared pages hold others as well.
 fn matching(page: &Page, filter: &posthaste_core::TopicFilter) -> Vec<u32> {
     if filter.is_all() {
         return (0..page.len() as u32).collect();

@@ -20,12 +20,14 @@ use crate::{
     drain::Draining,
     failures::Room,
     ledger::Ledger,
+    marks::{Again, CopyMarks, KeyMarks},
     monitor::Gauge,
     outlet::{Outlet, Tried},
     parked::{Parked, is_passed},
     policy::{Fault, Unaccepted, describe},
     publisher::{BatchLimits, batches},
     settings::{AtLimit, FailureSettings},
+    sink::{Mark, Marks},
     telemetry::{incident::Incident, meter::What},
 };
 
@@ -132,8 +134,8 @@ impl Retries {
             if self.draining.has_begun() || *self.stopped.borrow() {
                 return Ok(());
             }
-            // One of those before may have found their destination broken.
-            if self.parked.is_due(&key.key) {
+            // Those before it may have found its destination broken, or caught up with the sink.
+            if let Some(key) = self.parked.due_key(&key) {
                 self.retry_key(key).await?;
             }
         }
@@ -148,16 +150,24 @@ impl Retries {
         self.draining.has_begun() || *self.stopped.borrow() || self.places.has_changed().is_err()
     }
 
-    /// One try; `None` when the run has to stop. A sink that fails as a whole takes nothing.
+    /// One try; `None` when the run has to stop, or nothing was tried because the sink has more
+    /// than is written down. A sink that fails as a whole takes nothing.
     async fn attempt(
         &mut self,
         page: &Page,
         batch: &[u32],
-        place: Place,
-    ) -> Option<Vec<Unaccepted>> {
-        match self.outlet.attempt(page, batch, place).await {
-            Tried::Stopped => None,
-            Tried::Answered(unaccepted) => Some(unaccepted),
+        marks: &dyn Marks,
+    ) -> Result<Option<Vec<Unaccepted>>, StoreError> {
+        let mut tried = self.outlet.attempt(page, batch, marks).await;
+        if let Tried::Elsewhere(mark) = &tried {
+            if self.catch_up(mark).await? {
+                return Ok(None);
+            }
+            tried = self.outlet.attempt(page, batch, marks).await;
+        }
+        let unaccepted = match tried {
+            Tried::Stopped | Tried::Elsewhere(_) => return Ok(None),
+            Tried::Answered(unaccepted) => unaccepted,
             Tried::Failed(error) => {
                 let reason = describe(&error);
                 let not_taken = |index: &u32| Unaccepted {
@@ -165,9 +175,58 @@ impl Retries {
                     fault: Fault::Sink,
                     reason: reason.clone(),
                 };
-                Some(batch.iter().map(not_taken).collect())
+                batch.iter().map(not_taken).collect()
             }
+        };
+        Ok(Some(unaccepted))
+    }
+
+    /// Writes down what the sink has accepted in this lane and the database does not know of: its
+    /// relay ended in between, or the answer was lost. False when there is nothing of that kind.
+    async fn catch_up(&mut self, mark: &Mark) -> Result<bool, StoreError> {
+        let known = self.parked.calls();
+        if mark.calls < known {
+            tracing::warn!(
+                subscription = self.gauge.name(),
+                "{} has lost what was published again lately; see `posthaste replay`",
+                self.outlet.describe()
+            );
         }
+        let mut changes = Vec::new();
+        match Again::accepted(mark).filter(|_| mark.calls > known) {
+            Some(Again::Key(key, place)) => {
+                let behind = self.parked.key(&key).filter(|key| !key.place.covers(&place));
+                changes.extend(behind.map(|key| {
+                    let retry_in = Some(Duration::ZERO);
+                    Aside::ParkKey(ParkedKey { place, attempts: 0, retry_in, ..key })
+                }));
+            }
+            Some(Again::Copies(copies)) => {
+                let kept = copies.into_iter().filter(|(_, id)| self.parked.has_message(*id));
+                changes.extend(kept.map(|(position, id)| Aside::Published { position, id }));
+            }
+            None => {}
+        }
+        if changes.is_empty() {
+            return Ok(false);
+        }
+        if self.write(changes, None).await? == Settled::Recorded {
+            self.look().await?;
+        }
+        Ok(true)
+    }
+
+    /// Writes changes, and up to which call of the sink they speak.
+    async fn write(
+        &mut self,
+        mut changes: Vec<Aside>,
+        place: Option<Place>,
+    ) -> Result<Settled, StoreError> {
+        if let Some(calls) = self.outlet.calls() {
+            self.parked.count(calls);
+            changes.push(Aside::Counted(calls));
+        }
+        self.ledger.write(&changes, place).await
     }
 
     pub(crate) async fn close(&mut self) {
@@ -210,16 +269,24 @@ impl Retries {
     async fn retry_key(&mut self, mut key: ParkedKey) -> Result<(), StoreError> {
         let mut turn: Option<OwnedMutexGuard<()>> = None;
         loop {
-            let bound = *self.places.borrow();
+            let place = *self.places.borrow();
+            let bound = self.parked.reached(place);
             match self.next_stretch(&key, bound).await? {
                 Some(stretch) => match self.publish_stretch(&mut key, &stretch).await? {
                     Came::On => {}
                     Came::Stuck | Came::Fenced => return Ok(()),
                 },
+                // What the sink says is missing may be of this key, until the publisher has passed
+                // it: the key's row says that it is not.
+                None if bound != place => {
+                    key.retry_in = Some(LOOK_INTERVAL);
+                    self.parked.park_key(key, None);
+                    return Ok(());
+                }
                 // The publisher stands still at the bound: nothing of the key is left.
                 None if turn.is_some() => {
-                    let unpark = [Aside::UnparkKey(key.key.clone())];
-                    if self.ledger.write(&unpark, Some(bound)).await? == Settled::Recorded {
+                    let unpark = vec![Aside::UnparkKey(key.key.clone())];
+                    if self.write(unpark, Some(bound)).await? == Settled::Recorded {
                         self.parked.unpark_key(&key.key);
                         self.gauge.set_aside(self.parked.counts());
                     }
@@ -231,6 +298,9 @@ impl Retries {
                         biased;
                         () = draining.begun() => return Ok(()),
                         held = Arc::clone(&self.turn).lock_owned() => turn = Some(held),
+                    }
+                    if *self.stopped.borrow() {
+                        return Ok(());
                     }
                 }
             }
@@ -277,9 +347,9 @@ impl Retries {
     ) -> Result<Came, StoreError> {
         let before = key.place;
         for batch in batches(&stretch.page, &stretch.messages, self.limits) {
-            let last = stretch.page.get(batch[batch.len() - 1] as usize);
-            let place = before.moved_to(stretch.window.head.at, last.position, Some(last.id));
-            let Some(unaccepted) = self.attempt(&stretch.page, batch, place).await else {
+            let head = stretch.window.head.at;
+            let marks = KeyMarks { key: &key.key, before, head };
+            let Some(unaccepted) = self.attempt(&stretch.page, batch, &marks).await? else {
                 return Ok(Came::Fenced);
             };
             // One key, in order: whatever stands behind the first was not accepted either.
@@ -297,7 +367,7 @@ impl Retries {
             // What was accepted is written at once: a relay that takes over goes on behind it.
             key.attempts = 0;
             key.retry_in = Some(Duration::ZERO);
-            let written = self.ledger.write(&[Aside::ParkKey(key.clone())], None).await?;
+            let written = self.write(vec![Aside::ParkKey(key.clone())], None).await?;
             if written == Settled::Fenced {
                 return Ok(Came::Fenced);
             }
@@ -383,7 +453,7 @@ impl Retries {
     ) -> Result<Came, StoreError> {
         let mut changes = with.to_vec();
         changes.push(Aside::ParkKey(key.clone()));
-        if self.ledger.write(&changes, None).await? == Settled::Fenced {
+        if self.write(changes, None).await? == Settled::Fenced {
             return Ok(Came::Fenced);
         }
         let waits_for = match fault {
@@ -411,7 +481,13 @@ impl Retries {
         if all.is_empty() {
             return self.look().await;
         }
-        let Some(unaccepted) = self.attempt(&due.page, all, place).await else { return Ok(()) };
+        let copies: Vec<_> = all
+            .iter()
+            .map(|index| due.page.get(*index as usize))
+            .map(|message| (message.position, message.id))
+            .collect();
+        let marks = CopyMarks { copies: &copies };
+        let Some(unaccepted) = self.attempt(&due.page, all, &marks).await? else { return Ok(()) };
         let mut left = unaccepted.iter().peekable();
         let mut changes = Vec::with_capacity(all.len());
         let mut failed = Vec::new();
@@ -439,7 +515,7 @@ impl Retries {
                 }
             }
         }
-        if self.ledger.write(&changes, Some(place)).await? == Settled::Fenced {
+        if self.write(changes, Some(place)).await? == Settled::Fenced {
             return Ok(());
         }
         for (message, attempts, unaccepted, is_dead) in &failed {

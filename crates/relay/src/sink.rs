@@ -7,23 +7,34 @@
 use std::{error::Error, fmt, ops::Range};
 
 use async_trait::async_trait;
-use posthaste_core::{MessageRef, Page, Place, Template};
+use posthaste_core::{Epoch, MessageRef, Page, Position, Template};
+use uuid::Uuid;
 
 use crate::sinks::local::LocalHub;
 
 /// Consecutive messages of one page, in position order. Never empty.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Batch<'a> {
     page: &'a Page,
     indices: &'a [u32],
-    place: Place,
+    marks: &'a dyn Marks,
+}
+
+/// How a lane writes down where it stands, for sinks that keep that with its messages.
+pub trait Marks: Sync {
+    /// Where the lane stands once `message`, and everything before it, has been handed over.
+    fn text(&self, message: &MessageRef<'_>) -> String;
+
+    /// Positions, ascending, of messages that the lane has passed and that are still missing.
+    fn open(&self) -> &[Position] {
+        &[]
+    }
 }
 
 impl<'a> Batch<'a> {
-    /// The messages of `page` at `indices` (ascending); `place` is the subscription's place once
-    /// all of them are published.
-    pub fn new(page: &'a Page, indices: &'a [u32], place: Place) -> Self {
-        Self { page, indices, place }
+    /// The messages of `page` at `indices` (ascending), which move the lane on as `marks` say.
+    pub fn new(page: &'a Page, indices: &'a [u32], marks: &'a dyn Marks) -> Self {
+        Self { page, indices, marks }
     }
 
     /// Number of messages.
@@ -42,15 +53,20 @@ impl<'a> Batch<'a> {
         self.indices.iter().map(move |index| page.get(*index as usize))
     }
 
-    /// A part of this batch by message number, with the same place.
-    #[must_use]
-    pub fn slice(&self, range: Range<usize>) -> Self {
-        Self { page: self.page, indices: &self.indices[range], place: self.place }
+    /// The message with this number in the batch.
+    pub fn message(&self, nth: usize) -> MessageRef<'a> {
+        self.page.get(self.indices[nth] as usize)
     }
 
-    /// The subscription's place once the whole batch is published, for sinks that hold it.
-    pub const fn place(&self) -> Place {
-        self.place
+    /// A part of this batch by message number.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        Self { page: self.page, indices: &self.indices[range], marks: self.marks }
+    }
+
+    /// How the lane writes down where it stands.
+    pub const fn marks(&self) -> &'a dyn Marks {
+        self.marks
     }
 }
 
@@ -108,10 +124,44 @@ pub trait Sink: Send {
     /// Dropping the future leaves the outcome unknown, as an error does.
     async fn publish(&mut self, batch: &Batch<'_>) -> Result<Receipt, SinkError>;
 
+    /// Where the sink said that the lane stood when it was connected. `None` if it keeps no places.
+    fn mark(&self) -> Option<&Mark> {
+        None
+    }
+
+    /// Calls that the sink has counted for the lane by now. `None` if it keeps no places.
+    fn calls(&self) -> Option<i64> {
+        None
+    }
+
     /// Flushes and closes. Called once after the last batch.
     async fn close(&mut self) -> Result<(), SinkError> {
         Ok(())
     }
+}
+
+/// Where a sink says that a lane stands. It changes together with the messages that it speaks of:
+/// both or neither (ONCE).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Calls that the sink has counted for the lane, ever; 0 where it knows of none.
+    pub calls: i64,
+    /// What [`Marks::text`] said of the last message that was handed over; empty before the first.
+    pub text: String,
+    /// Positions of messages before it that the sink has not taken.
+    pub missing: Vec<Position>,
+}
+
+/// On whose behalf a sink is connected.
+#[derive(Clone, Debug)]
+pub struct Lane {
+    /// Under which name the sink keeps its place: the subscription's, or one made from it.
+    pub name: String,
+    /// The holder's epoch. A sink that keeps places takes nothing from holders with a lower one,
+    /// nor from earlier connections of this one, as soon as the connection is made (FENCED).
+    pub epoch: Epoch,
+    /// The random id of the log that is read.
+    pub log: Uuid,
 }
 
 /// A sink's checked configuration: where pipelines connect, again after every fault.
@@ -131,12 +181,8 @@ pub trait Target: fmt::Debug + Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Connects for the pipeline of `subscription`, in bounded time.
-    async fn connect(
-        &self,
-        context: &Context,
-        subscription: &str,
-    ) -> Result<Box<dyn Sink>, SinkError>;
+    /// Connects for a lane of a pipeline, in bounded time.
+    async fn connect(&self, context: &Context, lane: &Lane) -> Result<Box<dyn Sink>, SinkError>;
 }
 
 /// What a sink may use of the process it runs in.
@@ -149,7 +195,7 @@ pub struct Context {
 /// How far a kind of sink can promise ONCE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlaceKeeping {
-    /// It can hold the subscription's place atomically with the messages.
+    /// It can hold the subscription's place atomically with the messages: each is published once.
     Held,
     /// It cannot: duplicates are bounded by what was in flight and carry the same message id.
     None,
@@ -209,6 +255,8 @@ pub enum SinkErrorKind {
     Resources,
     /// Somebody else publishes in this subscription's place, or did away with it.
     Displaced,
+    /// The sink knows a later holder of the subscription.
+    Fenced,
     /// An answer that the protocol does not allow.
     Unexpected,
 }
@@ -224,6 +272,10 @@ impl SinkErrorKind {
             Self::Resources => "free memory or disk on the sink; retried meanwhile",
             Self::Displaced => {
                 "check that one relay alone publishes for the subscription; retried meanwhile"
+            }
+            Self::Fenced => {
+                "a later relay publishes for the subscription, or the database was restored from \
+                 a backup"
             }
             Self::Unexpected => "see the cause; retried meanwhile",
         }

@@ -37,6 +37,14 @@ pub(crate) async fn supervise(pipeline: Pipeline) -> State {
                 gauge.stopped(State::Stopped, describe(&error));
                 return State::Stopped;
             }
+            Some(Ok(Outcome::Elsewhere)) => {
+                tracing::info!(
+                    subscription = gauge.name(),
+                    "a connection broke with a batch on its way: going on where the sink stands"
+                );
+                failures = if began.elapsed() > backoff.cap { 0 } else { failures + 1 };
+                backoff.delay(failures, rand::random()).min(backoff.initial)
+            }
             Some(Ok(Outcome::Store(error))) => {
                 source.failed(error.kind());
                 if policy::after_store_error(error.kind()) == Directive::Stop {

@@ -65,6 +65,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// The one object per process and source that looks at the log and ticks.
     fn ticker(&self) -> Box<dyn Ticker>;
 
+    /// The random id of this log: the same in every process that uses it, and another one in every
+    /// other log.
+    async fn incarnation(&self) -> Result<Uuid>;
+
     /// The window from the tick `base` to the newest tick, or to `head` if given (to go on inside
     /// a window that was begun). `None` when no tick is newer than `base`.
     ///
@@ -150,10 +154,6 @@ pub trait Operations: Store {
 
     /// The topics of the newest `looked_at` messages, by name.
     async fn written_topics(&self, looked_at: u32) -> Result<Vec<WrittenTopic>>;
-
-    /// The random id of this log: the same in every process that uses it, and another one in every
-    /// other log.
-    async fn incarnation(&self) -> Result<Uuid>;
 
     /// Creates (or replaces) the view `name`, one row a message, with the columns `id`, `topic`,
     /// `key`, `payload`, `created_at` and `processed_at`, for queries that were written for a

@@ -96,6 +96,8 @@ pub enum Aside {
     Keep(FailedMessage),
     /// Writes the attempts of a message that was set aside before.
     Retried(FailedMessage),
+    /// What the second lane has published up to this call of its sink is written down.
+    Counted(i64),
     /// A message that was set aside has been accepted: its copy goes, and a key that waited for
     /// it is due.
     Published {
@@ -111,6 +113,8 @@ pub enum Aside {
 pub struct AsideState {
     /// Whether the subscription is paused.
     pub is_paused: bool,
+    /// The last [`Aside::Counted`].
+    pub retry_calls: i64,
     /// Parked keys.
     pub keys: Vec<ParkedKey>,
     /// Parked messages and dead letters.

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::sink::{
-    Batch, Context, InvalidTarget, Outcome, PlaceKeeping, Receipt, Scope, Sink, SinkError,
+    Batch, Context, InvalidTarget, Lane, Outcome, PlaceKeeping, Receipt, Scope, Sink, SinkError,
     SinkErrorKind, SinkKind, Target,
 };
 
@@ -117,11 +117,7 @@ impl Target for LocalTarget {
         format!("local channel {:?}", self.channel)
     }
 
-    async fn connect(
-        &self,
-        context: &Context,
-        _subscription: &str,
-    ) -> Result<Box<dyn Sink>, SinkError> {
+    async fn connect(&self, context: &Context, _lane: &Lane) -> Result<Box<dyn Sink>, SinkError> {
         let sender = context.locals.sender(&self.channel).ok_or_else(|| {
             let doing = format!("nobody in this process consumes channel {:?}", self.channel);
             SinkError::new(SinkErrorKind::Unavailable, doing)

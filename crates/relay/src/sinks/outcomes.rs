@@ -28,6 +28,13 @@ impl Outcomes {
         self.each[message..].fill(retry);
     }
 
+    /// Numbers of the messages before `end` that are not accepted.
+    pub(super) fn untaken(&self, end: usize) -> impl Iterator<Item = usize> {
+        let known = &self.each[..end.min(self.each.len())];
+        let untaken = known.iter().enumerate().filter(|(_, it)| **it != Outcome::Accepted);
+        untaken.map(|(number, _)| number)
+    }
+
     /// The receipt for the pipeline.
     pub(super) fn into_receipt(self) -> Receipt {
         if self.each.is_empty() { Receipt::AllAccepted } else { Receipt::Each(self.each) }

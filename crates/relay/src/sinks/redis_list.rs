@@ -13,12 +13,13 @@ use serde::{Deserialize, Serialize};
 use super::{
     body::{Body, BodyFormat},
     redis_connection::{RedisServer, RedisSettings},
-    redis_script::{self, Script, ScriptSink},
+    redis_script::{self, Connect, Delivery, Script, ScriptSink},
 };
 use crate::{
     envelope,
     sink::{
-        Context, InvalidTarget, Outcome, PlaceKeeping, Scope, Sink, SinkError, SinkKind, Target,
+        Context, InvalidTarget, Lane, Outcome, PlaceKeeping, Scope, Sink, SinkError, SinkKind,
+        Target,
     },
 };
 
@@ -26,7 +27,7 @@ use crate::{
 pub(super) const KIND: SinkKind = SinkKind {
     name: "redis-list",
     about: "pushes messages onto Redis lists",
-    place: PlaceKeeping::None,
+    place: PlaceKeeping::Held,
     parse,
     schema: || RedisSettings::extend_schema(schemars::schema_for!(ListSettings)),
 };
@@ -36,7 +37,7 @@ pub(super) const KIND: SinkKind = SinkKind {
 #[serde(deny_unknown_fields)]
 struct ListSettings {
     /// Name of the list: text with `{topic}`, `{key}` or `{header:NAME}`. A message that lacks the
-    /// value is rejected. The text before the first of them also begins the name of the string in
+    /// value is rejected. The text before the first of them also begins the name of the hash in
     /// which the relay keeps its place: `posthaste:place:SUBSCRIPTION` with the default.
     #[serde(default = "default_list")]
     list: String,
@@ -54,6 +55,10 @@ struct ListSettings {
     /// The `source` of events, a URI reference.
     #[serde(default = "envelope::default_source")]
     cloudevents_source: String,
+    /// `exactly-once`: the subscription's place is kept in Redis, together with the messages.
+    /// `at-least-once`: no place is kept, and a fault repeats what was in flight.
+    #[serde(default)]
+    delivery: Delivery,
 }
 
 /// An end of a list.
@@ -85,6 +90,7 @@ fn parse(table: toml::Table) -> Result<Box<dyn Target>, InvalidTarget> {
         maxlen: redis_script::check_maxlen(settings.maxlen)?,
         format: settings.format,
         source: redis_script::check_event_source(settings.cloudevents_source)?,
+        delivery: settings.delivery,
     }))
 }
 
@@ -98,6 +104,14 @@ struct ListTarget {
     maxlen: u64,
     format: BodyFormat,
     source: String,
+    delivery: Delivery,
+}
+
+impl ListTarget {
+    fn at<'a>(&'a self, lane: &'a Lane) -> Connect<'a> {
+        let (server, destination, delivery) = (&self.server, &self.list, self.delivery);
+        Connect { server, lane, destination, delivery }
+    }
 }
 
 #[async_trait]
@@ -111,20 +125,16 @@ impl Target for ListTarget {
     }
 
     async fn preflight(&self) -> Result<Vec<String>, SinkError> {
-        self.server.preflight().await
+        redis_script::preflight::<ListScript>(&self.server, self.delivery).await
     }
 
-    async fn connect(
-        &self,
-        _context: &Context,
-        subscription: &str,
-    ) -> Result<Box<dyn Sink>, SinkError> {
+    async fn connect(&self, _context: &Context, lane: &Lane) -> Result<Box<dyn Sink>, SinkError> {
         let script = || ListScript {
             side: self.side,
             maxlen: self.maxlen,
             body: Body::new(self.format, &self.source),
         };
-        let sink = ScriptSink::connect(&self.server, subscription, &self.list, script).await?;
+        let sink = ScriptSink::connect(&self.at(lane), script).await?;
         Ok(Box::new(sink))
     }
 }
@@ -139,6 +149,8 @@ struct ListScript {
 impl Script for ListScript {
     const TEXT: &'static str =
         concat!(include_str!("redis_script/place.lua"), include_str!("redis_list.lua"));
+    const FREE_TEXT: &'static str =
+        concat!(include_str!("redis_script/free.lua"), include_str!("redis_list.lua"));
     const DESTINATION: &'static str = "list";
     const ARE_KEYS: bool = true;
     type Shape = ();

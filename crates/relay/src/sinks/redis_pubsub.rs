@@ -17,13 +17,13 @@ use tokio::time::Instant;
 use super::{
     body::{Body, BodyFormat},
     redis_connection::{RedisServer, RedisSettings},
-    redis_script::{self, Script, ScriptSink},
+    redis_script::{self, Connect, Delivery, Script, ScriptSink},
 };
 use crate::{
     envelope,
     sink::{
-        Batch, Context, InvalidTarget, Outcome, PlaceKeeping, Receipt, Scope, Sink, SinkError,
-        SinkKind, Target,
+        Batch, Context, InvalidTarget, Lane, Mark, Outcome, PlaceKeeping, Receipt, Scope, Sink,
+        SinkError, SinkKind, Target,
     },
 };
 use unheard::{Change, Unheard};
@@ -32,7 +32,7 @@ use unheard::{Change, Unheard};
 pub(super) const KIND: SinkKind = SinkKind {
     name: "redis-pubsub",
     about: "publishes messages to Redis channels",
-    place: PlaceKeeping::None,
+    place: PlaceKeeping::Held,
     parse,
     schema: || RedisSettings::extend_schema(schemars::schema_for!(PubsubSettings)),
 };
@@ -42,7 +42,7 @@ pub(super) const KIND: SinkKind = SinkKind {
 #[serde(deny_unknown_fields)]
 struct PubsubSettings {
     /// Name of the channel: text with `{topic}`, `{key}` or `{header:NAME}`. A message that lacks
-    /// the value is rejected. The text before the first of them also begins the name of the string
+    /// the value is rejected. The text before the first of them also begins the name of the hash
     /// in which the relay keeps its place: `posthaste:place:SUBSCRIPTION` with the default.
     #[serde(default = "default_channel")]
     channel: String,
@@ -57,6 +57,10 @@ struct PubsubSettings {
     /// The `source` of events, a URI reference.
     #[serde(default = "envelope::default_source")]
     cloudevents_source: String,
+    /// `exactly-once`: the subscription's place is kept in Redis, together with the messages.
+    /// `at-least-once`: no place is kept, and a fault repeats what was in flight.
+    #[serde(default)]
+    delivery: Delivery,
 }
 
 /// What becomes of a message that no subscriber received.
@@ -89,6 +93,7 @@ fn parse(table: toml::Table) -> Result<Box<dyn Target>, InvalidTarget> {
         no_subscriber: settings.no_subscriber,
         format: settings.format,
         source: redis_script::check_event_source(settings.cloudevents_source)?,
+        delivery: settings.delivery,
     }))
 }
 
@@ -100,6 +105,14 @@ struct PubsubTarget {
     no_subscriber: NoSubscriber,
     format: BodyFormat,
     source: String,
+    delivery: Delivery,
+}
+
+impl PubsubTarget {
+    fn at<'a>(&'a self, lane: &'a Lane) -> Connect<'a> {
+        let (server, destination, delivery) = (&self.server, &self.channel, self.delivery);
+        Connect { server, lane, destination, delivery }
+    }
 }
 
 #[async_trait]
@@ -113,21 +126,17 @@ impl Target for PubsubTarget {
     }
 
     async fn preflight(&self) -> Result<Vec<String>, SinkError> {
-        self.server.preflight().await
+        redis_script::preflight::<PubsubScript>(&self.server, self.delivery).await
     }
 
-    async fn connect(
-        &self,
-        _context: &Context,
-        subscription: &str,
-    ) -> Result<Box<dyn Sink>, SinkError> {
+    async fn connect(&self, _context: &Context, lane: &Lane) -> Result<Box<dyn Sink>, SinkError> {
         let script = || PubsubScript {
             no_subscriber: self.no_subscriber,
             body: Body::new(self.format, &self.source),
             unheard: 0,
         };
-        let inner = ScriptSink::connect(&self.server, subscription, &self.channel, script).await?;
-        let subscription = subscription.to_owned();
+        let inner = ScriptSink::connect(&self.at(lane), script).await?;
+        let subscription = lane.name.clone();
         Ok(Box::new(PubsubSink { inner, subscription, unheard: Unheard::default() }))
     }
 }
@@ -153,6 +162,14 @@ impl Sink for PubsubSink {
             None => {}
         }
         published
+    }
+
+    fn mark(&self) -> Option<&Mark> {
+        self.inner.mark()
+    }
+
+    fn calls(&self) -> Option<i64> {
+        self.inner.calls()
     }
 
     async fn close(&mut self) -> Result<(), SinkError> {
@@ -181,6 +198,8 @@ struct PubsubScript {
 impl Script for PubsubScript {
     const TEXT: &'static str =
         concat!(include_str!("redis_script/place.lua"), include_str!("redis_pubsub.lua"));
+    const FREE_TEXT: &'static str =
+        concat!(include_str!("redis_script/free.lua"), include_str!("redis_pubsub.lua"));
     const DESTINATION: &'static str = "channel";
     const ARE_KEYS: bool = false;
     type Shape = ();

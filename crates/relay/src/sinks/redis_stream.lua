@@ -1,11 +1,11 @@
 -- Appends messages to streams, in order, until something stands in the way. Follows `place.lua`,
--- which says what KEYS[1], ARGV[1], ARGV[2] and the answer are.
+-- which says what KEYS[1], ARGV[1] to ARGV[5] and the answer are.
 --
 -- KEYS[2…] the streams, each once
--- ARGV[3]  length to trim the streams to beforehand, or 0
--- ARGV[4]  the plan, five bytes a message: shape, number of its values (16 bits), number of its
+-- ARGV[6]  length to trim the streams to beforehand, or 0
+-- ARGV[7]  the plan, five bytes a message: shape, number of its values (16 bits), number of its
 --          stream in KEYS (16 bits)
--- ARGV[5…] the values of all messages, one message after the other
+-- ARGV[8…] the values of all messages, one message after the other
 local byte, find, unpack = string.byte, string.find, unpack
 
 -- The common shapes carry values alone: topic and content type, unless they are those of the last
@@ -27,13 +27,14 @@ local function trim(length)
   for stream = 2, #KEYS do
     local reply = pcall('XTRIM', KEYS[stream], 'MAXLEN', '~', length)
     if type(reply) == 'table' and not is_about_the_message(reply.err) then
+      miss(1, #ARGV[7] / 5)
       return { 1, 1, reply.err }
     end
   end
 end
 
 local function append_all(plan)
-  local number, value = 0, 5
+  local number, value = 0, 8
   local failed, report, topic, content_type
   for at = 1, #plan, 5 do
     local shape, count_high, count_low, high, low = byte(plan, at, at + 4)
@@ -45,7 +46,9 @@ local function append_all(plan)
     if shape == KEYED or shape == KEYLESS then
       topic, content_type, first = ARGV[first], ARGV[first + 1], first + 2
     end
-    if not (failed and failed[stream]) then
+    if failed and failed[stream] then
+      miss(number, number)
+    else
       local reply
       if shape == FREE then
         reply = pcall('XADD', KEYS[stream], '*', unpack(ARGV, first, first + count - 1))
@@ -64,8 +67,10 @@ local function append_all(plan)
         report[#report + 1] = reply.err
         if not is_about_the_message(reply.err) then
           report[1] = number
+          miss(number, #plan / 5)
           return report
         end
+        miss(number, number)
         failed[stream] = true
       end
     end
@@ -74,5 +79,5 @@ local function append_all(plan)
 end
 
 return from_place(function()
-  return ARGV[3] ~= '0' and trim(ARGV[3]) or append_all(ARGV[4])
+  return ARGV[6] ~= '0' and trim(ARGV[6]) or append_all(ARGV[7])
 end)

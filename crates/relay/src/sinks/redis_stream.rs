@@ -14,11 +14,11 @@ use serde::Deserialize;
 
 use super::{
     redis_connection::{RedisServer, RedisSettings},
-    redis_script::{self, Script, ScriptSink},
+    redis_script::{self, Connect, Delivery, Script, ScriptSink},
 };
 use crate::{
     envelope::{self, Format},
-    sink::{Context, InvalidTarget, PlaceKeeping, Sink, SinkError, SinkKind, Target},
+    sink::{Context, InvalidTarget, Lane, PlaceKeeping, Sink, SinkError, SinkKind, Target},
 };
 use entry::{Body, Shape, VALUES_MAX};
 
@@ -26,7 +26,7 @@ use entry::{Body, Shape, VALUES_MAX};
 pub(super) const KIND: SinkKind = SinkKind {
     name: "redis-stream",
     about: "appends messages to Redis streams",
-    place: PlaceKeeping::None,
+    place: PlaceKeeping::Held,
     parse,
     schema: || RedisSettings::extend_schema(schemars::schema_for!(StreamSettings)),
 };
@@ -41,7 +41,7 @@ pub(super) const KIND: SinkKind = SinkKind {
 #[serde(deny_unknown_fields)]
 struct StreamSettings {
     /// Name of the stream: text with `{topic}`, `{key}` or `{header:NAME}`. A message that lacks
-    /// the value is rejected. The text before the first of them also begins the name of the string
+    /// the value is rejected. The text before the first of them also begins the name of the hash
     /// in which the relay keeps its place: `posthaste:place:SUBSCRIPTION` with the default.
     #[serde(default = "default_stream")]
     stream: String,
@@ -54,6 +54,10 @@ struct StreamSettings {
     /// The `source` of events, a URI reference.
     #[serde(default = "envelope::default_source")]
     cloudevents_source: String,
+    /// `exactly-once`: the subscription's place is kept in Redis, together with the messages.
+    /// `at-least-once`: no place is kept, and a fault repeats what was in flight.
+    #[serde(default)]
+    delivery: Delivery,
 }
 
 fn default_stream() -> String {
@@ -68,6 +72,7 @@ fn parse(table: toml::Table) -> Result<Box<dyn Target>, InvalidTarget> {
         maxlen: redis_script::check_maxlen(settings.maxlen)?,
         format: settings.format,
         source: redis_script::check_event_source(settings.cloudevents_source)?,
+        delivery: settings.delivery,
     }))
 }
 
@@ -80,6 +85,14 @@ struct StreamTarget {
     maxlen: u64,
     format: Format,
     source: String,
+    delivery: Delivery,
+}
+
+impl StreamTarget {
+    fn at<'a>(&'a self, lane: &'a Lane) -> Connect<'a> {
+        let (server, destination, delivery) = (&self.server, &self.stream, self.delivery);
+        Connect { server, lane, destination, delivery }
+    }
 }
 
 #[async_trait]
@@ -93,17 +106,13 @@ impl Target for StreamTarget {
     }
 
     async fn preflight(&self) -> Result<Vec<String>, SinkError> {
-        self.server.preflight().await
+        redis_script::preflight::<StreamScript>(&self.server, self.delivery).await
     }
 
-    async fn connect(
-        &self,
-        _context: &Context,
-        subscription: &str,
-    ) -> Result<Box<dyn Sink>, SinkError> {
+    async fn connect(&self, _context: &Context, lane: &Lane) -> Result<Box<dyn Sink>, SinkError> {
         let script =
             || StreamScript { maxlen: self.maxlen, body: Body::new(self.format, &self.source) };
-        let sink = ScriptSink::connect(&self.server, subscription, &self.stream, script).await?;
+        let sink = ScriptSink::connect(&self.at(lane), script).await?;
         Ok(Box::new(sink))
     }
 }
@@ -117,6 +126,8 @@ struct StreamScript {
 impl Script for StreamScript {
     const TEXT: &'static str =
         concat!(include_str!("redis_script/place.lua"), include_str!("redis_stream.lua"));
+    const FREE_TEXT: &'static str =
+        concat!(include_str!("redis_script/free.lua"), include_str!("redis_stream.lua"));
     const DESTINATION: &'static str = "stream";
     const ARE_KEYS: bool = true;
     type Shape = Shape;

@@ -24,7 +24,7 @@ use super::body;
 use crate::{
     envelope::{self, CloudEvents, Format, TimeText},
     sink::{
-        Batch, Context, InvalidTarget, PlaceKeeping, Receipt, Sink, SinkError, SinkErrorKind,
+        Batch, Context, InvalidTarget, Lane, PlaceKeeping, Receipt, Sink, SinkError, SinkErrorKind,
         SinkKind, Target,
     },
 };
@@ -104,11 +104,7 @@ impl Target for StdoutTarget {
         "standard output".to_owned()
     }
 
-    async fn connect(
-        &self,
-        _context: &Context,
-        _subscription: &str,
-    ) -> Result<Box<dyn Sink>, SinkError> {
+    async fn connect(&self, _context: &Context, _lane: &Lane) -> Result<Box<dyn Sink>, SinkError> {
         let source = self.settings.cloudevents_source.clone();
         let lines = match self.settings.format {
             Format::Raw => Lines::Raw(TimeText::default()),

@@ -58,7 +58,7 @@ impl Class {
             Self::Sink(SinkErrorKind::Authentication) => ("authentication", 2),
             Self::Sink(SinkErrorKind::Misconfigured) => ("misconfigured", 3),
             Self::Sink(SinkErrorKind::Resources) => ("resources", 4),
-            Self::Sink(SinkErrorKind::Displaced) => ("displaced", 5),
+            Self::Sink(SinkErrorKind::Displaced | SinkErrorKind::Fenced) => ("displaced", 5),
             Self::Sink(SinkErrorKind::Unexpected) => ("unexpected", 6),
             Self::Rejected => ("rejected", 7),
             Self::NotTaken => ("not_taken", 8),

@@ -8,7 +8,9 @@ use std::{
 
 use async_trait::async_trait;
 use posthaste_core::Template;
-use posthaste_relay::sink::{Batch, Context, Outcome, Receipt, Scope, Sink, SinkError, Target};
+use posthaste_relay::sink::{
+    Batch, Context, Lane, Outcome, Receipt, Scope, Sink, SinkError, Target,
+};
 
 /// A target whose sinks share their taste; clones share it too.
 #[derive(Clone, Debug, Default)]
@@ -86,7 +88,7 @@ impl Target for Picky {
         Some(&NAMES)
     }
 
-    async fn connect(&self, _: &Context, _: &str) -> Result<Box<dyn Sink>, SinkError> {
+    async fn connect(&self, _: &Context, _: &Lane) -> Result<Box<dyn Sink>, SinkError> {
         Ok(Box::new(self.clone()))
     }
 }

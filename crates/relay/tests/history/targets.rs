@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use posthaste_relay::sink::{
-    Batch, Context, Outcome, Receipt, Scope, Sink, SinkError, SinkErrorKind, Target,
+    Batch, Context, Lane, Outcome, Receipt, Scope, Sink, SinkError, SinkErrorKind, Target,
 };
 use tokio::sync::watch;
 
@@ -74,7 +74,7 @@ impl Target for Moody {
         "moody".to_owned()
     }
 
-    async fn connect(&self, _: &Context, _: &str) -> Result<Box<dyn Sink>, SinkError> {
+    async fn connect(&self, _: &Context, _: &Lane) -> Result<Box<dyn Sink>, SinkError> {
         Ok(Box::new(self.clone()))
     }
 }

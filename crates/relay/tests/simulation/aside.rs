@@ -52,6 +52,7 @@ pub(crate) fn set_aside(
                 subscribed.aside.insert(failed.position, Waiting { what: failed, due });
             }
             Aside::Published { position, .. } => drop(subscribed.aside.remove(&position)),
+            Aside::Counted(calls) => subscribed.retry_calls = calls,
         }
     }
     place.map_or(Ok(Settled::Recorded), |place| settle(state, name, epoch, place))
@@ -62,6 +63,7 @@ pub(crate) fn state(state: &mut State, name: &str) -> Result<AsideState> {
     let keys = subscribed.keys.values();
     let messages = subscribed.aside.values();
     Ok(AsideState {
+        retry_calls: subscribed.retry_calls,
         is_paused: false,
         keys: keys.map(|key| ParkedKey { retry_in: left(key.due), ..key.what.clone() }).collect(),
         messages: messages
@@ -94,6 +96,7 @@ fn shown(change: &Aside) -> String {
         Aside::Keep(failed) => format!("sets {} aside", failed.position),
         Aside::Retried(failed) => format!("retries {}", failed.position),
         Aside::Published { position, .. } => format!("publishes {position} after all"),
+        Aside::Counted(calls) => format!("has counted {calls} retries"),
     }
 }
 

@@ -18,6 +18,10 @@ pub(crate) enum Broken {
     SinkHidesRefusals,
     /// Messages of a key overtake one that was refused.
     SinkLetsKeysOvertake,
+    /// The sink takes calls of whoever sends them, wherever they continue from.
+    SinkIgnoresPlaces,
+    /// The sink keeps a place without what is missing before it.
+    SinkForgetsWhatIsMissing,
     /// The store answers a settle without recording it.
     SettleForgets,
     /// The store answers that it has set messages aside, and forgets them.
@@ -77,6 +81,26 @@ fn checker_catches_messages_that_overtake_a_refused_one_of_their_key() {
 #[test]
 fn checker_catches_messages_that_are_set_aside_and_forgotten() {
     is_caught(Broken::AsideForgets, "COMPLETE", Faults { partial: 0.1, ..CALM });
+}
+
+/// Every sink keeps places, in front of a single subscription.
+fn keeping(seed: u64) -> Plan {
+    let mut plan = Plan { keeps_places: true, ..Plan::of(seed) };
+    plan.specs.truncate(1);
+    plan
+}
+
+#[test]
+fn checker_catches_a_sink_that_takes_calls_whatever_its_place_says() {
+    let faults = Faults { sink: 0.3, ..CALM };
+    is_caught_in(keeping, Broken::SinkIgnoresPlaces, "ONCE", faults);
+    is_caught_in(keeping, Broken::SinkIgnoresPlaces, "FENCED", faults);
+}
+
+#[test]
+fn checker_catches_a_place_that_is_kept_without_what_is_missing() {
+    let faults = Faults { sink: 0.1, partial: 0.1, ..CALM };
+    is_caught_in(keeping, Broken::SinkForgetsWhatIsMissing, "COMPLETE", faults);
 }
 
 #[test]

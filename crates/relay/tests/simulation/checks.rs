@@ -48,9 +48,12 @@ impl State {
         if let Some(last) = arrived.last.insert(id, arrival) {
             self.tally.repeats += 1;
             let was_taken_over = last.relay != arrival.relay && !drained.contains(&last.relay);
-            if last.disturbances == faults && !was_taken_over {
+            let is_excused = last.disturbances != faults || was_taken_over;
+            if !is_excused || self.plan.keeps_places {
+                let why =
+                    if is_excused { "by a sink that keeps places" } else { "without any fault" };
                 let what = format!("{subscription} got position {} again", known.position);
-                self.violate("ONCE", format!("{what} without any fault"));
+                self.violate("ONCE", format!("{what} {why}"));
             }
             return;
         }

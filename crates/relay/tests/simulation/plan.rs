@@ -27,6 +27,8 @@ pub(crate) struct Plan {
     pub(crate) store_ms: u64,
     pub(crate) sink_ms: u64,
     pub(crate) faults: Faults,
+    /// Whether the sinks keep places, so that each message arrives once.
+    pub(crate) keeps_places: bool,
     /// The part that is broken on purpose.
     pub(crate) broken: Option<Broken>,
 }
@@ -59,6 +61,7 @@ impl Plan {
             store_ms: *[1, 3, 20].choose(rng).unwrap(),
             sink_ms: *[1, 5, 40].choose(rng).unwrap(),
             faults,
+            keeps_places: rng.random_bool(0.6),
             broken: None,
         }
     }

@@ -1,12 +1,12 @@
 //! The simulated sink: keeps the order of each key, refuses messages for a while, answers late,
 //! wrongly or never, loses its connection and panics.
 
-use std::{collections::HashSet, fmt, panic, time::Duration};
+use std::{collections::HashSet, fmt, ops::Range, panic, time::Duration};
 
 use async_trait::async_trait;
-use posthaste_core::Template;
+use posthaste_core::{MessageRef, Position, Template};
 use posthaste_relay::sink::{
-    Batch, Context, Outcome, Receipt, Scope, Sink, SinkError, SinkErrorKind, Target,
+    Batch, Context, Lane, Mark, Outcome, Receipt, Scope, Sink, SinkError, SinkErrorKind, Target,
 };
 use rand::{Rng as _, rngs::SmallRng};
 use tokio::time::sleep;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     broken::Broken,
-    world::{Arrival, Fate, State, World, millis},
+    world::{Arrival, Fate, Kept, State, World, millis},
 };
 
 /// Longer than every time-out of a plan.
@@ -45,8 +45,8 @@ impl Target for SimTarget {
         Some(&self.names)
     }
 
-    async fn connect(&self, _: &Context, _: &str) -> Result<Box<dyn Sink>, SinkError> {
-        let key = ("connect", self.relay, self.subscription.clone());
+    async fn connect(&self, _: &Context, lane: &Lane) -> Result<Box<dyn Sink>, SinkError> {
+        let key = ("connect", self.relay, lane.name.clone());
         let (fate, latency) = self.world.with(|state| {
             let mut dice = state.dice(key);
             (state.sink_fate(&mut dice), sink_latency(state, &mut dice))
@@ -60,55 +60,112 @@ impl Target for SimTarget {
                 return Err(SinkError::new(SinkErrorKind::Unavailable, "connect"));
             }
         }
-        let world = self.world.clone();
-        let subscription = self.subscription.clone();
-        Ok(Box::new(SimSink { world, subscription, relay: self.relay, is_connected: true }))
+        let held = self.world.with(|state| claim(state, &self.subscription, lane))?;
+        let (world, subscription) = (self.world.clone(), self.subscription.clone());
+        let lane = lane.name.clone();
+        let relay = self.relay;
+        let calls = held.as_ref().map_or(0, |held| held.mark.calls);
+        Ok(Box::new(SimSink { world, subscription, lane, relay, is_connected: true, held, calls }))
     }
+}
+
+/// Takes a lane over, and reads where it stands.
+fn claim(state: &mut State, subscription: &str, lane: &Lane) -> Result<Option<Kept>, SinkError> {
+    if !state.plan.keeps_places {
+        return Ok(None);
+    }
+    let arrived = state.arrived.get_mut(subscription).expect("the plan names it");
+    let kept = arrived.lanes.entry(lane.name.clone()).or_default();
+    let (epoch, connection) = kept.holder;
+    if epoch > lane.epoch {
+        return Err(SinkError::new(SinkErrorKind::Fenced, "claim"));
+    }
+    kept.holder = (lane.epoch, if epoch == lane.epoch { connection + 1 } else { 1 });
+    Ok(Some(kept.clone()))
 }
 
 struct SimSink {
     world: World,
     subscription: String,
+    lane: String,
     relay: u32,
     is_connected: bool,
+    /// What the lane is held with, and where it stood.
+    held: Option<Kept>,
+    /// Calls counted by now.
+    calls: i64,
 }
 
-/// A message of a batch.
-type Item = (Uuid, Option<String>);
+/// A message of a call.
+#[derive(Clone, Hash)]
+struct Item {
+    id: Uuid,
+    key: Option<String>,
+    position: Position,
+}
+
+/// A part of a batch on its way.
+struct Call {
+    subscription: String,
+    lane: String,
+    items: Vec<Item>,
+    /// Keys of which an earlier part of the batch left messages.
+    held: HashSet<String>,
+    place: Option<Place>,
+    arrival: Arrival,
+}
+
+/// What a call does to a lane's place.
+struct Place {
+    holder: (i64, u64),
+    /// Calls before it.
+    calls: i64,
+    text: String,
+    /// What is missing before it.
+    missing: Vec<Position>,
+}
 
 #[async_trait]
 impl Sink for SimSink {
     async fn publish(&mut self, batch: &Batch<'_>) -> Result<Receipt, SinkError> {
-        let items: Vec<Item> = batch.messages().map(|m| (m.id, m.key.map(str::to_owned))).collect();
-        let (relay, name) = (self.relay, self.subscription.clone());
-        let mut dice = self.world.with(|state| state.dice(("publish", relay, &name, &items)));
-        let (fate, before, after, arrival) = self.world.with(|state| {
-            check_batch(state, relay, &name, batch);
-            let arrival = Arrival { relay, disturbances: state.tally.faults };
-            let fate = state.sink_fate(&mut dice);
-            (fate, sink_latency(state, &mut dice), sink_latency(state, &mut dice), arrival)
-        });
+        self.world.with(|state| check_batch(state, self.relay, &self.subscription, batch));
         if !self.is_connected {
             return Err(SinkError::new(SinkErrorKind::Unavailable, "publish after the end"));
         }
-        let mut apply_dice = dice.clone();
-        let apply = move |state: &mut State| take(state, &mut apply_dice, &name, &items, arrival);
-        sleep(before).await;
-        if self.world.with(|state| state.is_broken(Broken::SinkAnswersFirst)) {
-            let world = self.world.clone();
-            tokio::spawn(async move {
-                sleep(Duration::from_millis(100)).await;
-                world.with(apply);
-            });
-            return Ok(Receipt::AllAccepted);
+        let (relay, lane) = (self.relay, self.lane.clone());
+        let ids: Vec<Uuid> = batch.messages().map(|message| message.id).collect();
+        let mut dice = self.world.with(|state| state.dice(("publish", relay, &lane, &ids)));
+        // A sink that keeps places may take a batch in two calls.
+        let is_cut = self.held.is_some() && batch.len() > 1 && dice.random_bool(0.5);
+        let cut = if is_cut { dice.random_range(1..batch.len()) } else { batch.len() };
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for part in [0..cut, cut..batch.len()] {
+            if part.is_empty() {
+                continue;
+            }
+            let call = self.call(batch, part.clone(), &outcomes);
+            match self.send(call, &mut dice).await? {
+                Receipt::Each(each) => outcomes.extend(each),
+                Receipt::AllAccepted => {
+                    outcomes.extend(std::iter::repeat_n(Outcome::Accepted, part.len()));
+                }
+            }
         }
-        if fate == Fate::Done {
-            let receipt = self.world.with(apply);
-            sleep(after).await;
-            return Ok(receipt);
-        }
-        self.is_connected = false;
-        self.fail(fate, after, &mut dice, apply).await
+        let is_whole = outcomes.len() == batch.len()
+            && outcomes.iter().all(|outcome| *outcome == Outcome::Accepted);
+        Ok(if is_whole && dice.random_bool(0.5) {
+            Receipt::AllAccepted
+        } else {
+            Receipt::Each(outcomes)
+        })
+    }
+
+    fn mark(&self) -> Option<&Mark> {
+        self.held.as_ref().map(|held| &held.mark)
+    }
+
+    fn calls(&self) -> Option<i64> {
+        self.held.as_ref().map(|_| self.calls)
     }
 
     async fn close(&mut self) -> Result<(), SinkError> {
@@ -123,17 +180,76 @@ impl Sink for SimSink {
 }
 
 impl SimSink {
+    /// The part of a batch that follows `outcomes`.
+    fn call(&self, batch: &Batch<'_>, part: Range<usize>, outcomes: &[Outcome]) -> Call {
+        let item = |message: MessageRef<'_>| Item {
+            id: message.id,
+            key: message.key.map(str::to_owned),
+            position: message.position,
+        };
+        let left = outcomes.iter().enumerate().filter(|(_, it)| **it != Outcome::Accepted);
+        let left: Vec<MessageRef<'_>> = left.map(|(nth, _)| batch.message(nth)).collect();
+        let last = batch.message(part.end - 1);
+        let later = batch.marks().open().iter().filter(|position| **position > last.position);
+        let place = self.held.as_ref().map(|held| Place {
+            holder: held.holder,
+            calls: self.calls,
+            text: batch.marks().text(&last),
+            missing: left.iter().map(|message| message.position).chain(later.copied()).collect(),
+        });
+        let faults = self.world.with(|state| state.tally.faults);
+        Call {
+            subscription: self.subscription.clone(),
+            lane: self.lane.clone(),
+            items: batch.slice(part).messages().map(item).collect(),
+            held: left.iter().filter_map(|message| message.key).map(str::to_owned).collect(),
+            place,
+            arrival: Arrival { relay: self.relay, disturbances: faults },
+        }
+    }
+
+    /// Sends one call; what becomes of it is up to the dice.
+    async fn send(&mut self, call: Call, dice: &mut SmallRng) -> Result<Receipt, SinkError> {
+        let (fate, before, after) = self.world.with(|state| {
+            let fate = state.sink_fate(dice);
+            (fate, sink_latency(state, dice), sink_latency(state, dice))
+        });
+        let (subscription, lane) = (call.subscription.clone(), call.lane.clone());
+        let mut apply_dice = dice.clone();
+        let apply = move |state: &mut State| take(state, &mut apply_dice, call);
+        sleep(before).await;
+        if self.world.with(|state| state.is_broken(Broken::SinkAnswersFirst)) {
+            let world = self.world.clone();
+            tokio::spawn(async move {
+                sleep(Duration::from_millis(100)).await;
+                world.with(apply);
+            });
+            return Ok(Receipt::AllAccepted);
+        }
+        if fate != Fate::Done {
+            self.is_connected = false;
+            return self.fail(fate, after, dice, apply).await;
+        }
+        let receipt = self.world.with(apply);
+        let counted = |state: &mut State| state.arrived[&subscription].lanes[&lane].mark.calls;
+        if self.held.is_some() {
+            self.calls = self.world.with(counted);
+        }
+        sleep(after).await;
+        receipt.ok_or_else(|| SinkError::new(SinkErrorKind::Displaced, "publish"))
+    }
+
     async fn fail(
         &mut self,
         fate: Fate,
         after: Duration,
         dice: &mut SmallRng,
-        apply: impl FnOnce(&mut State) -> Receipt + Send + 'static,
+        apply: impl FnOnce(&mut State) -> Option<Receipt> + Send + 'static,
     ) -> Result<Receipt, SinkError> {
         match fate {
             Fate::Before | Fate::Done => {}
             Fate::After => {
-                self.world.with(apply);
+                let _ = self.world.with(apply);
                 sleep(after).await;
             }
             Fate::Hang => {
@@ -148,7 +264,7 @@ impl SimSink {
                     sleep(delay).await;
                     world.with(|state| {
                         state.disturb("a stuck batch comes through");
-                        apply(state);
+                        let _ = apply(state);
                     });
                 });
                 sleep(FOREVER).await;
@@ -165,7 +281,7 @@ impl SimSink {
         }
         self.world.with(|state| {
             state.disturb("sink fails");
-            if dice.random_bool(0.2) {
+            if self.held.is_none() && dice.random_bool(0.2) {
                 return Ok(Receipt::Each(Vec::new()));
             }
             let kinds = [SinkErrorKind::Unavailable, SinkErrorKind::Resources];
@@ -196,47 +312,64 @@ fn check_batch(state: &mut State, relay: u32, name: &str, batch: &Batch<'_>) {
     }
 }
 
-/// Takes a batch, message by message, in order within each key.
-fn take(
-    state: &mut State,
-    dice: &mut SmallRng,
-    name: &str,
-    items: &[Item],
-    arrival: Arrival,
-) -> Receipt {
+/// Takes a call, message by message, in order within each key, and moves the lane's place with
+/// it. `None`, and nothing done, when the lane stands elsewhere or is somebody else's.
+fn take(state: &mut State, dice: &mut SmallRng, call: Call) -> Option<Receipt> {
+    let name = &*call.subscription;
+    if let Some(place) = &call.place {
+        let kept = &state.arrived[name].lanes[&call.lane];
+        let is_mine = kept.holder == place.holder;
+        let is_next = is_mine && kept.mark.calls == place.calls;
+        if !is_next && !state.is_broken(Broken::SinkIgnoresPlaces) {
+            return None;
+        }
+        if !is_mine {
+            let what = format!("{} takes a call of an earlier connection", call.lane);
+            state.violate("FENCED", what);
+        }
+    }
     if state.is_broken(Broken::SinkForgets) && dice.random_bool(0.05) {
-        return Receipt::AllAccepted;
+        return Some(Receipt::AllAccepted);
     }
     let partial = if state.are_faults_on { state.plan.faults.partial } else { 0.0 };
-    let mut held: HashSet<&str> = HashSet::new();
+    let mut held = call.held;
     let mut is_full = false;
-    let mut outcomes = Vec::with_capacity(items.len());
-    for (id, key) in items {
+    let mut outcomes = Vec::with_capacity(call.items.len());
+    let mut untaken = Vec::new();
+    for Item { id, key, position } in call.items {
         is_full |= dice.random_bool(partial / 4.0);
         let waits = key.as_deref().is_some_and(|key| held.contains(key));
         let outcome = if is_full || waits {
             let scope = if is_full { Scope::Sink } else { Scope::Key };
             Outcome::Retry { scope, reason: "busy".to_owned() }
-        } else if refuses(state, dice, name, *id, partial) {
+        } else if refuses(state, dice, name, id, partial) {
             if !state.is_broken(Broken::SinkLetsKeysOvertake) {
-                held.extend(key.as_deref());
+                held.extend(key);
             }
             refusal(state, dice)
         } else {
-            state.arrive(name, *id, arrival);
+            state.arrive(name, id, call.arrival);
             Outcome::Accepted
         };
+        if outcome != Outcome::Accepted {
+            untaken.push(position);
+        }
         outcomes.push(outcome);
     }
-    let is_whole = outcomes.iter().all(|outcome| *outcome == Outcome::Accepted);
-    if is_whole && dice.random_bool(0.5) {
-        return Receipt::AllAccepted;
-    }
-    if !is_whole {
+    if !untaken.is_empty() {
         // A drain that meets such a batch settles nothing of it.
         state.disturb("sink takes a part");
     }
-    Receipt::Each(outcomes)
+    if let Some(place) = call.place {
+        if state.is_broken(Broken::SinkForgetsWhatIsMissing) {
+            untaken.clear();
+        }
+        let arrived = state.arrived.get_mut(name).expect("looked at before");
+        let kept = arrived.lanes.get_mut(&call.lane).expect("looked at before");
+        let missing = place.missing.into_iter().chain(untaken).collect();
+        kept.mark = Mark { calls: place.calls + 1, text: place.text, missing };
+    }
+    Some(Receipt::Each(outcomes))
 }
 
 /// The message's fault, or its destination's.

@@ -14,6 +14,7 @@ use posthaste_store::{
 };
 use rand::{Rng as _, rngs::SmallRng};
 use tokio::time::sleep;
+use uuid::Uuid;
 
 use super::{
     aside,
@@ -151,6 +152,10 @@ impl Store for SimStore {
 
     async fn append(&self, _: &[Message]) -> Result<Vec<MessageId>> {
         unused()
+    }
+
+    async fn incarnation(&self) -> Result<Uuid> {
+        self.call("read the log's id", (), |_| Ok(Uuid::from_u128(1))).await
     }
 
     fn ticker(&self) -> Box<dyn Ticker> {
@@ -319,8 +324,16 @@ fn create(state: &mut State, spec: SubscriptionSpec) {
     let passed = std::collections::HashSet::new();
     let aside = BTreeMap::default();
     let keys = BTreeMap::default();
-    let subscribed =
-        Subscribed { filter: spec.filter, start, epoch: 0, place, passed, keys, aside };
+    let subscribed = Subscribed {
+        filter: spec.filter,
+        start,
+        epoch: 0,
+        place,
+        passed,
+        retry_calls: 0,
+        keys,
+        aside,
+    };
     state.subscribed.insert(spec.name, subscribed);
 }
 

@@ -11,6 +11,7 @@ use std::{
 };
 
 use posthaste_core::{Place, Position, Snapshot, Tick, TopicFilter};
+use posthaste_relay::sink::Mark;
 use posthaste_store::{FailedMessage, ParkedKey};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use tokio::time::Instant;
@@ -44,6 +45,8 @@ pub(crate) struct Subscribed {
     pub(crate) place: Place,
     /// Messages that the place is known to have passed.
     pub(crate) passed: HashSet<Uuid>,
+    /// Calls of the second lane that are written down.
+    pub(crate) retry_calls: i64,
     /// Parked keys.
     pub(crate) keys: BTreeMap<String, Waiting<ParkedKey>>,
     /// Messages set aside, by position.
@@ -61,6 +64,16 @@ pub(crate) struct Arrived {
     pub(crate) refusals: HashMap<Uuid, u32>,
     /// When the latest position among the arrivals of each key was taken.
     pub(crate) taken: BTreeMap<Option<String>, u64>,
+    /// The places that the sink keeps, by lane.
+    pub(crate) lanes: BTreeMap<String, Kept>,
+}
+
+/// A lane's place in a sink.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kept {
+    /// Epoch and number of the connection that holds it.
+    pub(crate) holder: (i64, u64),
+    pub(crate) mark: Mark,
 }
 
 /// One arrival.

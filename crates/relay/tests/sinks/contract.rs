@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use posthaste_relay::sink::{Context, Outcome, Scope, Sink, Target};
 
-use super::messages::{Arrived, Sample, arrivals, publish};
+use super::messages::{Arrived, Sample, arrivals, lane, publish};
 
 /// Longest time any call may take with the sinks' default time-outs (5 s), on a busy machine.
 pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(8);
@@ -73,7 +73,7 @@ macro_rules! sink_contract {
 pub(crate) use sink_contract;
 
 async fn connected<H: Harness>(harness: &H) -> Box<dyn Sink> {
-    harness.target().connect(&harness.context(), "s").await.expect("the sink is there")
+    harness.target().connect(&harness.context(), &lane("s")).await.expect("the sink is there")
 }
 
 fn is_accepted(outcomes: &[Outcome]) -> bool {
@@ -162,7 +162,7 @@ pub(crate) async fn r12_sink_that_is_away_is_an_error_and_the_batch_is_accepted_
         Err(error) => assert!(!error.to_string().is_empty()),
     }
     drop(sink);
-    if let Ok(mut sink) = harness.target().connect(&harness.context(), "s").await {
+    if let Ok(mut sink) = harness.target().connect(&harness.context(), &lane("s")).await {
         let outcome = publish(&mut *sink, &batch).await;
         assert!(outcome.is_err(), "connected to a sink that is away: {outcome:?}");
     }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::{
     contract::{Harness, sink_contract},
-    messages::{Arrived, Sample, publish},
+    messages::{Arrived, Sample, lane, publish},
 };
 
 const CHANNEL: &str = "consumer";
@@ -77,7 +77,7 @@ sink_contract!(contract_of_local, super::Local);
 
 #[tokio::test]
 async fn channel_that_nobody_consumes_is_named() {
-    let error = target().connect(&Context::default(), "s").await.err().unwrap();
+    let error = target().connect(&Context::default(), &lane("s")).await.err().unwrap();
     assert_eq!(error.kind(), SinkErrorKind::Unavailable);
     assert!(error.to_string().contains("\"consumer\""), "{error}");
 }
@@ -86,7 +86,7 @@ async fn channel_that_nobody_consumes_is_named() {
 async fn full_channel_is_waited_for_and_then_retried() {
     let context = Context::default();
     let mut receiver = context.locals.subscribe(CHANNEL, 1);
-    let mut sink = target().connect(&context, "s").await.unwrap();
+    let mut sink = target().connect(&context, &lane("s")).await.unwrap();
     let samples = [Sample::new("t", b"1".as_slice()), Sample::new("t", b"2".as_slice())];
     let outcomes = publish(&mut *sink, &samples).await.unwrap();
     assert_eq!(outcomes[0], Outcome::Accepted);

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use posthaste_core::{Headers, MessageId, MessageRef, Page, Place, Timestamp};
-use posthaste_relay::sink::{Batch, Outcome, Receipt, Sink, SinkError};
+use posthaste_core::{Headers, MessageId, MessageRef, Page, Timestamp};
+use posthaste_relay::sink::{Batch, Lane, Marks, Outcome, Receipt, Sink, SinkError};
 use serde_json::{Value, value::RawValue};
+use uuid::Uuid;
 
 /// A message to publish.
 #[derive(Clone, Debug)]
@@ -95,13 +96,27 @@ pub(crate) async fn publish(
         });
     }
     let indices: Vec<u32> = (0..samples.len() as u32).collect();
-    match sink.publish(&Batch::new(&page, &indices, Place::beginning())).await? {
+    match sink.publish(&Batch::new(&page, &indices, &ByPosition)).await? {
         Receipt::AllAccepted => Ok(vec![Outcome::Accepted; samples.len()]),
         Receipt::Each(outcomes) => {
             assert_eq!(outcomes.len(), samples.len(), "one outcome per message");
             Ok(outcomes)
         }
     }
+}
+
+/// Writes down how far a lane has come by position.
+struct ByPosition;
+
+impl Marks for ByPosition {
+    fn text(&self, message: &MessageRef<'_>) -> String {
+        message.position.to_string()
+    }
+}
+
+/// The lane of a first holder.
+pub(crate) fn lane(name: &str) -> Lane {
+    Lane { name: name.to_owned(), epoch: 1, log: Uuid::nil() }
 }
 
 /// The payload a JSON member stands for.

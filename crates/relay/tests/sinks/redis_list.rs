@@ -159,7 +159,7 @@ async fn permissions_of_the_manual_suffice_and_a_missing_one_is_told() {
         let auth = RedisAuth::User { name, password, rules: rules.to_owned() };
         Redis::start_with(RedisOptions { auth, ..RedisOptions::default() })
     };
-    let may = "~posthaste:* +ping +script|load +evalsha +get +set +lpush +llen +lrange";
+    let may = "~posthaste:* +ping +script|load +evalsha +hmget +hset +lpush +llen +lrange";
     let samples = [Sample::new("t", b"p".as_slice())];
     let redis = user("relay", may);
     let mut sink = connected(KIND, &redis, setting("maxlen", 5)).await;
@@ -215,7 +215,7 @@ fn faulty_settings_name_the_key() {
 
 #[test]
 fn schema_lists_every_setting_with_its_description() {
-    assert_settings(KIND, &["cloudevents_source", "format", "list", "maxlen", "side"]);
+    assert_settings(KIND, &["cloudevents_source", "delivery", "format", "list", "maxlen", "side"]);
 }
 
 #[test]

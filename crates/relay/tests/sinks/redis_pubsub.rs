@@ -288,7 +288,7 @@ async fn channel_without_permission_stops_the_sink_and_those_before_it_count() {
     let auth = RedisAuth::User {
         name: "relay".to_owned(),
         password: "secret".to_owned(),
-        rules: "~posthaste:* resetchannels &posthaste:t +ping +script|load +evalsha +get +set \
+        rules: "~posthaste:* resetchannels &posthaste:t +ping +script|load +evalsha +hmget +hset \
                 +publish"
             .to_owned(),
     };
@@ -322,7 +322,10 @@ fn faulty_settings_name_the_key() {
 
 #[test]
 fn schema_lists_every_setting_with_its_description() {
-    assert_settings(KIND, &["channel", "cloudevents_source", "format", "no_subscriber"]);
+    assert_settings(
+        KIND,
+        &["channel", "cloudevents_source", "delivery", "format", "no_subscriber"],
+    );
 }
 
 #[test]

@@ -41,7 +41,10 @@ pub(crate) fn target(kind: &str, url: &str, settings: toml::Table) -> Box<dyn Ta
 
 /// The sink for these settings on this server, connected.
 pub(crate) async fn connected(kind: &str, redis: &Redis, settings: toml::Table) -> Box<dyn Sink> {
-    target(kind, &redis.url(), settings).connect(&Context::default(), "s").await.unwrap()
+    target(kind, &redis.url(), settings)
+        .connect(&Context::default(), &super::messages::lane("s"))
+        .await
+        .unwrap()
 }
 
 /// One setting.

@@ -7,7 +7,7 @@ use redis::aio::MultiplexedConnection;
 
 use super::{
     contract::{Breaking, Harness, sink_contract},
-    messages::{Arrived, Sample, publish, read_event},
+    messages::{Arrived, Sample, lane, publish, read_event},
     redis_server::{Server, client},
 };
 
@@ -98,7 +98,8 @@ async fn sink(prefix: &str, settings: toml::Table) -> (Box<dyn Sink>, Multiplexe
     let mut settings = settings;
     let name = settings.get("stream").and_then(toml::Value::as_str).unwrap_or("{topic}");
     settings.insert("stream".to_owned(), format!("{prefix}{name}").into());
-    let sink = target(&redis.url(), settings).connect(&Context::default(), "s").await.unwrap();
+    let sink =
+        target(&redis.url(), settings).connect(&Context::default(), &lane("s")).await.unwrap();
     (sink, client(redis).await)
 }
 
@@ -223,7 +224,7 @@ async fn fault_amid_several_calls_holds_its_stream_alone() {
 async fn forgotten_script_is_loaded_again() {
     let redis = Redis::start();
     let target = target(&redis.url(), toml::Table::new());
-    let mut sink = target.connect(&Context::default(), "s").await.unwrap();
+    let mut sink = target.connect(&Context::default(), &lane("s")).await.unwrap();
     let mut client = client(&redis).await;
     for published in [1_000, 2_000] {
         redis::cmd("SCRIPT").arg("FLUSH").exec_async(&mut client).await.unwrap();

@@ -7,14 +7,14 @@ use std::{
 };
 
 use posthaste_relay::{
-    sink::{Context, Outcome, Scope, SinkError, SinkErrorKind, Target},
+    sink::{Context, Lane, Mark, Outcome, Scope, SinkError, SinkErrorKind, Target},
     sinks,
 };
 use posthaste_testkit::{Redis, RedisAuth, RedisOptions, Tls};
 
 use super::{
     contract::CALL_LIMIT,
-    messages::{Sample, publish},
+    messages::{Sample, lane, publish},
     redis_server::{assert_settings, client, setting},
     redis_stream::{entries, target},
 };
@@ -26,11 +26,15 @@ fn one() -> [Sample; 1] {
 }
 
 async fn refused(target: &dyn Target) -> SinkError {
-    target.connect(&Context::default(), "s").await.err().expect("the connection must be refused")
+    target
+        .connect(&Context::default(), &lane("s"))
+        .await
+        .err()
+        .expect("the connection must be refused")
 }
 
 async fn accepts(target: &dyn Target) {
-    let mut sink = target.connect(&Context::default(), "s").await.unwrap();
+    let mut sink = target.connect(&Context::default(), &lane("s")).await.unwrap();
     assert_eq!(publish(&mut *sink, &one()).await.unwrap(), [Outcome::Accepted]);
 }
 
@@ -75,7 +79,7 @@ async fn user_with_a_password_file_publishes_and_the_file_is_read_again() {
     let auth = RedisAuth::User {
         name: "relay".to_owned(),
         password: PASSWORD.to_owned(),
-        rules: "~posthaste:* +ping +script|load +evalsha +get +set +xadd".to_owned(),
+        rules: "~posthaste:* +ping +script|load +evalsha +hmget +hset +xadd".to_owned(),
     };
     let redis = Redis::start_with(RedisOptions { auth, ..RedisOptions::default() });
     let directory = tempfile::tempdir().unwrap();
@@ -99,11 +103,11 @@ async fn missing_permission_is_told_and_nothing_is_lost() {
     let auth = RedisAuth::User {
         name: "relay".to_owned(),
         password: PASSWORD.to_owned(),
-        rules: "~* +ping +script|load +evalsha +get +set".to_owned(),
+        rules: "~* +ping +script|load +evalsha +hmget +hset".to_owned(),
     };
     let redis = Redis::start_with(RedisOptions { auth, ..RedisOptions::default() });
     let target = target(&redis.url(), toml::Table::new());
-    let mut sink = target.connect(&Context::default(), "s").await.unwrap();
+    let mut sink = target.connect(&Context::default(), &lane("s")).await.unwrap();
     let outcomes = publish(&mut *sink, &one()).await.unwrap();
     let [Outcome::Retry { scope: Scope::Sink, reason }] = outcomes.as_slice() else {
         panic!("{outcomes:?}");
@@ -144,7 +148,7 @@ async fn tls_to_a_port_without_it_ends_in_a_hint() {
 async fn r12_redis_out_of_memory_keeps_the_batch_to_be_tried_again() {
     let redis = Redis::start();
     let target = target(&redis.url(), toml::Table::new());
-    let mut sink = target.connect(&Context::default(), "s").await.unwrap();
+    let mut sink = target.connect(&Context::default(), &lane("s")).await.unwrap();
     let mut client = client(&redis).await;
     let admin = client.clone();
     let limit = |bytes: &str| {
@@ -170,7 +174,7 @@ async fn r12_paused_redis_is_a_timeout_within_the_limit() {
     let redis = Redis::start();
     let limits = toml::toml! { operation_timeout = "1s" connect_timeout = "2s" };
     let target = target(&redis.url(), limits);
-    let mut sink = target.connect(&Context::default(), "s").await.unwrap();
+    let mut sink = target.connect(&Context::default(), &lane("s")).await.unwrap();
     redis.pause();
     let since = Instant::now();
     let answer = tokio::time::timeout(CALL_LIMIT, publish(&mut *sink, &one())).await;
@@ -188,7 +192,7 @@ async fn r12_paused_redis_is_a_timeout_within_the_limit() {
 async fn r12_replica_keeps_the_batch_to_be_tried_again() {
     let redis = Redis::start();
     let target = target(&redis.url(), toml::Table::new());
-    let mut sink = target.connect(&Context::default(), "s").await.unwrap();
+    let mut sink = target.connect(&Context::default(), &lane("s")).await.unwrap();
     let mut client = client(&redis).await;
     let mut follow = redis::cmd("REPLICAOF");
     follow.arg("127.0.0.1").arg(1).exec_async(&mut client).await.unwrap();
@@ -202,27 +206,88 @@ async fn r12_replica_keeps_the_batch_to_be_tried_again() {
 }
 
 #[tokio::test]
-async fn two_relays_in_one_place_get_errors_and_append_nothing_out_of_turn() {
+async fn connection_fences_every_earlier_one_of_its_lane_and_no_other() {
     let redis = Redis::start();
     let target = target(&redis.url(), toml::Table::new());
     let context = Context::default();
-    let mut first = target.connect(&context, "s").await.unwrap();
-    let mut second = target.connect(&context, "s").await.unwrap();
-    let mut elsewhere = target.connect(&context, "another").await.unwrap();
-    for sink in [&mut first, &mut elsewhere, &mut second] {
-        assert_eq!(publish(&mut **sink, &one()).await.unwrap(), [Outcome::Accepted]);
-    }
+    let mut first = target.connect(&context, &lane("s")).await.unwrap();
+    let mut elsewhere = target.connect(&context, &lane("another")).await.unwrap();
+    assert_eq!(publish(&mut *first, &one()).await.unwrap(), [Outcome::Accepted]);
+    let mut second = target.connect(&context, &lane("s")).await.unwrap();
     // As does a call that was stuck until its connection had been given up.
     let error = publish(&mut *first, &one()).await.unwrap_err();
     assert_eq!(error.kind(), SinkErrorKind::Displaced, "{error:?}");
     assert!(error.to_string().contains("posthaste:place:s"), "{error}");
-    assert_eq!(publish(&mut *elsewhere, &one()).await.unwrap(), [Outcome::Accepted]);
-    let mut client = client(&redis).await;
-    redis::cmd("FLUSHALL").exec_async(&mut client).await.unwrap();
+    for sink in [&mut second, &mut elsewhere] {
+        assert_eq!(publish(&mut **sink, &one()).await.unwrap(), [Outcome::Accepted]);
+    }
+    let later = Lane { epoch: 2, ..lane("s") };
+    let mut third = target.connect(&context, &later).await.unwrap();
+    assert_eq!(refused(&*target).await.kind(), SinkErrorKind::Fenced);
     let error = publish(&mut *second, &one()).await.unwrap_err();
     assert_eq!(error.kind(), SinkErrorKind::Displaced, "{error:?}");
+    assert_eq!(publish(&mut *third, &one()).await.unwrap(), [Outcome::Accepted]);
+    let mut client = client(&redis).await;
+    assert_eq!(entries(&mut client, "posthaste:t").await.len(), 4);
+}
+
+#[tokio::test]
+async fn place_that_was_flushed_displaces_its_holder_and_begins_anew() {
+    let redis = Redis::start();
+    let target = target(&redis.url(), toml::Table::new());
+    let context = Context::default();
+    let mut sink = target.connect(&context, &lane("s")).await.unwrap();
+    assert_eq!(publish(&mut *sink, &one()).await.unwrap(), [Outcome::Accepted]);
+    assert_eq!((sink.mark(), sink.calls()), (Some(&Mark::default()), Some(1)));
+    let mut client = client(&redis).await;
+    redis::cmd("FLUSHALL").exec_async(&mut client).await.unwrap();
+    let error = publish(&mut *sink, &one()).await.unwrap_err();
+    assert_eq!(error.kind(), SinkErrorKind::Displaced, "{error:?}");
     assert!(entries(&mut client, "posthaste:t").await.is_empty());
+    let sink = target.connect(&context, &lane("s")).await.unwrap();
+    assert_eq!(sink.mark(), Some(&Mark::default()));
+}
+
+#[tokio::test]
+async fn place_of_another_log_is_refused() {
+    let redis = Redis::start();
+    let target = target(&redis.url(), toml::Table::new());
     accepts(&*target).await;
+    let foreign = Lane { log: uuid::Uuid::from_u128(7), ..lane("s") };
+    let error = target.connect(&Context::default(), &foreign).await.err().unwrap();
+    assert_eq!(error.kind(), SinkErrorKind::Misconfigured, "{error:?}");
+    assert!(error.to_string().contains("log of another database"), "{error}");
+}
+
+#[tokio::test]
+async fn place_tells_the_next_connection_what_was_taken_and_what_is_missing() {
+    let redis = Redis::start();
+    let target = target(&redis.url(), setting("stream", "{topic}"));
+    let context = Context::default();
+    let mut client = client(&redis).await;
+    redis::cmd("SET").arg("bad").arg("text").exec_async(&mut client).await.unwrap();
+    let mut sink = target.connect(&context, &lane("s")).await.unwrap();
+    let samples = ["a", "bad", "a", "bad", "b"].map(|topic| Sample::new(topic, b"".as_slice()));
+    publish(&mut *sink, &samples).await.unwrap();
+    let counted = sink.calls().unwrap();
+    let sink = target.connect(&context, &lane("s")).await.unwrap();
+    let mark = Mark { calls: counted, text: "5".to_owned(), missing: vec![2, 4] };
+    assert_eq!(sink.mark(), Some(&mark));
+}
+
+#[tokio::test]
+async fn without_a_place_nothing_is_kept_and_a_batch_arrives_in_order() {
+    let redis = Redis::start();
+    let target = target(&redis.url(), setting("delivery", "at-least-once"));
+    let mut sink = target.connect(&Context::default(), &lane("s")).await.unwrap();
+    let samples: Vec<Sample> = (0..700).map(|n| Sample::new("t", format!("{n}"))).collect();
+    let outcomes = publish(&mut *sink, &samples).await.unwrap();
+    assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Accepted));
+    assert_eq!(sink.mark(), None);
+    let mut client = client(&redis).await;
+    assert_eq!(entries(&mut client, "posthaste:t").await.len(), 700);
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut client).await.unwrap();
+    assert_eq!(keys, ["posthaste:t"]);
 }
 
 #[tokio::test]
@@ -232,8 +297,7 @@ async fn name_of_the_place_that_holds_other_data_stops_and_spares_the_data() {
     let mut client = client(&redis).await;
     let mut add = redis::cmd("XADD");
     add.arg("ordersplace:s").arg("*").arg("f").arg("v").exec_async(&mut client).await.unwrap();
-    let mut sink = target.connect(&Context::default(), "s").await.unwrap();
-    let error = publish(&mut *sink, &one()).await.unwrap_err();
+    let error = refused(&*target).await;
     assert_eq!(error.kind(), SinkErrorKind::Misconfigured, "{error:?}");
     assert!(error.to_string().contains("taken by other data"), "{error}");
     assert_eq!(entries(&mut client, "ordersplace:s").await.len(), 1);
@@ -287,7 +351,10 @@ fn faulty_settings_name_the_key_and_never_the_secret() {
 
 #[test]
 fn schema_lists_every_setting_with_its_description() {
-    assert_settings("redis-stream", &["cloudevents_source", "format", "maxlen", "stream"]);
+    assert_settings(
+        "redis-stream",
+        &["cloudevents_source", "delivery", "format", "maxlen", "stream"],
+    );
 }
 
 #[test]

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{
     contract::{Harness, sink_contract},
-    messages::{Arrived, Sample, publish, read_envelope, read_event},
+    messages::{Arrived, Sample, lane, publish, read_envelope, read_event},
 };
 
 /// Stands in for the pipe.
@@ -103,7 +103,8 @@ sink_contract!(contract_of_event_lines, super::Lines<true>);
 #[tokio::test]
 async fn batch_is_one_write_and_a_message_one_line() {
     let pipe = Pipe::default();
-    let mut sink = target(&pipe, "cloudevents").connect(&Context::default(), "s").await.unwrap();
+    let mut sink =
+        target(&pipe, "cloudevents").connect(&Context::default(), &lane("s")).await.unwrap();
     let pretty = b"{\n  \"a\": \"b\\nc\"\r\n}".as_slice();
     let samples =
         [Sample::new("t", pretty).content_type("application/json"), Sample::new("t", b"\n")];
@@ -117,7 +118,7 @@ async fn batch_is_one_write_and_a_message_one_line() {
 #[tokio::test]
 async fn raw_line_has_the_documented_members() {
     let pipe = Pipe::default();
-    let mut sink = target(&pipe, "raw").connect(&Context::default(), "s").await.unwrap();
+    let mut sink = target(&pipe, "raw").connect(&Context::default(), &lane("s")).await.unwrap();
     let sample = Sample::new("orders", b"hi".as_slice()).key("k").header("tenant", "acme");
     let sample = Sample { correlation_id: Some("c".to_owned()), ..sample };
     publish(&mut *sink, std::slice::from_ref(&sample)).await.unwrap();
@@ -161,7 +162,7 @@ async fn reader_that_leaves_is_an_error_and_no_panic() {
 async fn write_until_the_pipe_breaks() {
     let parse = sinks::find("stdout").unwrap().parse;
     let target = parse(toml::Table::new()).unwrap();
-    let mut sink = target.connect(&Context::default(), "s").await.unwrap();
+    let mut sink = target.connect(&Context::default(), &lane("s")).await.unwrap();
     loop {
         if let Err(error) = publish(&mut *sink, &[Sample::new("t", vec![b'x'; 70_000])]).await {
             assert_eq!(error.kind(), SinkErrorKind::Unavailable);

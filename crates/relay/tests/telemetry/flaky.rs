@@ -6,7 +6,9 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
-use posthaste_relay::sink::{Batch, Context, Receipt, Sink, SinkError, SinkErrorKind, Target};
+use posthaste_relay::sink::{
+    Batch, Context, Lane, Receipt, Sink, SinkError, SinkErrorKind, Target,
+};
 
 /// A target whose sinks share how often they still fail.
 #[derive(Clone, Debug)]
@@ -26,7 +28,7 @@ impl Target for Flaky {
         "flaky".to_owned()
     }
 
-    async fn connect(&self, _: &Context, _: &str) -> Result<Box<dyn Sink>, SinkError> {
+    async fn connect(&self, _: &Context, _: &Lane) -> Result<Box<dyn Sink>, SinkError> {
         Ok(Box::new(self.clone()))
     }
 }

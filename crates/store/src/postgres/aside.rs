@@ -57,6 +57,7 @@ pub(super) async fn set_aside(
                 Aside::Published { position, id: message } => {
                     changing.published(id, *position, *message).await?;
                 }
+                Aside::Counted(calls) => changing.counted(id, *calls).await?,
                 Aside::ParkKey(_) | Aside::Keep(_) | Aside::Retried(_) => {}
             }
         }
@@ -240,6 +241,13 @@ impl Changing<'_> {
         self.transaction.execute_typed(&sql, params).await?;
         Ok(())
     }
+
+    async fn counted(&self, id: i32, calls: i64) -> Result<(), Failure> {
+        let sql =
+            format!("update {}.lease set retry_calls = $1 where subscription = {id}", self.schema);
+        self.transaction.execute_typed(&sql, &[(&calls, Type::INT8)]).await?;
+        Ok(())
+    }
 }
 
 /// The part of a statement that makes keys due which waited for the deleted messages `gone`.
@@ -268,11 +276,15 @@ pub(super) async fn aside(store: &PostgresStore, subscription: &str) -> Result<A
     let messages = format!("select {FAILED_COLUMNS} from {schema}.failed_message where {of}");
     let doing = "read the failed messages";
     let messages = loan.bounded(doing, loan.client().query_typed(&messages, name)).await?;
-    let paused = format!("select paused_at is not null from {schema}.subscription where name = $1");
-    let paused = loan.bounded(doing, loan.client().query_typed(&paused, name)).await?;
+    let of_all = format!(
+        "select s.paused_at is not null, l.retry_calls from {schema}.subscription s \
+         join {schema}.lease l on l.subscription = s.id where s.name = $1"
+    );
+    let of_all = loan.bounded(doing, loan.client().query_typed(&of_all, name)).await?;
     loan.give_back();
     Ok(AsideState {
-        is_paused: paused.first().is_some_and(|row| row.get(0)),
+        is_paused: of_all.first().is_some_and(|row| row.get(0)),
+        retry_calls: of_all.first().map_or(0, |row| row.get(1)),
         keys: keys.iter().map(parked).collect(),
         messages: messages.iter().map(|row| failed(row, 0)).collect(),
     })
@@ -308,7 +320,7 @@ fn parked(row: &Row) -> ParkedKey {
     let (base, within) = (tick(1), Within { head: tick(3), position: row.get(5) });
     ParkedKey {
         key: row.get(0),
-        place: Place { base, within: (within.head != base).then_some(within), message: None },
+        place: Place { within: (within.head != base).then_some(within), ..Place::at(base) },
         message: row.get(6),
         attempts: row.get::<_, i32>(7).cast_unsigned(),
         reason: row.get(8),

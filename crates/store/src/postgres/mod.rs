@@ -33,6 +33,8 @@ use self::{
     log::{Selection, StrideHint},
     slots::Slots,
 };
+use uuid::Uuid;
+
 use crate::{
     Aside, AsideState, DueMessages, MigrationReport, Moved, Result, RingSizes, SchemaState,
     Settled, Status, Store, StoredMessage, SubscriptionSpec, SweepReport, Ticker,
@@ -143,6 +145,14 @@ impl Store for PostgresStore {
 
     async fn append(&self, messages: &[Message]) -> Result<Vec<MessageId>> {
         log::append(self, messages).await
+    }
+
+    async fn incarnation(&self) -> Result<Uuid> {
+        let sql = format!("select incarnation from {}.meta", self.schema());
+        let loan = self.shared.connections.lend().await?;
+        let rows = loan.bounded("read the log's id", loan.client().query_typed(&sql, &[])).await?;
+        loan.give_back();
+        Ok(rows.first().map(|row| row.get(0)).unwrap_or_default())
     }
 
     fn ticker(&self) -> Box<dyn Ticker> {

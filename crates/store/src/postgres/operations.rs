@@ -8,7 +8,6 @@ use tokio_postgres::{
     Row,
     types::{ToSql, Type},
 };
-use uuid::Uuid;
 
 use super::{
     PostgresStore, errors,
@@ -187,14 +186,6 @@ impl Operations for PostgresStore {
             newest: Timestamp(row.get::<_, Micros>(2).0),
         };
         Ok(rows.iter().map(topic).collect())
-    }
-
-    async fn incarnation(&self) -> Result<Uuid> {
-        let sql = format!("select incarnation from {}.meta", self.schema());
-        let loan = self.shared.connections.lend().await?;
-        let rows = loan.bounded("read the log's id", loan.client().query_typed(&sql, &[])).await?;
-        loan.give_back();
-        Ok(rows.first().map(|row| row.get(0)).unwrap_or_default())
     }
 
     async fn create_compatibility_view(&self, name: &SchemaName) -> Result<()> {
@@ -383,7 +374,7 @@ impl Operations for PostgresStore {
                 "with lease as (update {schema}.lease set epoch = epoch + 1 \
                  where subscription = {id} and holder is null returning epoch), \
                  done as (insert into {schema}.progress (subscription, {PLACE_COLUMNS}, epoch) \
-                 select {id}, $1, $2, null, null, null, null, epoch from lease returning 1), \
+                 select {id}, $1, $2, null, null, null, null, null, epoch from lease returning 1), \
                  noted as (insert into {schema}.audit (actor, action, subscription, detail) \
                  select $3, 'rewind', $4, jsonb_build_object('tick', $1::bigint, \
                  'messages', $5::bigint) from done) select count(*) from done"

@@ -73,11 +73,11 @@ async fn subscription_states(
     store: &PostgresStore,
     loan: &Loan,
 ) -> Result<Vec<SubscriptionStatus>> {
-    let places = subscriptions::PLACE_COLUMNS;
     // `xid >= xmin` of the base snapshot is what (xid, position) serves; nothing that is pending
     // lies below it.
     let sql = format!(
-        "select {places}, p.settled_at, p.subscription, p.topics, p.prefixes, p.epoch, p.holder, \
+        "select base_tick, base_id, head_tick, head_id, position, message_id, null::bigint, \
+         p.settled_at, p.subscription, p.topics, p.prefixes, p.epoch, p.holder, \
          w.backlog, coalesce(w.lag, 0)::bigint, \
          (select count(*) from {schema}.parked_key k where k.subscription = p.subscription_id), \
          f.parked, f.dead, \
@@ -117,18 +117,18 @@ fn subscription_state(row: &Row) -> SubscriptionStatus {
     SubscriptionStatus {
         progress: Progress {
             place: subscriptions::place(row),
-            at: row.get::<_, Option<Micros>>(6).map(|micros| Timestamp(micros.0)),
+            at: row.get::<_, Option<Micros>>(7).map(|micros| Timestamp(micros.0)),
         },
-        name: row.get(7),
-        filter: TopicFilter::from_parts(row.get(8), row.get(9)),
-        epoch: row.get(10),
-        holder: row.get(11),
-        backlog: row.get::<_, i64>(12) as u64,
-        lag_micros: row.get::<_, i64>(13).max(0),
-        parked_keys: row.get::<_, i64>(14) as u64,
-        parked_messages: row.get::<_, i64>(15) as u64,
-        dead_letters: row.get::<_, i64>(16) as u64,
-        is_paused: row.get(17),
+        name: row.get(8),
+        filter: TopicFilter::from_parts(row.get(9), row.get(10)),
+        epoch: row.get(11),
+        holder: row.get(12),
+        backlog: row.get::<_, i64>(13) as u64,
+        lag_micros: row.get::<_, i64>(14).max(0),
+        parked_keys: row.get::<_, i64>(15) as u64,
+        parked_messages: row.get::<_, i64>(16) as u64,
+        dead_letters: row.get::<_, i64>(17) as u64,
+        is_paused: row.get(18),
     }
 }
 

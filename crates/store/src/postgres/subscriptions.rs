@@ -15,7 +15,7 @@ use crate::{Result, Settled, Start, StoreError, StoreErrorKind, SubscriptionSpec
 
 /// Columns of a place, in the order [`place`] reads them.
 pub(super) const PLACE_COLUMNS: &str =
-    "base_tick, base_id, head_tick, head_id, position, message_id";
+    "base_tick, base_id, head_tick, head_id, position, message_id, calls";
 
 /// Creates what is missing and updates filters.
 pub(super) async fn reconcile(store: &PostgresStore, specs: &[SubscriptionSpec]) -> Result<()> {
@@ -186,7 +186,7 @@ impl<'a> Settlement<'a> {
         let head = place.within.map(|within| within.head);
         let sql = format!(
             "insert into {schema}.progress (subscription, {PLACE_COLUMNS}, epoch) \
-             select held.subscription, $3, $4, $5, $6, $7, $8, $2 from (\
+             select held.subscription, $3, $4, $5, $6, $7, $8, $9, $2 from (\
              select l.subscription from {schema}.lease l where l.epoch = $2 and l.subscription = \
              (select id from {schema}.subscription where name = $1) for share) held \
              where {} and {}",
@@ -201,7 +201,7 @@ impl<'a> Settlement<'a> {
         &self,
         client: &C,
     ) -> Result<u64, tokio_postgres::Error> {
-        let Place { base, within, message } = self.place;
+        let Place { base, within, message, calls } = self.place;
         let head = within.map(|within| within.head);
         let (head_n, head_id) = (head.map(|head| head.n), head.map(|head| head.id));
         let position = within.map(|within| within.position);
@@ -214,6 +214,7 @@ impl<'a> Settlement<'a> {
             (&head_id, Type::UUID),
             (&position, Type::INT8),
             (message, Type::UUID),
+            (calls, Type::INT8),
         ];
         client.execute_typed(&self.sql, params).await
     }
@@ -293,5 +294,6 @@ pub(super) fn place(row: &Row) -> Place {
         .zip(head_id)
         .zip(position)
         .map(|((n, id), position)| Within { head: TickRef { n, id }, position });
-    Place { base: TickRef { n: row.get(0), id: row.get(1) }, within, message: row.get(5) }
+    let base = TickRef { n: row.get(0), id: row.get(1) };
+    Place { base, within, message: row.get(5), calls: row.get(6) }
 }

@@ -41,6 +41,12 @@ pub(super) fn set_aside(
             Aside::Keep(failed) => set_message_aside(scope, of, failed)?,
             Aside::Retried(failed) => retried(scope, of, failed)?,
             Aside::Published { position, id } => published(scope, of, *position, *id)?,
+            Aside::Counted(calls) => {
+                scope.run(
+                    "update @schema@_subscription set retry_calls = ?2 where id = ?1",
+                    (of, calls),
+                )?;
+            }
         }
     }
     match place {
@@ -155,6 +161,7 @@ pub(super) fn aside(scope: &Scope<'_>, name: &str) -> Result<AsideState> {
         format!("select {FAILED_COLUMNS} from @schema@_failed_message where subscription = ?1");
     Ok(AsideState {
         is_paused: subscription.is_paused,
+        retry_calls: subscription.retry_calls,
         keys: scope.all(keys, (of, now), parked)?,
         messages: scope.all(&messages, (of, now), |row| failed(row, 0))?,
     })
@@ -186,7 +193,7 @@ fn parked(row: &Row<'_>) -> rusqlite::Result<ParkedKey> {
     let (base, within) = (tick(1)?, Within { head: tick(3)?, position: row.get(5)? });
     Ok(ParkedKey {
         key: row.get(0)?,
-        place: Place { base, within: (within.head != base).then_some(within), message: None },
+        place: Place { within: (within.head != base).then_some(within), ..Place::at(base) },
         message: Uuid::from_bytes(row.get(6)?),
         attempts: row.get(7)?,
         reason: row.get(8)?,

@@ -187,6 +187,10 @@ impl Store for SqliteStore {
         self.write("append messages", move |scope| append::append(scope, &messages)).await
     }
 
+    async fn incarnation(&self) -> Result<Uuid> {
+        self.observe("read the log's id", operations::incarnation).await
+    }
+
     fn ticker(&self) -> Box<dyn Ticker> {
         let (reader, writer) = (Arc::clone(&self.reader), Arc::clone(&self.writer));
         Box::new(SqliteTicker { reader, writer, seen: None })
@@ -322,10 +326,6 @@ impl Operations for SqliteStore {
     async fn written_topics(&self, looked_at: u32) -> Result<Vec<WrittenTopic>> {
         self.observe("read the topics", move |scope| operations::written_topics(scope, looked_at))
             .await
-    }
-
-    async fn incarnation(&self) -> Result<Uuid> {
-        self.observe("read the log's id", operations::incarnation).await
     }
 
     async fn create_compatibility_view(&self, name: &SchemaName) -> Result<()> {

@@ -11,6 +11,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("views", include_str!("../../migrations/sqlite/0002_views.sql")),
     ("failures", include_str!("../../migrations/sqlite/0003_failures.sql")),
     ("writing", include_str!("../../migrations/sqlite/0004_writing.sql")),
+    ("leases", include_str!("../../migrations/sqlite/0005_leases.sql")),
 ];
 
 /// Version that this build reads.

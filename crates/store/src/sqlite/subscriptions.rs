@@ -23,6 +23,7 @@ pub(super) struct Subscription {
     pub(super) holder: Option<String>,
     pub(super) start_position: Position,
     pub(super) is_paused: bool,
+    pub(super) retry_calls: i64,
     start: TickRef,
 }
 
@@ -96,7 +97,8 @@ pub(super) fn settle(
     let head = place.within.map(|within| within.head);
     scope.run(
         "insert into @schema@_progress (subscription, base_tick, base_id, head_tick, head_id, \
-         position, message_id, through, epoch) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+         position, message_id, calls, through, epoch) \
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         (
             subscription.id,
             place.base.n,
@@ -105,6 +107,7 @@ pub(super) fn settle(
             head.as_ref().map(|head| head.id.as_bytes()),
             place.within.map(|within| within.position),
             place.message.as_ref().map(Uuid::as_bytes),
+            place.calls,
             through,
             epoch,
         ),
@@ -134,14 +137,14 @@ pub(super) fn release(scope: &Scope<'_>, name: &str, epoch: Epoch) -> Result<()>
 /// Every subscription, by name.
 pub(super) fn list(scope: &Scope<'_>) -> Result<Vec<Subscription>> {
     let sql = "select id, name, topics, prefixes, epoch, holder, start_tick, start_id, \
-               start_position, paused_at is not null \
+               start_position, paused_at is not null, retry_calls \
                from @schema@_subscription order by name";
     scope.all(sql, [], Subscription::from_row)
 }
 
 /// The newest settled place, or the start: one seek in `progress_newest`.
 pub(super) fn progress(scope: &Scope<'_>, subscription: &Subscription) -> Result<Progress> {
-    let sql = "select base_tick, base_id, head_tick, head_id, position, message_id, at \
+    let sql = "select base_tick, base_id, head_tick, head_id, position, message_id, at, calls \
                from @schema@_progress where subscription = ?1 order by n desc limit 1";
     let settled = scope.first(sql, [subscription.id], |row| {
         let within = match row.get(2)? {
@@ -154,6 +157,7 @@ pub(super) fn progress(scope: &Scope<'_>, subscription: &Subscription) -> Result
             base: TickRef { n: row.get(0)?, id: uuid(row, 1)? },
             within,
             message: row.get::<_, Option<[u8; 16]>>(5)?.map(Uuid::from_bytes),
+            calls: row.get(7)?,
         };
         Ok(Progress { place, at: Some(Timestamp(row.get(6)?)) })
     })?;
@@ -171,13 +175,14 @@ impl Subscription {
             start: TickRef { n: row.get(6)?, id: uuid(row, 7)? },
             start_position: row.get(8)?,
             is_paused: row.get(9)?,
+            retry_calls: row.get(10)?,
         })
     }
 }
 
 pub(super) fn by_name(scope: &Scope<'_>, name: &str) -> Result<Subscription> {
     let sql = "select id, name, topics, prefixes, epoch, holder, start_tick, start_id, \
-               start_position, paused_at is not null \
+               start_position, paused_at is not null, retry_calls \
                from @schema@_subscription where name = ?1";
     scope.first(sql, [name], Subscription::from_row)?.ok_or_else(|| unknown(name))
 }

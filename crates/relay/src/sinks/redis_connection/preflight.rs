@@ -7,8 +7,7 @@ use std::collections::HashMap;
 
 use redis::{Cmd, FromRedisValue as _};
 
-use super::{RedisConnection, RedisServer};
-use crate::sink::SinkError;
+use super::RedisConnection;
 
 /// The settings that matter.
 const SETTINGS: [&str; 4] = ["appendonly", "appendfsync", "save", "maxmemory-policy"];
@@ -21,16 +20,12 @@ struct Settings {
     refused: Option<String>,
 }
 
-impl RedisServer {
-    /// Connects, and names each setting of the server that threatens messages, with the remedy.
-    pub(in crate::sinks) async fn preflight(&self) -> Result<Vec<String>, SinkError> {
-        let connection = self.open().await?;
-        let settings = Settings::read(&connection).await;
-        let address = self.address();
-        Ok(findings(&settings)
-            .into_iter()
-            .map(|text| format!("Redis at {address}: {text}"))
-            .collect())
+impl RedisConnection {
+    /// Names each setting of the server that threatens messages, with the remedy.
+    pub(in crate::sinks) async fn preflight(&self) -> Vec<String> {
+        let findings = findings(&Settings::read(self).await);
+        let address = &self.address;
+        findings.into_iter().map(|text| format!("Redis at {address}: {text}")).collect()
     }
 }
 

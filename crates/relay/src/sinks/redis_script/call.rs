@@ -23,12 +23,12 @@ const MESSAGES_MAX: usize = 200;
 /// What stands in a call besides the messages.
 pub(super) struct Frame<'a> {
     pub(super) script_sha: &'a str,
-    /// The key of the subscription's place.
+    /// The key of the lane's place.
     pub(super) place_key: &'a str,
-    /// The place that the call continues from; `None` for any.
-    pub(super) from: Option<u64>,
-    /// The place behind the call.
-    pub(super) to: u64,
+    /// The connection's epoch; `None` where no place is kept.
+    pub(super) epoch: Option<&'a str>,
+    /// Calls before this one.
+    pub(super) calls: i64,
 }
 
 /// What did not take a message of a batch, and the number of the first.
@@ -44,9 +44,9 @@ pub(super) struct Failed {
 pub(super) enum Answer {
     /// Every message was taken.
     Taken,
-    /// Nothing was done: the place is another one.
-    Moved,
-    /// Some messages were not taken, and the place stays.
+    /// Nothing was done: the lane is somebody else's, or has come elsewhere.
+    Displaced,
+    /// Some messages were not taken, and nothing that is on its way will do anything.
     Refused,
     /// As `Refused`; the sink as a whole stopped, and nothing more may be sent of this batch.
     Stopped,
@@ -67,6 +67,8 @@ pub(super) struct Call<S: Script> {
     names: Names,
     /// The name being rendered.
     name: String,
+    /// Positions as the script reads them.
+    positions: Vec<u8>,
 }
 
 /// A message of the call.
@@ -93,6 +95,7 @@ impl<S: Script> Call<S> {
             plan: Vec::new(),
             names: Names::default(),
             name: String::new(),
+            positions: Vec::new(),
         }
     }
 
@@ -117,8 +120,34 @@ impl<S: Script> Call<S> {
         if self.sent.is_empty() {
             return false;
         }
-        self.encode(&part, frame);
+        self.encode(batch, &part, frame, outcomes);
         true
+    }
+
+    /// Writes what the script keeps with the call: the epoch, the calls, the mark, what is missing
+    /// before it, and the positions of its messages.
+    fn encode_place(&mut self, batch: &Batch<'_>, frame: &Frame<'_>, outcomes: &Outcomes) {
+        let Some(epoch) = frame.epoch else {
+            for _ in 0..5 {
+                self.command.arg("");
+            }
+            return;
+        };
+        let marks = batch.marks();
+        let last = batch.message(self.part.end - 1);
+        self.positions.clear();
+        let earlier = outcomes.untaken(self.part.end);
+        let earlier = earlier.map(|nth| batch.message(nth).position);
+        let later = marks.open().iter().copied().filter(|position| *position > last.position);
+        for position in earlier.chain(later) {
+            self.positions.extend(position.to_be_bytes());
+        }
+        self.command.arg(epoch).arg(frame.calls).arg(marks.text(&last)).arg(&*self.positions);
+        self.positions.clear();
+        for sent in &self.sent {
+            self.positions.extend(batch.message(sent.in_batch).position.to_be_bytes());
+        }
+        self.command.arg(&*self.positions);
     }
 
     /// The part of the batch that the call was made for.
@@ -166,18 +195,20 @@ impl<S: Script> Call<S> {
     }
 
     /// Builds the command for what was planned.
-    fn encode(&mut self, part: &Batch<'_>, frame: &Frame<'_>) {
+    fn encode(
+        &mut self,
+        batch: &Batch<'_>,
+        part: &Batch<'_>,
+        frame: &Frame<'_>,
+        outcomes: &Outcomes,
+    ) {
         let keys = if S::ARE_KEYS { self.names.len() } else { 0 };
         self.command.clear();
         self.command.arg("EVALSHA").arg(frame.script_sha).arg(1 + keys).arg(frame.place_key);
         for name in self.names.iter().take(keys) {
             self.command.arg(name);
         }
-        match frame.from {
-            Some(place) => self.command.arg(place),
-            None => self.command.arg(""),
-        };
-        self.command.arg(frame.to);
+        self.encode_place(batch, frame, outcomes);
         self.script.configure(&mut self.command);
         self.command.arg(self.plan.as_slice());
         let mut sent = self.sent.iter().peekable();
@@ -206,7 +237,9 @@ impl<S: Script> Call<S> {
     ) -> Option<Answer> {
         let (stopped, untaken) = match answer {
             Value::Nil => return Some(Answer::Taken),
-            Value::BulkString(word) if word == b"MOVED" => return Some(Answer::Moved),
+            Value::BulkString(word) if word == b"MOVED" || word == b"FENCED" => {
+                return Some(Answer::Displaced);
+            }
             Value::Array(list) => list.split_first()?,
             _ => return None,
         };

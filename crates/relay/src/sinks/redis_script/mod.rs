@@ -2,9 +2,10 @@
 //!
 //! A batch goes out as a few calls, the next one on its way while Redis works on the last, and
 //! Redis says of every message whether it has it. Each stream, list or channel is a destination
-//! and keeps its order: a call names the place that it continues from (`place.lua`), so that
-//! whatever follows a call that failed, or arrives after its connection was given up, does
-//! nothing. What a message becomes is the sink's own [`Script`]; connections are
+//! and keeps its order: a call names the place that it continues from (`place.lua`), which Redis
+//! keeps and moves together with the messages (ONCE). So whatever follows a call that failed, or
+//! arrives after its connection was given up, does nothing: a connection takes the lane over
+//! (`claim.lua`) before it reads the place. What a message becomes is the sink's own [`Script`]; connections are
 //! `redis_connection`'s job, retries the pipeline's.
 
 mod call;
@@ -14,13 +15,15 @@ mod settings;
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream::FuturesOrdered};
 use posthaste_core::{MessageRef, Template};
-use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{
     outcomes::Outcomes,
     redis_connection::{RedisConnection, RedisServer},
 };
-use crate::sink::{Batch, Outcome, Receipt, Sink, SinkError, SinkErrorKind};
+use crate::sink::{Batch, Lane, Mark, Outcome, Receipt, Sink, SinkError, SinkErrorKind};
 use call::{Answer, Call, Failed, Frame};
 
 pub(super) use settings::{check_event_source, check_maxlen, parse_name, parse_table};
@@ -28,11 +31,28 @@ pub(super) use settings::{check_event_source, check_maxlen, parse_name, parse_ta
 /// Calls that are under way at once: one that Redis works on and one that waits for it there.
 const CALLS_IN_FLIGHT: usize = 2;
 const PUBLISHING: &str = "publishing a batch";
+const CLAIMING: &str = "taking over the subscription's place";
+/// How far a call that leaves messages missing moves the count of calls (`place.lua`).
+const LEAP: i64 = 1_000;
+
+/// What a sink promises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Delivery {
+    /// Each message once, whatever is killed or paused when: the subscription's place is kept in
+    /// Redis, together with the messages.
+    #[default]
+    ExactlyOnce,
+    /// A fault repeats what was in flight.
+    AtLeastOnce,
+}
 
 /// What a kind of sink puts into the calls of its script, and what that answers.
 pub(super) trait Script: Send {
     /// The script: `place.lua` and what the kind does from there.
     const TEXT: &'static str;
+    /// The same where no place is kept: `free.lua` in front.
+    const FREE_TEXT: &'static str;
     /// What a destination is called.
     const DESTINATION: &'static str;
     /// Whether destinations are keys. Those that are not are the script's last arguments.
@@ -69,33 +89,76 @@ pub(super) trait Script: Send {
 /// A sink that publishes through calls of `S`.
 pub(super) struct ScriptSink<S: Script> {
     connection: RedisConnection,
+    text: &'static str,
     script_sha: String,
     place_key: String,
-    /// Where the last call left the place; `None` before the first.
-    place: Option<u64>,
-    /// Calls that are not under way, of [`CALLS_IN_FLIGHT`] in all.
+    /// What the lane is held with; `None` where no place is kept.
+    held: Option<Held>,
+    /// Calls that are not under way.
     idle: Vec<Call<S>>,
 }
 
+/// A lane that this connection holds.
+struct Held {
+    /// The connection's epoch.
+    epoch: String,
+    /// Where it stood at the beginning.
+    mark: Mark,
+    /// Calls counted by now.
+    calls: i64,
+}
+
+/// Where and how a sink with a script is connected.
+pub(super) struct Connect<'a> {
+    pub(super) server: &'a RedisServer,
+    pub(super) lane: &'a Lane,
+    /// How its destinations are named.
+    pub(super) destination: &'a Template,
+    pub(super) delivery: Delivery,
+}
+
+/// Tries what a connection needs, and names what of the server's settings threatens messages.
+pub(super) async fn preflight<S: Script>(
+    server: &RedisServer,
+    delivery: Delivery,
+) -> Result<Vec<String>, SinkError> {
+    let connection = server.open().await?;
+    load_script(&connection, text_of::<S>(delivery)).await?;
+    Ok(connection.preflight().await)
+}
+
+const fn text_of<S: Script>(delivery: Delivery) -> &'static str {
+    match delivery {
+        Delivery::ExactlyOnce => S::TEXT,
+        Delivery::AtLeastOnce => S::FREE_TEXT,
+    }
+}
+
 impl<S: Script> ScriptSink<S> {
-    /// Connects for `subscription`, whose messages go where `destination` says. Each call has a
-    /// script of its own.
+    /// Connects for a lane. Each call has a script of its own.
     pub(super) async fn connect(
-        server: &RedisServer,
-        subscription: &str,
-        destination: &Template,
+        to: &Connect<'_>,
         script: impl Fn() -> S,
     ) -> Result<Self, SinkError> {
-        let connection = server.open().await?;
+        let connection = to.server.open().await?;
+        let text = text_of::<S>(to.delivery);
         // Here and not at the first batch, so that a missing permission shows at once.
-        load_script(&connection, S::TEXT).await?;
-        let call = || Call::new(destination.clone(), script());
+        load_script(&connection, text).await?;
+        let place_key = format!("{}place:{}", to.destination.prefix(), to.lane.name);
+        let held = match to.delivery {
+            Delivery::ExactlyOnce => Some(claim(&connection, &place_key, to.lane).await?),
+            Delivery::AtLeastOnce => None,
+        };
+        let call = || Call::new(to.destination.clone(), script());
+        // Without a place, what follows a call that failed would be done all the same.
+        let calls = if held.is_some() { CALLS_IN_FLIGHT } else { 1 };
         Ok(Self {
             connection,
-            script_sha: redis::Script::new(S::TEXT).get_hash().to_owned(),
-            place_key: format!("{}place:{subscription}", destination.prefix()),
-            place: None,
-            idle: std::iter::repeat_with(call).take(CALLS_IN_FLIGHT).collect(),
+            text,
+            script_sha: redis::Script::new(text).get_hash().to_owned(),
+            place_key,
+            held,
+            idle: std::iter::repeat_with(call).take(calls).collect(),
         })
     }
 
@@ -108,68 +171,115 @@ impl<S: Script> ScriptSink<S> {
 #[async_trait]
 impl<S: Script> Sink for ScriptSink<S> {
     async fn publish(&mut self, batch: &Batch<'_>) -> Result<Receipt, SinkError> {
-        let Self { connection, script_sha, place_key, place, idle } = self;
+        let Self { connection, text, script_sha, place_key, held, idle } = self;
         let connection = &*connection;
         let mut outcomes = Outcomes::accepted(batch.len());
         let mut failed = Failed::default();
         let mut under_way = FuturesOrdered::new();
         let mut is_reloaded = false;
-        let (mut start, mut from) = (0, *place);
+        let (epoch, done) = match held {
+            Some(Held { epoch, calls, .. }) => (Some(&**epoch), calls),
+            None => (None, &mut 0),
+        };
+        let (mut start, mut calls) = (0, *done);
         loop {
             while start < batch.len()
                 && let Some(mut call) = idle.pop()
             {
-                let to = from.map_or_else(first_place, |place| place + 1);
-                let frame = Frame { script_sha, place_key, from, to };
+                let frame = Frame { script_sha, place_key, epoch, calls };
                 let is_planned = call.prepare(batch, start, &frame, &mut failed, &mut outcomes);
                 start = call.part().end;
                 if is_planned {
-                    from = Some(to);
+                    calls += 1;
                     under_way.push_back(async move {
                         let answer = connection.query(call.command()).await;
-                        (call, to, answer)
+                        (call, answer)
                     });
                 } else {
                     idle.push(call);
                 }
             }
-            let Some((mut call, to, answer)) = under_way.next().await else { break };
+            let Some((mut call, answer)) = under_way.next().await else { break };
             let part = call.part();
             let resume_at = match answer {
                 Ok(value) => match call.read(&value, &mut failed, &mut outcomes) {
                     Some(Answer::Taken) => {
-                        *place = Some(to);
+                        *done += 1;
                         idle.push(call);
                         continue;
                     }
-                    Some(Answer::Refused) => Ok(part.end),
-                    Some(Answer::Stopped) => Ok(batch.len()),
-                    Some(Answer::Moved) => Err(displaced(place_key)),
+                    Some(Answer::Refused) => {
+                        *done += LEAP;
+                        Ok(part.end)
+                    }
+                    Some(Answer::Stopped) => {
+                        *done += LEAP;
+                        Ok(batch.len())
+                    }
+                    Some(Answer::Displaced) => Err(displaced(place_key)),
                     None => Err(connection.unexpected(PUBLISHING, "no answer of the script's")),
                 },
                 Err(error) if is_forgotten(&error) && !is_reloaded => {
                     is_reloaded = true;
-                    load_script(connection, S::TEXT).await.map(|_| part.start)
+                    load_script(connection, text).await.map(|_| part.start)
                 }
                 Err(error) => Err(connection.fault(PUBLISHING, error)),
             };
             idle.push(call);
-            // What was sent behind it finds the place unmoved and does nothing.
+            // What was sent behind it finds another place and does nothing.
             while let Some((call, ..)) = under_way.next().await {
                 idle.push(call);
             }
             start = match resume_at {
                 Ok(at) => at,
-                Err(error) if part.start == 0 => return Err(error),
                 // The parts before it were accepted; it and what follows are in doubt.
-                Err(error) => {
+                Err(error) if epoch.is_none() && part.start > 0 => {
                     outcomes.retry_sink_from(part.start, &error.to_string());
                     batch.len()
                 }
+                Err(error) => return Err(error),
             };
-            from = *place;
+            calls = *done;
         }
         Ok(outcomes.into_receipt())
+    }
+
+    fn mark(&self) -> Option<&Mark> {
+        self.held.as_ref().map(|held| &held.mark)
+    }
+
+    fn calls(&self) -> Option<i64> {
+        self.held.as_ref().map(|held| held.calls)
+    }
+}
+
+/// Takes the lane over and reads its place (`claim.lua`).
+async fn claim(
+    connection: &RedisConnection,
+    place_key: &str,
+    lane: &Lane,
+) -> Result<Held, SinkError> {
+    const TEXT: &str = include_str!("claim.lua");
+    load_script(connection, TEXT).await?;
+    let mut command = redis::cmd("EVALSHA");
+    command.arg(redis::Script::new(TEXT).get_hash()).arg(1).arg(place_key);
+    command.arg(lane.epoch).arg(lane.log.to_string());
+    let answer = connection.query(&command).await;
+    let answer = answer.map_err(|error| connection.fault(CLAIMING, error))?;
+    let parts: Vec<Vec<u8>> = FromRedisValue::from_redis_value(answer)
+        .map_err(|_| connection.unexpected(CLAIMING, "no answer of the script's"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match parts.as_slice() {
+        [epoch, calls, mark, missing] => {
+            let positions = missing.as_chunks().0.iter().map(|bytes| i64::from_be_bytes(*bytes));
+            let calls = text(calls).parse().ok();
+            let calls =
+                calls.ok_or_else(|| connection.unexpected(CLAIMING, "no count of calls"))?;
+            let mark = Mark { calls, text: text(mark), missing: positions.collect() };
+            Ok(Held { epoch: text(epoch), mark, calls })
+        }
+        [epoch] => Err(fenced(place_key, lane, &text(epoch))),
+        _ => Err(foreign(place_key)),
     }
 }
 
@@ -184,13 +294,22 @@ fn is_forgotten(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
-/// The place of a new connection. Random, so that no call of an earlier connection continues
-/// from it.
-fn first_place() -> u64 {
-    rand::random::<u64>() >> 1
-}
-
 fn displaced(place_key: &str) -> SinkError {
     let doing = format!("the place {place_key:?} in Redis was moved or removed by another");
     SinkError::new(SinkErrorKind::Displaced, doing)
+}
+
+fn fenced(place_key: &str, lane: &Lane, epoch: &str) -> SinkError {
+    let ours = lane.epoch;
+    let doing =
+        format!("the place {place_key:?} in Redis is held with epoch {epoch}, later than {ours}");
+    SinkError::new(SinkErrorKind::Fenced, doing)
+}
+
+fn foreign(place_key: &str) -> SinkError {
+    let doing = format!(
+        "the place {place_key:?} in Redis belongs to the log of another database; give this \
+         subscription another name or prefix, or delete that key"
+    );
+    SinkError::new(SinkErrorKind::Misconfigured, doing)
 }
