@@ -7,6 +7,9 @@
 //! | client | feature | what [`Outbox::enqueue`] is handed |
 //! |---|---|---|
 //! | tokio-postgres | `tokio-postgres` | `&transaction` (or `&client`) |
+//! | deadpool-postgres | `deadpool-postgres` | `&transaction` (or `&client`) |
+//! | diesel-async, PostgreSQL | `diesel-async` | `&mut *connection` inside its `transaction` |
+//! | sea-orm, PostgreSQL and SQLite | `sea-orm` | `&transaction` (or `&database`) |
 //! | sqlx, PostgreSQL | `sqlx-postgres` | `&mut *transaction` |
 //! | sqlx, SQLite | `sqlx-sqlite` | `&mut *transaction` |
 //! | rusqlite | `rusqlite` | `&transaction`, with [`Outbox::enqueue_blocking`] |

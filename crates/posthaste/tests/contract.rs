@@ -8,15 +8,24 @@ use posthaste::{
 
 use crate::support::{
     Row,
-    sessions::{Rusqlite, Session, SqlxPostgres, SqlxSqlite, TokioPostgres},
+    sessions::{
+        Rusqlite, Session, SqlxPostgres, SqlxSqlite, TokioPostgres,
+        deadpool::Deadpool,
+        diesel::Diesel,
+        sea_orm::{SeaOrmPostgres, SeaOrmSqlite},
+    },
 };
 
 macro_rules! contract {
-    ($($test:ident)*) => {
-        contract!(@of tokio_postgres TokioPostgres $($test)*);
-        contract!(@of sqlx_postgres SqlxPostgres $($test)*);
-        contract!(@of sqlx_sqlite SqlxSqlite $($test)*);
-        contract!(@of rusqlite Rusqlite $($test)*);
+    (all { $($all:ident)* } postgres { $($postgres:ident)* }) => {
+        contract!(@of tokio_postgres TokioPostgres $($all)* $($postgres)*);
+        contract!(@of deadpool_postgres Deadpool $($all)* $($postgres)*);
+        contract!(@of diesel_async Diesel $($all)* $($postgres)*);
+        contract!(@of sea_orm_postgres SeaOrmPostgres $($all)* $($postgres)*);
+        contract!(@of sqlx_postgres SqlxPostgres $($all)* $($postgres)*);
+        contract!(@of sea_orm_sqlite SeaOrmSqlite $($all)*);
+        contract!(@of sqlx_sqlite SqlxSqlite $($all)*);
+        contract!(@of rusqlite Rusqlite $($all)*);
     };
     (@of $adapter:ident $session:ident $($test:ident)*) => {
         mod $adapter {
@@ -29,24 +38,32 @@ macro_rules! contract {
 }
 
 contract! {
-    r1_rollback_leaves_nothing
-    r1_failed_enqueue_keeps_its_cause_and_aborts_the_transaction
-    r1_enqueue_refused_by_the_client_keeps_its_cause_and_aborts_the_transaction
-    r1_failed_bulk_enqueue_aborts_the_transaction
-    r1_missing_schema_is_named_and_aborts_the_transaction
-    r1_savepoint_rolled_back_after_a_failure_lets_the_rest_commit
-    r1_error_text_holds_no_payload
-    r2_several_messages_and_kinds_in_one_transaction
-    r2_bulk_enqueue_keeps_order
-    r3_invalid_messages_are_refused_before_anything_is_written
-    r3_nil_payload_is_zero_bytes
-    r4_second_enqueue_with_one_token_writes_nothing_and_answers_the_first_id
-    r4_rolled_back_transaction_frees_its_token
-    r4_bulk_writes_each_token_once_and_keeps_the_order
-    scheduled_message_waits_beside_the_log_as_it_was_written
-    cancel_answers_whether_the_message_still_waited
-    bytes_and_headers_arrive_unchanged
-    given_id_is_kept_and_made_ids_rise
+    all {
+        r1_rollback_leaves_nothing
+        r1_failed_enqueue_keeps_its_cause_and_aborts_the_transaction
+        r1_enqueue_refused_by_the_client_keeps_its_cause_and_aborts_the_transaction
+        r1_failed_bulk_enqueue_aborts_the_transaction
+        r1_missing_schema_is_named_and_aborts_the_transaction
+        r1_savepoint_rolled_back_after_a_failure_lets_the_rest_commit
+        r1_error_text_holds_no_payload
+        r2_several_messages_and_kinds_in_one_transaction
+        r2_bulk_enqueue_keeps_order
+        r3_invalid_messages_are_refused_before_anything_is_written
+        r3_nil_payload_is_zero_bytes
+        r4_second_enqueue_with_one_token_writes_nothing_and_answers_the_first_id
+        r4_rolled_back_transaction_frees_its_token
+        r4_bulk_writes_each_token_once_and_keeps_the_order
+        scheduled_message_waits_beside_the_log_as_it_was_written
+        cancel_answers_whether_the_message_still_waited
+        bytes_and_headers_arrive_unchanged
+        given_id_is_kept_and_made_ids_rise
+        lock_keys_comes_before_the_messages_of_its_keys
+    }
+    postgres {
+        strict_topic_refuses_a_key_that_is_not_locked_and_says_so
+        r1_errors_of_the_server_have_their_kinds
+        r1_lost_connection_has_its_kind
+    }
 }
 
 /// Begins a transaction that has written a row of the application's.
@@ -463,4 +480,70 @@ async fn given_id_is_kept_and_made_ids_rise<S: Session>() {
     assert!(ids.iter().all(|id| id.get_version_num() == 7));
     let stored: Vec<_> = place.log().await.into_iter().map(|row| row.id).collect();
     assert_eq!(stored, ids);
+}
+
+async fn lock_keys_comes_before_the_messages_of_its_keys<S: Session>() {
+    let place = S::place().await;
+    let mut session = S::open(&place).await;
+    let (outbox, message) = (Outbox::default(), Message::new("orders.created").key("k"));
+    place.make_strict("orders.*").await;
+
+    begin(&mut session).await;
+    session.lock_keys(&outbox, &["j", "k"]).await.unwrap();
+    let mut ids = vec![session.enqueue(&outbox, &message).await.unwrap()];
+    ids.extend(session.enqueue_many(&outbox, &[message.clone(), message.clone()]).await.unwrap());
+    session.execute("commit").await.unwrap();
+    let rows: Vec<_> = ids.into_iter().map(|id| Row::of(id, &message)).collect();
+    assert_eq!(place.log().await, rows);
+}
+
+async fn strict_topic_refuses_a_key_that_is_not_locked_and_says_so<S: Session>() {
+    let place = S::place().await;
+    let mut session = S::open(&place).await;
+    place.make_strict("orders.*").await;
+
+    begin(&mut session).await;
+    session.lock_keys(&Outbox::default(), &["j"]).await.unwrap();
+    let message = Message::new("orders.created").key("k");
+    let error = session.enqueue(&Outbox::default(), &message).await.unwrap_err();
+    assert_eq!(error.kind(), &EnqueueErrorKind::KeyNotLocked);
+    commit_in_vain(&mut session).await;
+    assert_eq!((place.log().await, place.orders().await), (vec![], 0));
+}
+
+async fn r1_errors_of_the_server_have_their_kinds<S: Session>() {
+    let place = S::place().await;
+    let mut session = S::open(&place).await;
+    let (outbox, message) = (Outbox::default(), Message::new("t"));
+    let role = format!("stranger_{}", place.database().name());
+
+    begin(&mut session).await;
+    session.execute(&format!("create role {role}; set local role {role}")).await.unwrap();
+    let error = session.enqueue(&outbox, &message).await.unwrap_err();
+    assert_eq!(error.kind(), &EnqueueErrorKind::Privilege);
+    let error = session.enqueue(&outbox, &message).await.unwrap_err();
+    assert_eq!(error.kind(), &EnqueueErrorKind::AlreadyAborted);
+    session.execute("rollback").await.unwrap();
+
+    let holder = place.database().connect().await;
+    holder.batch_execute("begin; lock table posthaste.log in exclusive mode").await.unwrap();
+    begin(&mut session).await;
+    session.execute("set local lock_timeout = '1ms'").await.unwrap();
+    let error = session.enqueue(&outbox, &message).await.unwrap_err();
+    assert_eq!(error.kind(), &EnqueueErrorKind::Conflict);
+    assert!(error.transaction_aborted());
+}
+
+async fn r1_lost_connection_has_its_kind<S: Session>() {
+    let place = S::place().await;
+    let mut session = S::open(&place).await;
+    begin(&mut session).await;
+    let killer = place.database().connect().await;
+    let others = "select pg_terminate_backend(pid, 60000) from pg_stat_activity \
+                  where datname = current_database() and pid <> pg_backend_pid()";
+    killer.execute(others, &[]).await.unwrap();
+
+    let error = session.enqueue(&Outbox::default(), &Message::new("t")).await.unwrap_err();
+    assert_eq!(error.kind(), &EnqueueErrorKind::Unavailable);
+    assert!(error.transaction_aborted(), "a lost connection takes its transaction along");
 }

@@ -106,25 +106,42 @@ impl SqliteWriter {
     }
 }
 
-/// A PostgreSQL array literal (`{"name","value",…}`) of header names and values, each quoted and
-/// escaped (manual, "Array Input and Output Syntax").
+/// A PostgreSQL array literal (`{"name","value",…}`) of header names and values.
 pub fn array_literal(headers: &[(String, String)]) -> String {
+    nullable_array_literal(headers.iter().flat_map(|(name, value)| [Some(name), Some(value)]))
+}
+
+/// A PostgreSQL array literal of texts, some of which may be null.
+///
+/// Every element is quoted, so that commas, braces, white space, an empty string and the word NULL
+/// are what they are; inside quotes only the quote and the backslash are special (PostgreSQL
+/// manual, 8.15.6).
+pub fn nullable_array_literal(
+    elements: impl IntoIterator<Item = Option<impl AsRef<str>>>,
+) -> String {
     let mut literal = String::from("{");
-    for text in headers.iter().flat_map(|(name, value)| [name, value]) {
+    for element in elements {
         if literal.len() > 1 {
             literal.push(',');
         }
-        literal.push('"');
-        for character in text.chars() {
-            if matches!(character, '"' | '\\') {
-                literal.push('\\');
-            }
-            literal.push(character);
+        match element {
+            Some(text) => push_quoted(&mut literal, text.as_ref()),
+            None => literal.push_str("NULL"),
         }
-        literal.push('"');
     }
     literal.push('}');
     literal
+}
+
+fn push_quoted(literal: &mut String, text: &str) {
+    literal.push('"');
+    for character in text.chars() {
+        if matches!(character, '"' | '\\') {
+            literal.push('\\');
+        }
+        literal.push(character);
+    }
+    literal.push('"');
 }
 
 #[cfg(test)]
@@ -132,12 +149,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn array_literal_quotes_everything_and_escapes_quotes_and_backslashes() {
-        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        assert_eq!(array_literal(&[]), "{}");
-        assert_eq!(
-            array_literal(&[header("a", ""), header("b", "x,\"y\\}NULL")]),
-            r#"{"a","","b","x,\"y\\}NULL"}"#
-        );
+    fn array_literal_quotes_every_element_and_escapes_quotes_and_backslashes() {
+        let cases: [(&[(&str, &str)], &str); 5] = [
+            (&[], "{}"),
+            (&[("a", "")], r#"{"a",""}"#),
+            (&[("a", "1"), ("b", "x,\"y\\}NULL")], r#"{"a","1","b","x,\"y\\}NULL"}"#),
+            (&[("a", r#"q" b\ "#)], r#"{"a","q\" b\\ "}"#),
+            (&[("NULL", "}, {\n")], "{\"NULL\",\"}, {\n\"}"),
+        ];
+        for (headers, literal) in cases {
+            let headers: Vec<_> = headers
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect();
+            assert_eq!(array_literal(&headers), literal);
+        }
+    }
+
+    #[test]
+    fn null_in_an_array_literal_is_not_the_text_null() {
+        let elements = [Some("NULL"), None, Some("")];
+        assert_eq!(nullable_array_literal(elements), r#"{"NULL",NULL,""}"#);
+        assert_eq!(nullable_array_literal([None::<&str>]), "{NULL}");
     }
 }

@@ -74,6 +74,14 @@ impl Place {
         sqlite_file(directory.path())
     }
 
+    /// Makes the topics of `pattern` strict where there is more than one writer at a time.
+    pub(crate) async fn make_strict(&self, pattern: &str) {
+        if let Self::Postgres(database) = self {
+            let client = database.connect().await;
+            client.execute("select posthaste.set_strict($1)", &[&pattern]).await.unwrap();
+        }
+    }
+
     /// The committed messages in log order.
     pub(crate) async fn log(&self) -> Vec<Row> {
         match self {

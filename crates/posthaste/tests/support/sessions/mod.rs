@@ -10,6 +10,10 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
 use super::Place;
 
+pub(crate) mod deadpool;
+pub(crate) mod diesel;
+pub(crate) mod sea_orm;
+
 /// A connection of one client library.
 pub(crate) trait Session: Sized {
     /// Whether `commit` fails on a transaction that cannot commit. PostgreSQL answers `ROLLBACK`
@@ -26,6 +30,7 @@ pub(crate) trait Session: Sized {
         messages: &[Message],
     ) -> Result<Vec<MessageId>, EnqueueError>;
     async fn cancel(&mut self, outbox: &Outbox, id: MessageId) -> Result<bool, EnqueueError>;
+    async fn lock_keys(&mut self, outbox: &Outbox, keys: &[&str]) -> Result<(), EnqueueError>;
     /// Whether `cause` is the client's own error.
     fn is_own(cause: &(dyn Error + 'static)) -> bool;
 }
@@ -61,6 +66,10 @@ impl Session for TokioPostgres {
 
     async fn cancel(&mut self, outbox: &Outbox, id: MessageId) -> Result<bool, EnqueueError> {
         outbox.cancel(&self.0, id).await
+    }
+
+    async fn lock_keys(&mut self, outbox: &Outbox, keys: &[&str]) -> Result<(), EnqueueError> {
+        outbox.lock_keys(&self.0, keys).await
     }
 
     fn is_own(cause: &(dyn Error + 'static)) -> bool {
@@ -100,6 +109,10 @@ impl Session for SqlxPostgres {
 
     async fn cancel(&mut self, outbox: &Outbox, id: MessageId) -> Result<bool, EnqueueError> {
         outbox.cancel(&mut self.0, id).await
+    }
+
+    async fn lock_keys(&mut self, outbox: &Outbox, keys: &[&str]) -> Result<(), EnqueueError> {
+        outbox.lock_keys(&mut self.0, keys).await
     }
 
     fn is_own(cause: &(dyn Error + 'static)) -> bool {
@@ -142,6 +155,10 @@ impl Session for SqlxSqlite {
         outbox.cancel(&mut self.0, id).await
     }
 
+    async fn lock_keys(&mut self, outbox: &Outbox, keys: &[&str]) -> Result<(), EnqueueError> {
+        outbox.lock_keys(&mut self.0, keys).await
+    }
+
     fn is_own(cause: &(dyn Error + 'static)) -> bool {
         cause.is::<sqlx::Error>()
     }
@@ -178,6 +195,11 @@ impl Session for Rusqlite {
 
     async fn cancel(&mut self, outbox: &Outbox, id: MessageId) -> Result<bool, EnqueueError> {
         outbox.cancel_blocking(&self.0, id)
+    }
+
+    /// There is no such call: one transaction writes at a time.
+    async fn lock_keys(&mut self, _: &Outbox, _: &[&str]) -> Result<(), EnqueueError> {
+        Ok(())
     }
 
     fn is_own(cause: &(dyn Error + 'static)) -> bool {
