@@ -11,6 +11,7 @@ mod envelope;
 mod failures;
 mod ledger;
 mod monitor;
+mod once;
 mod outlet;
 mod pages;
 mod parked;
