@@ -1,11 +1,16 @@
 //! What every adapter promises, run on all of them.
 
+mod kinds;
+mod locks;
+mod reading;
+
 use std::error::Error as _;
 
 use posthaste::{
     EnqueueError, EnqueueErrorKind, InvalidMessage, Limits, Message, MessageId, Outbox, Timestamp,
 };
 
+use self::{kinds::*, locks::*, reading::*};
 use crate::support::{
     Row,
     sessions::{
@@ -57,6 +62,9 @@ contract! {
         cancel_answers_whether_the_message_still_waited
         bytes_and_headers_arrive_unchanged
         given_id_is_kept_and_made_ids_rise
+        tests_read_what_was_enqueued_as_it_was_written
+        tests_see_uncommitted_messages_of_their_own_transaction_only
+        mark_leaves_out_what_was_enqueued_or_scheduled_before_it
         lock_keys_comes_before_the_messages_of_its_keys
     }
     postgres {
@@ -480,70 +488,4 @@ async fn given_id_is_kept_and_made_ids_rise<S: Session>() {
     assert!(ids.iter().all(|id| id.get_version_num() == 7));
     let stored: Vec<_> = place.log().await.into_iter().map(|row| row.id).collect();
     assert_eq!(stored, ids);
-}
-
-async fn lock_keys_comes_before_the_messages_of_its_keys<S: Session>() {
-    let place = S::place().await;
-    let mut session = S::open(&place).await;
-    let (outbox, message) = (Outbox::default(), Message::new("orders.created").key("k"));
-    place.make_strict("orders.*").await;
-
-    begin(&mut session).await;
-    session.lock_keys(&outbox, &["j", "k"]).await.unwrap();
-    let mut ids = vec![session.enqueue(&outbox, &message).await.unwrap()];
-    ids.extend(session.enqueue_many(&outbox, &[message.clone(), message.clone()]).await.unwrap());
-    session.execute("commit").await.unwrap();
-    let rows: Vec<_> = ids.into_iter().map(|id| Row::of(id, &message)).collect();
-    assert_eq!(place.log().await, rows);
-}
-
-async fn strict_topic_refuses_a_key_that_is_not_locked_and_says_so<S: Session>() {
-    let place = S::place().await;
-    let mut session = S::open(&place).await;
-    place.make_strict("orders.*").await;
-
-    begin(&mut session).await;
-    session.lock_keys(&Outbox::default(), &["j"]).await.unwrap();
-    let message = Message::new("orders.created").key("k");
-    let error = session.enqueue(&Outbox::default(), &message).await.unwrap_err();
-    assert_eq!(error.kind(), &EnqueueErrorKind::KeyNotLocked);
-    commit_in_vain(&mut session).await;
-    assert_eq!((place.log().await, place.orders().await), (vec![], 0));
-}
-
-async fn r1_errors_of_the_server_have_their_kinds<S: Session>() {
-    let place = S::place().await;
-    let mut session = S::open(&place).await;
-    let (outbox, message) = (Outbox::default(), Message::new("t"));
-    let role = format!("stranger_{}", place.database().name());
-
-    begin(&mut session).await;
-    session.execute(&format!("create role {role}; set local role {role}")).await.unwrap();
-    let error = session.enqueue(&outbox, &message).await.unwrap_err();
-    assert_eq!(error.kind(), &EnqueueErrorKind::Privilege);
-    let error = session.enqueue(&outbox, &message).await.unwrap_err();
-    assert_eq!(error.kind(), &EnqueueErrorKind::AlreadyAborted);
-    session.execute("rollback").await.unwrap();
-
-    let holder = place.database().connect().await;
-    holder.batch_execute("begin; lock table posthaste.log in exclusive mode").await.unwrap();
-    begin(&mut session).await;
-    session.execute("set local lock_timeout = '1ms'").await.unwrap();
-    let error = session.enqueue(&outbox, &message).await.unwrap_err();
-    assert_eq!(error.kind(), &EnqueueErrorKind::Conflict);
-    assert!(error.transaction_aborted());
-}
-
-async fn r1_lost_connection_has_its_kind<S: Session>() {
-    let place = S::place().await;
-    let mut session = S::open(&place).await;
-    begin(&mut session).await;
-    let killer = place.database().connect().await;
-    let others = "select pg_terminate_backend(pid, 60000) from pg_stat_activity \
-                  where datname = current_database() and pid <> pg_backend_pid()";
-    killer.execute(others, &[]).await.unwrap();
-
-    let error = session.enqueue(&Outbox::default(), &Message::new("t")).await.unwrap_err();
-    assert_eq!(error.kind(), &EnqueueErrorKind::Unavailable);
-    assert!(error.transaction_aborted(), "a lost connection takes its transaction along");
 }

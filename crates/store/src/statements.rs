@@ -106,6 +106,66 @@ impl SqliteWriter {
     }
 }
 
+/// The statements with which tests of applications read what was enqueued on PostgreSQL.
+#[derive(Clone, Debug)]
+pub struct PostgresReader {
+    /// Answers the highest position that was handed out, or 0.
+    pub position: String,
+    /// The messages of the log behind position `$1 int8`, in their order, then the scheduled ones
+    /// in the order in which they are due: `id, topic, key, payload, content_type, headers` (name,
+    /// value, …)`, correlation_id, deliver_at` in microseconds since the Unix epoch, null for those
+    /// of the log. At most `$2 int8`.
+    pub enqueued: String,
+}
+
+impl PostgresReader {
+    /// The statements for one schema.
+    pub fn new(schema: &SchemaName) -> Self {
+        let columns = "id, topic, key, payload, content_type, headers, correlation_id";
+        Self {
+            position: format!(
+                "select coalesce(pg_sequence_last_value('{schema}.log_position_seq'), 0)"
+            ),
+            enqueued: format!(
+                "select {columns}, due from \
+                 (select false as waits, position as nth, {columns}, null::int8 as due \
+                 from {schema}.log where position > $1::int8 \
+                 union all select true, n, {columns}, \
+                 (extract(epoch from deliver_at) * 1000000)::int8 from {schema}.scheduled) m \
+                 order by waits, due, nth limit $2::int8"
+            ),
+        }
+    }
+}
+
+/// The statements with which tests of applications read what was enqueued on SQLite.
+#[derive(Clone, Debug)]
+pub struct SqliteReader {
+    /// Answers the highest position that was handed out, or 0.
+    pub position: String,
+    /// As [`PostgresReader::enqueued`], with `?1` and `?2`; `headers` are a JSON object of strings.
+    pub enqueued: String,
+}
+
+impl SqliteReader {
+    /// The statements for one schema name, which SQLite has as a prefix of table names.
+    pub fn new(schema: &SchemaName) -> Self {
+        let columns = "id, topic, key, payload, content_type, headers, correlation_id";
+        Self {
+            position: format!(
+                "select coalesce(max(seq), 0) from sqlite_sequence where name = '{schema}_log'"
+            ),
+            enqueued: format!(
+                "select {columns}, due from \
+                 (select 0 as waits, position as nth, {columns}, null as due \
+                 from {schema}_log where position > ?1 \
+                 union all select 1, n, {columns}, deliver_at from {schema}_scheduled) \
+                 order by waits, due, nth limit ?2"
+            ),
+        }
+    }
+}
+
 /// A PostgreSQL array literal (`{"name","value",…}`) of header names and values.
 pub fn array_literal(headers: &[(String, String)]) -> String {
     nullable_array_literal(headers.iter().flat_map(|(name, value)| [Some(name), Some(value)]))

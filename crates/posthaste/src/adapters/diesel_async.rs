@@ -112,15 +112,17 @@ impl Writer for &mut AsyncPgConnection {
 /// A statement of the store's as Diesel takes it, answering rows of one column of type `A`.
 ///
 /// Not `diesel::sql_query`, which never caches what it prepares.
-struct Statement<'a, A = ()> {
+pub(crate) struct Statement<'a, A = ()> {
     sql: &'a str,
     /// For `$1`, `$2`, … which stand in the text once each and in this order.
     binds: Vec<Bind<'a>>,
     answer: PhantomData<A>,
 }
 
-enum Bind<'a> {
+pub(crate) enum Bind<'a> {
     Id(Uuid),
+    #[cfg(feature = "testing")]
+    Number(i64),
     Text(Option<&'a str>),
     Bytes(&'a [u8]),
     Ids(Vec<Uuid>),
@@ -132,7 +134,7 @@ enum Bind<'a> {
 }
 
 impl<'a, A> Statement<'a, A> {
-    fn new(sql: &'a str, binds: Vec<Bind<'a>>) -> Self {
+    pub(crate) fn new(sql: &'a str, binds: Vec<Bind<'a>>) -> Self {
         Self { sql, binds, answer: PhantomData }
     }
 }
@@ -168,6 +170,8 @@ impl Bind<'_> {
     fn push<'b>(&'b self, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         match self {
             Self::Id(id) => out.push_bind_param::<sql_types::Uuid, _>(id),
+            #[cfg(feature = "testing")]
+            Self::Number(number) => out.push_bind_param::<BigInt, _>(number),
             Self::Text(text) => out.push_bind_param::<Nullable<Text>, _>(text),
             Self::Bytes(bytes) => out.push_bind_param::<Binary, _>(bytes),
             Self::Ids(ids) => out.push_bind_param::<Array<sql_types::Uuid>, _>(ids),
@@ -206,7 +210,7 @@ fn arrays(columns: Columns<'_>) -> Vec<Bind<'_>> {
     ]
 }
 
-fn failed(error: Error) -> EnqueueError {
+pub(crate) fn failed(error: Error) -> EnqueueError {
     let kind = match &error {
         Error::DatabaseError(DatabaseErrorKind::SerializationFailure, _) => {
             EnqueueErrorKind::Conflict

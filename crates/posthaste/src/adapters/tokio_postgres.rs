@@ -153,7 +153,7 @@ fn arrays<'a>(columns: &'a Columns<'_>) -> [Parameter<'a>; 7] {
     ]
 }
 
-fn failed(error: Error) -> EnqueueError {
+pub(crate) fn failed(error: Error) -> EnqueueError {
     let kind = match error.code() {
         Some(code) => EnqueueErrorKind::from_sqlstate(code.code()),
         None if is_lost(&error) => EnqueueErrorKind::Unavailable,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use posthaste::{Message, MessageId, Timestamp};
 use posthaste_store::{
-    Store as _,
+    Store,
     postgres::{PostgresOptions, PostgresStore},
     sqlite::{SqliteOptions, SqliteStore},
 };
@@ -80,6 +80,19 @@ impl Place {
             let client = database.connect().await;
             client.execute("select posthaste.set_strict($1)", &[&pattern]).await.unwrap();
         }
+    }
+
+    /// Moves what is due into the log, as a relay does.
+    pub(crate) async fn move_due(&self) {
+        let store: Box<dyn Store> = match self {
+            Self::Postgres(database) => Box::new(
+                PostgresStore::connect(database.url(), &PostgresOptions::default()).unwrap(),
+            ),
+            Self::Sqlite(_) => {
+                Box::new(SqliteStore::open(&self.file(), &SqliteOptions::default()).await.unwrap())
+            }
+        };
+        store.move_due(1_000).await.unwrap();
     }
 
     /// The committed messages in log order.

@@ -28,8 +28,8 @@
 //! # }
 //! ```
 
-mod postgres;
-mod sqlite;
+pub(crate) mod postgres;
+pub(crate) mod sqlite;
 
 use ::sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, RuntimeErr, sqlx,
@@ -100,12 +100,12 @@ macro_rules! writer {
 
 writer!(DatabaseConnection DatabaseTransaction);
 
-enum Database {
+pub(crate) enum Database {
     Postgres,
     Sqlite,
 }
 
-fn database(connection: &impl ConnectionTrait) -> Result<Database, EnqueueError> {
+pub(crate) fn database(connection: &impl ConnectionTrait) -> Result<Database, EnqueueError> {
     match connection.get_database_backend() {
         DbBackend::Postgres => Ok(Database::Postgres),
         DbBackend::Sqlite => Ok(Database::Sqlite),

@@ -113,7 +113,7 @@ fn nullable_texts(texts: &[Option<&str>]) -> Value {
     nullable_array_literal(texts.iter().copied()).into()
 }
 
-fn failed(error: DbErr) -> EnqueueError {
+pub(crate) fn failed(error: DbErr) -> EnqueueError {
     let kind = match cause(&error) {
         Some(sqlx::Error::Database(fault)) => fault
             .code()

@@ -114,7 +114,7 @@ fn blob(id: MessageId) -> Value {
     id.as_bytes().as_slice().into()
 }
 
-fn failed(error: DbErr) -> EnqueueError {
+pub(crate) fn failed(error: DbErr) -> EnqueueError {
     let kind = match cause(&error) {
         Some(sqlx::Error::Database(fault)) => {
             // sqlx reports SQLite's extended result code as a decimal number.

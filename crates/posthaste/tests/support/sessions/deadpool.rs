@@ -3,7 +3,10 @@
 use std::error::Error;
 
 use deadpool_postgres::{Client, Manager, Pool};
-use posthaste::{EnqueueError, Message, MessageId, Outbox};
+use posthaste::{
+    EnqueueError, Message, MessageId, Outbox,
+    testing::{self, Enqueued, Mark, ReadError},
+};
 use tokio_postgres::NoTls;
 
 use super::{Place, Session};
@@ -49,6 +52,14 @@ impl Session for Deadpool {
 
     async fn lock_keys(&mut self, outbox: &Outbox, keys: &[&str]) -> Result<(), EnqueueError> {
         outbox.lock_keys(&self.0, keys).await
+    }
+
+    async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError> {
+        testing::mark(outbox, &self.0).await
+    }
+
+    async fn enqueued_since(&mut self, o: &Outbox, mark: &Mark) -> Result<Enqueued, ReadError> {
+        testing::enqueued_since(o, &self.0, mark).await
     }
 
     fn is_own(cause: &(dyn Error + 'static)) -> bool {

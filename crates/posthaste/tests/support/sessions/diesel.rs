@@ -3,7 +3,10 @@
 use std::error::Error;
 
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, SimpleAsyncConnection as _};
-use posthaste::{EnqueueError, Message, MessageId, Outbox};
+use posthaste::{
+    EnqueueError, Message, MessageId, Outbox,
+    testing::{self, Enqueued, Mark, ReadError},
+};
 
 use super::{Place, Session};
 
@@ -42,6 +45,14 @@ impl Session for Diesel {
 
     async fn lock_keys(&mut self, outbox: &Outbox, keys: &[&str]) -> Result<(), EnqueueError> {
         outbox.lock_keys(&mut self.0, keys).await
+    }
+
+    async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError> {
+        testing::mark(outbox, &mut self.0).await
+    }
+
+    async fn enqueued_since(&mut self, o: &Outbox, mark: &Mark) -> Result<Enqueued, ReadError> {
+        testing::enqueued_since(o, &mut self.0, mark).await
     }
 
     fn is_own(cause: &(dyn Error + 'static)) -> bool {

@@ -5,7 +5,10 @@
 
 use std::error::Error;
 
-use posthaste::{EnqueueError, Message, MessageId, Outbox};
+use posthaste::{
+    EnqueueError, Message, MessageId, Outbox,
+    testing::{self, Enqueued, Mark, ReadError},
+};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
 use super::Place;
@@ -31,6 +34,8 @@ pub(crate) trait Session: Sized {
     ) -> Result<Vec<MessageId>, EnqueueError>;
     async fn cancel(&mut self, outbox: &Outbox, id: MessageId) -> Result<bool, EnqueueError>;
     async fn lock_keys(&mut self, outbox: &Outbox, keys: &[&str]) -> Result<(), EnqueueError>;
+    async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError>;
+    async fn enqueued_since(&mut self, o: &Outbox, mark: &Mark) -> Result<Enqueued, ReadError>;
     /// Whether `cause` is the client's own error.
     fn is_own(cause: &(dyn Error + 'static)) -> bool;
 }
@@ -70,6 +75,14 @@ impl Session for TokioPostgres {
 
     async fn lock_keys(&mut self, outbox: &Outbox, keys: &[&str]) -> Result<(), EnqueueError> {
         outbox.lock_keys(&self.0, keys).await
+    }
+
+    async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError> {
+        testing::mark(outbox, &self.0).await
+    }
+
+    async fn enqueued_since(&mut self, o: &Outbox, mark: &Mark) -> Result<Enqueued, ReadError> {
+        testing::enqueued_since(o, &self.0, mark).await
     }
 
     fn is_own(cause: &(dyn Error + 'static)) -> bool {
@@ -113,6 +126,14 @@ impl Session for SqlxPostgres {
 
     async fn lock_keys(&mut self, outbox: &Outbox, keys: &[&str]) -> Result<(), EnqueueError> {
         outbox.lock_keys(&mut self.0, keys).await
+    }
+
+    async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError> {
+        testing::mark(outbox, &mut self.0).await
+    }
+
+    async fn enqueued_since(&mut self, o: &Outbox, mark: &Mark) -> Result<Enqueued, ReadError> {
+        testing::enqueued_since(o, &mut self.0, mark).await
     }
 
     fn is_own(cause: &(dyn Error + 'static)) -> bool {
@@ -159,6 +180,14 @@ impl Session for SqlxSqlite {
         outbox.lock_keys(&mut self.0, keys).await
     }
 
+    async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError> {
+        testing::mark(outbox, &mut self.0).await
+    }
+
+    async fn enqueued_since(&mut self, o: &Outbox, mark: &Mark) -> Result<Enqueued, ReadError> {
+        testing::enqueued_since(o, &mut self.0, mark).await
+    }
+
     fn is_own(cause: &(dyn Error + 'static)) -> bool {
         cause.is::<sqlx::Error>()
     }
@@ -200,6 +229,14 @@ impl Session for Rusqlite {
     /// There is no such call: one transaction writes at a time.
     async fn lock_keys(&mut self, _: &Outbox, _: &[&str]) -> Result<(), EnqueueError> {
         Ok(())
+    }
+
+    async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError> {
+        testing::mark_blocking(outbox, &self.0)
+    }
+
+    async fn enqueued_since(&mut self, o: &Outbox, mark: &Mark) -> Result<Enqueued, ReadError> {
+        testing::enqueued_since_blocking(o, &self.0, mark)
     }
 
     fn is_own(cause: &(dyn Error + 'static)) -> bool {

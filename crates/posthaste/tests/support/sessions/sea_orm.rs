@@ -2,7 +2,10 @@
 
 use std::error::Error;
 
-use posthaste::{EnqueueError, Message, MessageId, Outbox};
+use posthaste::{
+    EnqueueError, Message, MessageId, Outbox,
+    testing::{self, Enqueued, Mark, ReadError},
+};
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction, DbErr,
     TransactionTrait as _,
@@ -76,6 +79,20 @@ impl SeaOrm {
             None => outbox.lock_keys(&self.database, keys).await,
         }
     }
+
+    async fn mark(&self, outbox: &Outbox) -> Result<Mark, ReadError> {
+        match &self.transaction {
+            Some(transaction) => testing::mark(outbox, transaction).await,
+            None => testing::mark(outbox, &self.database).await,
+        }
+    }
+
+    async fn enqueued_since(&self, o: &Outbox, mark: &Mark) -> Result<Enqueued, ReadError> {
+        match &self.transaction {
+            Some(transaction) => testing::enqueued_since(o, transaction, mark).await,
+            None => testing::enqueued_since(o, &self.database, mark).await,
+        }
+    }
 }
 
 macro_rules! session {
@@ -125,6 +142,18 @@ macro_rules! session {
                 keys: &[&str],
             ) -> Result<(), EnqueueError> {
                 self.0.lock_keys(outbox, keys).await
+            }
+
+            async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError> {
+                self.0.mark(outbox).await
+            }
+
+            async fn enqueued_since(
+                &mut self,
+                outbox: &Outbox,
+                mark: &Mark,
+            ) -> Result<Enqueued, ReadError> {
+                self.0.enqueued_since(outbox, mark).await
             }
 
             fn is_own(cause: &(dyn Error + 'static)) -> bool {
