@@ -1,9 +1,15 @@
 //! What the adapters of PostgreSQL make of the server's errors.
 
+use std::time::Duration;
+
 use posthaste::{EnqueueErrorKind, Message, Outbox};
+use posthaste_testkit::eventually_async;
 
 use super::begin;
 use crate::support::sessions::Session;
+
+/// No wait takes longer unless something is broken.
+const LIMIT: Duration = Duration::from_mins(1);
 
 pub(super) async fn r1_errors_of_the_server_have_their_kinds<S: Session>() {
     let place = S::place().await;
@@ -33,9 +39,13 @@ pub(super) async fn r1_lost_connection_has_its_kind<S: Session>() {
     let mut session = S::open(&place).await;
     begin(&mut session).await;
     let killer = place.database().connect().await;
-    let others = "select pg_terminate_backend(pid, 60000) from pg_stat_activity \
-                  where datname = current_database() and pid <> pg_backend_pid()";
-    killer.execute(others, &[]).await.unwrap();
+    let others = "from pg_stat_activity where datname = current_database() \
+                  and pid <> pg_backend_pid() and backend_type = 'client backend'";
+    let kill = format!("select pg_terminate_backend(pid) {others}");
+    killer.execute(&kill, &[]).await.unwrap();
+    let are_gone = format!("select not exists (select {others})");
+    let are_gone = async || killer.query_one(&are_gone, &[]).await.unwrap().get(0);
+    eventually_async("the end of the other connections", LIMIT, are_gone).await;
 
     let error = session.enqueue(&Outbox::default(), &Message::new("t")).await.unwrap_err();
     assert_eq!(error.kind(), &EnqueueErrorKind::Unavailable);
