@@ -75,7 +75,10 @@ impl Relay {
         fs::write(&file, configuration(setup).to_string()).during("write the configuration")?;
         let log = fs::File::create(log_file(&directory)).during("make the relay's log")?;
         let mut command = Command::new(setup.program);
-        command.arg("relay").arg("--config").arg(&file).args(setup.once.then_some("--once"));
+        command.arg("relay").arg("--config").arg(&file);
+        if setup.once {
+            command.args(["--once", "--timeout", "1h"]);
+        }
         // Variables of the caller would change what is measured.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("POSTHASTE_") {

@@ -5,7 +5,7 @@ use std::{error::Error, fmt};
 use posthaste_core::InvalidMessage;
 use posthaste_store::statements::PostgresWriter;
 
-type Source = Box<dyn Error + Send + Sync>;
+pub(crate) type Source = Box<dyn Error + Send + Sync>;
 
 /// A failed enqueue. Unless [`transaction_aborted`](Self::transaction_aborted) says otherwise, the
 /// caller's transaction cannot commit any more.
@@ -88,6 +88,12 @@ impl EnqueueError {
         self.aborted = false;
         self.source = self.source.or(why.source);
         self
+    }
+
+    /// The kind and the cause, for errors of other calls.
+    #[cfg(feature = "testing")]
+    pub(crate) fn into_parts(self) -> (EnqueueErrorKind, Option<Source>) {
+        (self.kind, self.source)
     }
 
     /// The kind of failure.

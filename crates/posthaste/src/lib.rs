@@ -7,6 +7,9 @@
 //! | client | feature | what [`Outbox::enqueue`] is handed |
 //! |---|---|---|
 //! | tokio-postgres | `tokio-postgres` | `&transaction` (or `&client`) |
+//! | deadpool-postgres | `deadpool-postgres` | `&transaction` (or `&client`) |
+//! | diesel-async, PostgreSQL | `diesel-async` | `&mut *connection` inside its `transaction` |
+//! | sea-orm, PostgreSQL and SQLite | `sea-orm` | `&transaction` (or `&database`) |
 //! | sqlx, PostgreSQL | `sqlx-postgres` | `&mut *transaction` |
 //! | sqlx, SQLite | `sqlx-sqlite` | `&mut *transaction` |
 //! | rusqlite | `rusqlite` | `&transaction`, with [`Outbox::enqueue_blocking`] |
@@ -35,6 +38,10 @@
 //! # }
 //! ```
 //!
+//! # In your tests
+//! The feature `testing` reads back what was enqueued, in a transaction or committed, and asserts on
+//! it; see the module `testing`.
+//!
 //! # When an enqueue fails
 //! The caller gets a typed [`EnqueueError`], and its transaction can no longer commit, also when
 //! the message was refused before anything was sent. A transaction that swallowed the error would
@@ -46,6 +53,8 @@ mod chunks;
 mod encode;
 mod error;
 mod outbox;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod writer;
 
 pub use posthaste_core::{InvalidMessage, Limits, Message, MessageId, SchemaName, Timestamp};

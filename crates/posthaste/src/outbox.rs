@@ -22,15 +22,21 @@ use crate::{EnqueueError, Entry, Statements, Writer, chunks::chunks};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Outbox {
+    schema: SchemaName,
     statements: Arc<Statements>,
     limits: Limits,
 }
 
 impl Outbox {
     /// An outbox in `schema`, with the default limits.
-    #[allow(clippy::needless_pass_by_value)] // Parsed once, where the configuration is read, and given up here.
     pub fn new(schema: SchemaName) -> Self {
-        Self { statements: Arc::new(Statements::new(&schema)), limits: Limits::DEFAULT }
+        let statements = Arc::new(Statements::new(&schema));
+        Self { schema, statements, limits: Limits::DEFAULT }
+    }
+
+    /// The schema that it writes to.
+    pub const fn schema(&self) -> &SchemaName {
+        &self.schema
     }
 
     /// Sets the limits that messages are checked against before anything is written.

@@ -5,12 +5,13 @@
 
 use std::time::Duration;
 
+use ::sea_orm::{ConnectionTrait as _, TransactionTrait as _};
 use posthaste::{Message, Outbox};
 use posthaste_testkit::{Database, eventually_async};
 use sqlx::postgres::PgPoolOptions;
 use tokio_postgres::Client;
 
-use crate::support;
+use crate::support::{self, sessions::sea_orm};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -104,16 +105,27 @@ async fn r1_dropped_future_leaves_no_open_transaction_with_sqlx() {
 }
 
 #[tokio::test]
-async fn r1_enqueue_that_lost_its_connection_says_so() {
+async fn r1_dropped_future_leaves_no_open_transaction_with_sea_orm() {
     let database = support::postgres().await;
-    let mut client = database.connect().await;
-    let pid: i32 = client.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
-    let transaction = client.transaction().await.unwrap();
-    let killer = database.connect().await;
-    killer.query_one("select pg_terminate_backend($1)", &[&pid]).await.unwrap();
+    let client = sea_orm::connect(database.url().to_owned()).await;
+    let blocker = hold_up(&database).await;
 
-    let error =
-        Outbox::default().enqueue(&transaction, &Message::new("orders.created")).await.unwrap_err();
-    assert_eq!(error.kind(), &posthaste::EnqueueErrorKind::Unavailable);
-    assert!(error.transaction_aborted(), "a lost connection takes its transaction along");
+    {
+        let attempt = async {
+            let transaction = client.begin().await.unwrap();
+            transaction.execute_unprepared("insert into orders (id) values (17)").await.unwrap();
+            Outbox::default().enqueue(&transaction, &Message::new("orders.created")).await.unwrap();
+            transaction.commit().await.unwrap();
+        };
+        tokio::select! {
+            () = attempt => panic!("the lock holds the enqueue up"),
+            () = in_flight(&database) => {}
+        }
+    }
+    blocker.batch_execute("commit").await.unwrap();
+    none_open(&database).await;
+    assert_eq!(support::postgres_log(&database).await, []);
+    // The pool's only connection goes on, and outside a transaction.
+    Outbox::default().enqueue(&client, &Message::new("orders.created")).await.unwrap();
+    assert_eq!(support::postgres_log(&database).await.len(), 1);
 }

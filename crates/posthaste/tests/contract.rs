@@ -1,22 +1,36 @@
 //! What every adapter promises, run on all of them.
 
+mod kinds;
+mod locks;
+mod reading;
+
 use std::error::Error as _;
 
 use posthaste::{
     EnqueueError, EnqueueErrorKind, InvalidMessage, Limits, Message, MessageId, Outbox, Timestamp,
 };
 
+use self::{kinds::*, locks::*, reading::*};
 use crate::support::{
     Row,
-    sessions::{Rusqlite, Session, SqlxPostgres, SqlxSqlite, TokioPostgres},
+    sessions::{
+        Rusqlite, Session, SqlxPostgres, SqlxSqlite, TokioPostgres,
+        deadpool::Deadpool,
+        diesel::Diesel,
+        sea_orm::{SeaOrmPostgres, SeaOrmSqlite},
+    },
 };
 
 macro_rules! contract {
-    ($($test:ident)*) => {
-        contract!(@of tokio_postgres TokioPostgres $($test)*);
-        contract!(@of sqlx_postgres SqlxPostgres $($test)*);
-        contract!(@of sqlx_sqlite SqlxSqlite $($test)*);
-        contract!(@of rusqlite Rusqlite $($test)*);
+    (all { $($all:ident)* } postgres { $($postgres:ident)* }) => {
+        contract!(@of tokio_postgres TokioPostgres $($all)* $($postgres)*);
+        contract!(@of deadpool_postgres Deadpool $($all)* $($postgres)*);
+        contract!(@of diesel_async Diesel $($all)* $($postgres)*);
+        contract!(@of sea_orm_postgres SeaOrmPostgres $($all)* $($postgres)*);
+        contract!(@of sqlx_postgres SqlxPostgres $($all)* $($postgres)*);
+        contract!(@of sea_orm_sqlite SeaOrmSqlite $($all)*);
+        contract!(@of sqlx_sqlite SqlxSqlite $($all)*);
+        contract!(@of rusqlite Rusqlite $($all)*);
     };
     (@of $adapter:ident $session:ident $($test:ident)*) => {
         mod $adapter {
@@ -29,24 +43,35 @@ macro_rules! contract {
 }
 
 contract! {
-    r1_rollback_leaves_nothing
-    r1_failed_enqueue_keeps_its_cause_and_aborts_the_transaction
-    r1_enqueue_refused_by_the_client_keeps_its_cause_and_aborts_the_transaction
-    r1_failed_bulk_enqueue_aborts_the_transaction
-    r1_missing_schema_is_named_and_aborts_the_transaction
-    r1_savepoint_rolled_back_after_a_failure_lets_the_rest_commit
-    r1_error_text_holds_no_payload
-    r2_several_messages_and_kinds_in_one_transaction
-    r2_bulk_enqueue_keeps_order
-    r3_invalid_messages_are_refused_before_anything_is_written
-    r3_nil_payload_is_zero_bytes
-    r4_second_enqueue_with_one_token_writes_nothing_and_answers_the_first_id
-    r4_rolled_back_transaction_frees_its_token
-    r4_bulk_writes_each_token_once_and_keeps_the_order
-    scheduled_message_waits_beside_the_log_as_it_was_written
-    cancel_answers_whether_the_message_still_waited
-    bytes_and_headers_arrive_unchanged
-    given_id_is_kept_and_made_ids_rise
+    all {
+        r1_rollback_leaves_nothing
+        r1_failed_enqueue_keeps_its_cause_and_aborts_the_transaction
+        r1_enqueue_refused_by_the_client_keeps_its_cause_and_aborts_the_transaction
+        r1_failed_bulk_enqueue_aborts_the_transaction
+        r1_missing_schema_is_named_and_aborts_the_transaction
+        r1_savepoint_rolled_back_after_a_failure_lets_the_rest_commit
+        r1_error_text_holds_no_payload
+        r2_several_messages_and_kinds_in_one_transaction
+        r2_bulk_enqueue_keeps_order
+        r3_invalid_messages_are_refused_before_anything_is_written
+        r3_nil_payload_is_zero_bytes
+        r4_second_enqueue_with_one_token_writes_nothing_and_answers_the_first_id
+        r4_rolled_back_transaction_frees_its_token
+        r4_bulk_writes_each_token_once_and_keeps_the_order
+        scheduled_message_waits_beside_the_log_as_it_was_written
+        cancel_answers_whether_the_message_still_waited
+        bytes_and_headers_arrive_unchanged
+        given_id_is_kept_and_made_ids_rise
+        tests_read_what_was_enqueued_as_it_was_written
+        tests_see_uncommitted_messages_of_their_own_transaction_only
+        mark_leaves_out_what_was_enqueued_or_scheduled_before_it
+        lock_keys_comes_before_the_messages_of_its_keys
+    }
+    postgres {
+        strict_topic_refuses_a_key_that_is_not_locked_and_says_so
+        r1_errors_of_the_server_have_their_kinds
+        r1_lost_connection_has_its_kind
+    }
 }
 
 /// Begins a transaction that has written a row of the application's.

@@ -3,6 +3,7 @@
 // clippy.toml allows it in test functions only; here the functions beside them are tests too.
 #![allow(clippy::unwrap_used)]
 
+mod assertions;
 mod cancellation;
 mod clients;
 mod contract;

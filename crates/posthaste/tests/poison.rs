@@ -1,10 +1,11 @@
 //! How transactions are aborted where the usual way is barred.
 
+use ::sea_orm::{ConnectionTrait as _, TransactionTrait as _};
 use posthaste::{EnqueueErrorKind, Message, Outbox};
 use rusqlite::{Connection, TransactionBehavior::Immediate};
 use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
 
-use crate::support::{self, Place};
+use crate::support::{self, Place, sessions::sea_orm};
 
 #[tokio::test]
 async fn r1_without_foreign_keys_rusqlite_rolls_back_at_once() {
@@ -30,6 +31,21 @@ async fn r1_without_foreign_keys_sqlx_rolls_back_at_once() {
 
     let outbox = Outbox::default();
     let error = outbox.enqueue(&mut *transaction, &Message::new("")).await.unwrap_err();
+    assert!(error.transaction_aborted());
+    transaction.commit().await.unwrap_err();
+    assert_eq!(place.orders().await, 0);
+}
+
+#[tokio::test]
+async fn r1_without_foreign_keys_sea_orm_rolls_back_at_once() {
+    let place = Place::sqlite().await;
+    let client = sea_orm::connect(format!("sqlite://{}", place.file().display())).await;
+    client.execute_unprepared("pragma foreign_keys = off").await.unwrap();
+    let transaction = client.begin().await.unwrap();
+    transaction.execute_unprepared("insert into orders (id) values (17)").await.unwrap();
+
+    let outbox = Outbox::default();
+    let error = outbox.enqueue(&transaction, &Message::new("")).await.unwrap_err();
     assert!(error.transaction_aborted());
     transaction.commit().await.unwrap_err();
     assert_eq!(place.orders().await, 0);

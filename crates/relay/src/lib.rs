@@ -12,6 +12,7 @@ mod failures;
 mod ledger;
 mod marks;
 mod monitor;
+mod once;
 mod outlet;
 mod pages;
 mod parked;

@@ -58,6 +58,8 @@ pub(crate) struct Pipeline {
 pub(crate) enum Outcome {
     /// Drained, or everything that was asked for is published.
     Done,
+    /// A person has paused it, and it was to end.
+    Paused,
     /// Another relay took over.
     Fenced,
     /// The database failed; the next run begins at the stored place.
@@ -88,7 +90,10 @@ impl Pipeline {
         let pause = is_paused.then(|| Arc::clone(&turn).try_lock_owned().ok()).flatten();
         if pause.is_some() && self.until.is_some() {
             // What was asked for would never be published.
-            return self.leave(epoch).await;
+            return match self.leave(epoch).await {
+                Outcome::Done => Outcome::Paused,
+                failed => failed,
+            };
         }
         let (store, gauge) = (Arc::clone(&self.store), Arc::clone(&self.gauge));
         let ledger = Arc::new(Ledger::new(store, gauge, epoch, settled));

@@ -9,6 +9,7 @@ use tokio::{sync::watch, task::JoinSet, time::timeout};
 use crate::{
     drain::{Drain, Draining},
     monitor::{Alive, Monitor, State},
+    once,
     pages::Pages,
     pipeline::Pipeline,
     policy::{self, Directive, describe},
@@ -127,18 +128,31 @@ impl Relay {
         self.run_until(None, shutdown).await
     }
 
-    /// Publishes everything that was committed when it was called and due, then ends.
+    /// Publishes everything that was committed when it was called and due, settles it and ends; or
+    /// drains once `shutdown` completes. What the sink rejects is set aside and does not fail it.
     ///
     /// # Errors
-    /// As [`Relay::run`], and when a subscription could not publish its messages.
+    /// As [`Relay::run`], and when a subscription has not settled all of it: the error names each,
+    /// with its reason.
+    ///
+    /// # Cancel safety
+    /// As [`Relay::run`].
     pub async fn run_once(
         self,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), RelayError> {
         source::move_all_due(&*self.store).await?;
         // The first look of a new ticker always ticks, so the tick shows all that is committed.
-        let tick = self.store.ticker().advance().await?.tick;
-        self.run_until(Some(tick.n), shutdown).await
+        let until = self.store.ticker().advance().await?.tick.n;
+        let monitor = self.monitor();
+        let ran = self.run_until(Some(until), shutdown).await;
+        match once::unfinished(&monitor.snapshot(), until) {
+            // The database's own error says more than the places that it kept from being settled.
+            Some(reasons) if ran.as_ref().err().and_then(RelayError::store_error).is_none() => {
+                Err(RelayError::new(reasons))
+            }
+            _ => ran,
+        }
     }
 
     async fn run_until(
@@ -163,7 +177,8 @@ impl Relay {
                 }
                 Some(ended) = running.pipelines.join_next() => {
                     match ended {
-                        Ok(State::Drained) => {}
+                        // Whether a paused one had anything left, its place says.
+                        Ok(State::Drained | State::Paused) => {}
                         Ok(state) => failed.push(state),
                         Err(error) => return Err(RelayError::new(format!("a task ended: {error}"))),
                     }
@@ -277,7 +292,8 @@ impl Running {
         let mut broken = None;
         let all = async {
             while let Some(ended) = self.pipelines.join_next().await {
-                failed.extend(ended.ok().filter(|state| *state != State::Drained));
+                let has_failed = |state: &State| !matches!(state, State::Drained | State::Paused);
+                failed.extend(ended.ok().filter(has_failed));
             }
             while let Some(ended) = self.background.join_next().await {
                 broken = broken.take().or(ended.ok().and_then(Result::err));

@@ -28,6 +28,10 @@ pub(crate) async fn supervise(pipeline: Pipeline) -> State {
                 gauge.enter(State::Drained);
                 return State::Drained;
             }
+            Some(Ok(Outcome::Paused)) => {
+                gauge.enter(State::Paused);
+                return State::Paused;
+            }
             Some(Ok(Outcome::Fenced)) => {
                 let taken = "another relay took this subscription over; this one stops it";
                 gauge.stopped(State::Fenced, taken.to_owned());

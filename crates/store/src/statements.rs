@@ -106,25 +106,102 @@ impl SqliteWriter {
     }
 }
 
-/// A PostgreSQL array literal (`{"name","value",…}`) of header names and values, each quoted and
-/// escaped (manual, "Array Input and Output Syntax").
+/// The statements with which tests of applications read what was enqueued on PostgreSQL.
+#[derive(Clone, Debug)]
+pub struct PostgresReader {
+    /// Answers the highest position that was handed out, or 0.
+    pub position: String,
+    /// The messages of the log behind position `$1 int8`, in their order, then the scheduled ones
+    /// in the order in which they are due: `id, topic, key, payload, content_type, headers` (name,
+    /// value, …)`, correlation_id, deliver_at` in microseconds since the Unix epoch, null for those
+    /// of the log. At most `$2 int8`.
+    pub enqueued: String,
+}
+
+impl PostgresReader {
+    /// The statements for one schema.
+    pub fn new(schema: &SchemaName) -> Self {
+        let columns = "id, topic, key, payload, content_type, headers, correlation_id";
+        Self {
+            position: format!(
+                "select coalesce(pg_sequence_last_value('{schema}.log_position_seq'), 0)"
+            ),
+            enqueued: format!(
+                "select {columns}, due from \
+                 (select false as waits, position as nth, {columns}, null::int8 as due \
+                 from {schema}.log where position > $1::int8 \
+                 union all select true, n, {columns}, \
+                 (extract(epoch from deliver_at) * 1000000)::int8 from {schema}.scheduled) m \
+                 order by waits, due, nth limit $2::int8"
+            ),
+        }
+    }
+}
+
+/// The statements with which tests of applications read what was enqueued on SQLite.
+#[derive(Clone, Debug)]
+pub struct SqliteReader {
+    /// Answers the highest position that was handed out, or 0.
+    pub position: String,
+    /// As [`PostgresReader::enqueued`], with `?1` and `?2`; `headers` are a JSON object of strings.
+    pub enqueued: String,
+}
+
+impl SqliteReader {
+    /// The statements for one schema name, which SQLite has as a prefix of table names.
+    pub fn new(schema: &SchemaName) -> Self {
+        let columns = "id, topic, key, payload, content_type, headers, correlation_id";
+        Self {
+            position: format!(
+                "select coalesce(max(seq), 0) from sqlite_sequence where name = '{schema}_log'"
+            ),
+            enqueued: format!(
+                "select {columns}, due from \
+                 (select 0 as waits, position as nth, {columns}, null as due \
+                 from {schema}_log where position > ?1 \
+                 union all select 1, n, {columns}, deliver_at from {schema}_scheduled) \
+                 order by waits, due, nth limit ?2"
+            ),
+        }
+    }
+}
+
+/// A PostgreSQL array literal (`{"name","value",…}`) of header names and values.
 pub fn array_literal(headers: &[(String, String)]) -> String {
+    nullable_array_literal(headers.iter().flat_map(|(name, value)| [Some(name), Some(value)]))
+}
+
+/// A PostgreSQL array literal of texts, some of which may be null.
+///
+/// Every element is quoted, so that commas, braces, white space, an empty string and the word NULL
+/// are what they are; inside quotes only the quote and the backslash are special (PostgreSQL
+/// manual, 8.15.6).
+pub fn nullable_array_literal(
+    elements: impl IntoIterator<Item = Option<impl AsRef<str>>>,
+) -> String {
     let mut literal = String::from("{");
-    for text in headers.iter().flat_map(|(name, value)| [name, value]) {
+    for element in elements {
         if literal.len() > 1 {
             literal.push(',');
         }
-        literal.push('"');
-        for character in text.chars() {
-            if matches!(character, '"' | '\\') {
-                literal.push('\\');
-            }
-            literal.push(character);
+        match element {
+            Some(text) => push_quoted(&mut literal, text.as_ref()),
+            None => literal.push_str("NULL"),
         }
-        literal.push('"');
     }
     literal.push('}');
     literal
+}
+
+fn push_quoted(literal: &mut String, text: &str) {
+    literal.push('"');
+    for character in text.chars() {
+        if matches!(character, '"' | '\\') {
+            literal.push('\\');
+        }
+        literal.push(character);
+    }
+    literal.push('"');
 }
 
 #[cfg(test)]
@@ -132,12 +209,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn array_literal_quotes_everything_and_escapes_quotes_and_backslashes() {
-        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        assert_eq!(array_literal(&[]), "{}");
-        assert_eq!(
-            array_literal(&[header("a", ""), header("b", "x,\"y\\}NULL")]),
-            r#"{"a","","b","x,\"y\\}NULL"}"#
-        );
+    fn array_literal_quotes_every_element_and_escapes_quotes_and_backslashes() {
+        let cases: [(&[(&str, &str)], &str); 5] = [
+            (&[], "{}"),
+            (&[("a", "")], r#"{"a",""}"#),
+            (&[("a", "1"), ("b", "x,\"y\\}NULL")], r#"{"a","1","b","x,\"y\\}NULL"}"#),
+            (&[("a", r#"q" b\ "#)], r#"{"a","q\" b\\ "}"#),
+            (&[("NULL", "}, {\n")], "{\"NULL\",\"}, {\n\"}"),
+        ];
+        for (headers, literal) in cases {
+            let headers: Vec<_> = headers
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect();
+            assert_eq!(array_literal(&headers), literal);
+        }
+    }
+
+    #[test]
+    fn null_in_an_array_literal_is_not_the_text_null() {
+        let elements = [Some("NULL"), None, Some("")];
+        assert_eq!(nullable_array_literal(elements), r#"{"NULL",NULL,""}"#);
+        assert_eq!(nullable_array_literal([None::<&str>]), "{NULL}");
     }
 }

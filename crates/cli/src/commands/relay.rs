@@ -1,6 +1,13 @@
-//! `posthaste relay [--once] [--only NAME…]`: publishes until told to stop.
+//! `posthaste relay [--once [--timeout TIME]] [--only NAME…]`: publishes until told to stop, or until
+//! everything is published.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use clap::Args;
 use posthaste_relay::{Relay, sink::Context};
@@ -19,9 +26,13 @@ use crate::{
 /// What to publish.
 #[derive(Args, Debug)]
 pub(crate) struct RelayArgs {
-    /// Publish what is committed now, then exit; fails if the database is away
+    /// Publish and settle what is committed now, then exit; fails if a subscription cannot
     #[arg(long)]
     once: bool,
+    /// How long `--once` may take before it drains and fails; what it settled stays settled
+    #[arg(long, value_name = "TIME", requires = "once", default_value = "1m")]
+    #[arg(value_parser = humantime::parse_duration)]
+    timeout: Duration,
     /// Subscription to publish; may stand several times [default: all]
     #[arg(long, value_name = "NAME", num_args = 1..)]
     only: Vec<String>,
@@ -40,7 +51,7 @@ pub(crate) async fn run(args: &RelayArgs, config: &Config) -> Result {
     if args.once {
         store.check().await?;
         tracing::info!(database = store.describe(), subscriptions = names, "relay starts");
-        relay.run_once(stop.requested()).await?;
+        once(relay, args.timeout, &stop).await?;
     } else {
         // Before the database is there, and until the drain is over: what waits is seen waiting.
         let listener = Listener::start(&config.telemetry, &relay.telemetry()).await?;
@@ -56,4 +67,24 @@ pub(crate) async fn run(args: &RelayArgs, config: &Config) -> Result {
     }
     tracing::info!("relay ended");
     Ok(())
+}
+
+/// Publishes what there is, within `limit` and the drain's own limit.
+async fn once(relay: Relay, limit: Duration, stop: &Stop) -> Result {
+    let is_late = AtomicBool::new(false);
+    let shutdown = async {
+        tokio::select! {
+            () = stop.requested() => {}
+            () = tokio::time::sleep(limit) => is_late.store(true, Ordering::Relaxed),
+        }
+    };
+    let ran = relay.run_once(shutdown).await;
+    match ran {
+        Err(error) if is_late.load(Ordering::Relaxed) && error.store_error().is_none() => {
+            let limit = humantime::format_duration(limit);
+            let text = format!("{error} (ended by --timeout {limit}; run it again, or allow more)");
+            Err(Failure::new(Exit::Failed, text))
+        }
+        ran => Ok(ran?),
+    }
 }

@@ -1,9 +1,10 @@
 //! Messages turned into one array per column, as `insert_many` and `write_each` take them. Pure.
 
 use posthaste_core::Message;
+use posthaste_store::statements::array_literal;
 use uuid::Uuid;
 
-use crate::{Entry, encode::header_literal};
+use crate::Entry;
 
 /// The columns of some messages; the index is the message's.
 pub(super) struct Columns<'a> {
@@ -29,7 +30,7 @@ impl<'a> Columns<'a> {
             keys: messages().map(Message::ordering_key).collect(),
             payloads: messages().map(Message::payload).collect(),
             content_types: messages().map(Message::media_type).collect(),
-            headers: messages().map(header_literal).collect(),
+            headers: messages().map(|message| array_literal(message.header_pairs())).collect(),
             correlation_ids: messages().map(Message::correlation).collect(),
             tokens: messages().map(Message::idempotency_token).collect(),
             dues: messages().map(|message| message.due().map(|due| due.0)).collect(),

@@ -3,10 +3,16 @@
 //! An adapter implements [`Writer`](crate::Writer) for what the client calls a connection. Its
 //! page says what it costs and what its client needs watching for.
 
-#[cfg(any(feature = "tokio-postgres", feature = "sqlx-postgres"))]
+#[cfg(feature = "_postgres")]
 mod columns;
+#[cfg(feature = "deadpool-postgres")]
+pub mod deadpool_postgres;
+#[cfg(feature = "diesel-async")]
+pub mod diesel_async;
 #[cfg(feature = "rusqlite")]
 pub mod rusqlite;
+#[cfg(feature = "sea-orm")]
+pub mod sea_orm;
 #[cfg(feature = "sqlx-postgres")]
 pub mod sqlx_postgres;
 #[cfg(feature = "sqlx-sqlite")]
@@ -15,7 +21,7 @@ pub mod sqlx_sqlite;
 pub mod tokio_postgres;
 
 /// What an adapter reports when `refuse` answered instead of failing.
-#[cfg(any(feature = "tokio-postgres", feature = "sqlx-postgres"))]
+#[cfg(feature = "_postgres")]
 fn refuse_answered() -> crate::EnqueueError {
     crate::EnqueueError::new(
         crate::EnqueueErrorKind::Database,
@@ -26,7 +32,7 @@ fn refuse_answered() -> crate::EnqueueError {
 
 /// The kind that an extended result code of SQLite and its text stand for
 /// (<https://sqlite.org/rescode.html>: the low byte is the primary code).
-#[cfg(any(feature = "rusqlite", feature = "sqlx-sqlite"))]
+#[cfg(feature = "_sqlite")]
 fn sqlite_kind(extended_code: i32, message: &str) -> crate::EnqueueErrorKind {
     const BUSY: i32 = 5;
     const LOCKED: i32 = 6;
@@ -41,5 +47,5 @@ fn sqlite_kind(extended_code: i32, message: &str) -> crate::EnqueueErrorKind {
 }
 
 /// Part of the text with which SQLite refuses a rollback that has nothing to roll back.
-#[cfg(feature = "sqlx-sqlite")]
+#[cfg(any(feature = "sea-orm", feature = "sqlx-sqlite"))]
 const NO_TRANSACTION: &str = "no transaction is active";

@@ -160,7 +160,7 @@ fn poison(connection: &Connection, refuse: &str) -> Result<bool, Error> {
     connection.execute(refuse, []).map(|_| true)
 }
 
-fn failed(error: Error) -> EnqueueError {
+pub(crate) fn failed(error: Error) -> EnqueueError {
     let kind = match &error {
         Error::SqliteFailure(code, message) => {
             sqlite_kind(code.extended_code, message.as_deref().unwrap_or_default())

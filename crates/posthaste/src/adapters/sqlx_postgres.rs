@@ -131,7 +131,7 @@ fn arrays(statement: &str, columns: Columns<'_>) -> Statement {
         .bind(columns.correlation_ids)
 }
 
-fn failed(error: Error) -> EnqueueError {
+pub(crate) fn failed(error: Error) -> EnqueueError {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     let kind = match (code, &error) {
         (Some(code), _) => EnqueueErrorKind::from_sqlstate(&code),

@@ -128,7 +128,7 @@ async fn write_one(
     MessageId::from_slice(&id).map_err(|error| Error::Decode(error.into()))
 }
 
-fn failed(error: Error) -> EnqueueError {
+pub(crate) fn failed(error: Error) -> EnqueueError {
     let kind = match error.as_database_error() {
         // sqlx reports SQLite's extended result code as a decimal number.
         Some(fault) => {

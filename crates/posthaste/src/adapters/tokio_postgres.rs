@@ -2,10 +2,9 @@
 //!
 //! Every enqueue is one round trip: the statement goes out unnamed, with its parameter types and
 //! values, in one piece. Nothing stays prepared on the server, so a pooler in transaction mode
-//! (pgbouncer) needs no setting. With deadpool-postgres, hand over `&*transaction`.
+//! (pgbouncer) needs no setting.
 //!
-//! Dropping a [`Transaction`](::tokio_postgres::Transaction) queues its rollback, also when the
-//! future that held it was cancelled.
+//! Dropping a [`Transaction`] queues its rollback, also when the future that held it was cancelled.
 //!
 //! # Examples
 //! ```no_run
@@ -22,7 +21,7 @@
 use std::{error::Error as _, io};
 
 use ::tokio_postgres::{
-    Error, GenericClient,
+    Client, Error, GenericClient, Transaction,
     types::{ToSql, Type},
 };
 
@@ -33,15 +32,41 @@ use crate::{EnqueueError, EnqueueErrorKind, Entry, Statements, Writer, encode::h
 
 type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
-impl<C: GenericClient + Sync> Writer for &C {
+/// What an enqueue can be handed a reference to: something that is, or holds, one of tokio-postgres'
+/// connections. Implement it for a wrapper of your own to enqueue through that.
+pub trait Connection: Sync {
+    /// tokio-postgres' own type.
+    type Client: GenericClient + Sync;
+
+    /// The connection itself.
+    fn client(&self) -> &Self::Client;
+}
+
+impl Connection for Client {
+    type Client = Self;
+
+    fn client(&self) -> &Self {
+        self
+    }
+}
+
+impl Connection for Transaction<'_> {
+    type Client = Self;
+
+    fn client(&self) -> &Self {
+        self
+    }
+}
+
+impl<C: Connection> Writer for &C {
     async fn write(
         &mut self,
         statements: &Statements,
         entries: &[Entry<'_>],
     ) -> Result<(), EnqueueError> {
         match entries {
-            [entry] => insert(*self, &statements.postgres.insert, *entry).await,
-            _ => insert_many(*self, &statements.postgres.insert_many, entries).await,
+            [entry] => insert(self.client(), &statements.postgres.insert, *entry).await,
+            _ => insert_many(self.client(), &statements.postgres.insert_many, entries).await,
         }
     }
 
@@ -54,7 +79,7 @@ impl<C: GenericClient + Sync> Writer for &C {
         let mut parameters = arrays(&columns).to_vec();
         parameters.push((&columns.tokens, Type::TEXT_ARRAY));
         parameters.push((&columns.dues, Type::INT8_ARRAY));
-        let rows = self.query_typed(&statements.postgres.write_each, &parameters).await;
+        let rows = self.client().query_typed(&statements.postgres.write_each, &parameters).await;
         rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect()).map_err(failed)
     }
 
@@ -64,7 +89,7 @@ impl<C: GenericClient + Sync> Writer for &C {
         id: MessageId,
     ) -> Result<bool, EnqueueError> {
         let parameters: &[Parameter<'_>] = &[(&id, Type::UUID)];
-        let rows = self.query_typed(&statements.postgres.cancel, parameters).await;
+        let rows = self.client().query_typed(&statements.postgres.cancel, parameters).await;
         Ok(rows.map_err(failed)?.first().is_some_and(|row| row.get(0)))
     }
 
@@ -74,13 +99,13 @@ impl<C: GenericClient + Sync> Writer for &C {
         keys: &[&str],
     ) -> Result<(), EnqueueError> {
         let parameters: &[Parameter<'_>] = &[(&keys, Type::TEXT_ARRAY)];
-        let locked = self.execute_typed(&statements.postgres.lock_keys, parameters).await;
+        let locked = self.client().execute_typed(&statements.postgres.lock_keys, parameters).await;
         locked.map(drop).map_err(failed)
     }
 
     async fn abort(&mut self, statements: &Statements, reason: &str) -> Result<(), EnqueueError> {
         let parameters: &[Parameter<'_>] = &[(&reason, Type::TEXT)];
-        match self.execute_typed(&statements.postgres.refuse, parameters).await {
+        match self.client().execute_typed(&statements.postgres.refuse, parameters).await {
             Ok(_) => Err(refuse_answered()),
             // Any error of the server aborts, also "there is no such function".
             Err(error) if error.as_db_error().is_some() || is_lost(&error) => Ok(()),
@@ -128,7 +153,7 @@ fn arrays<'a>(columns: &'a Columns<'_>) -> [Parameter<'a>; 7] {
     ]
 }
 
-fn failed(error: Error) -> EnqueueError {
+pub(crate) fn failed(error: Error) -> EnqueueError {
     let kind = match error.code() {
         Some(code) => EnqueueErrorKind::from_sqlstate(code.code()),
         None if is_lost(&error) => EnqueueErrorKind::Unavailable,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use posthaste::{Message, MessageId, Timestamp};
 use posthaste_store::{
-    Store as _,
+    Store,
     postgres::{PostgresOptions, PostgresStore},
     sqlite::{SqliteOptions, SqliteStore},
 };
@@ -72,6 +72,27 @@ impl Place {
     pub(crate) fn file(&self) -> PathBuf {
         let Self::Sqlite(directory) = self else { panic!("this place is not SQLite") };
         sqlite_file(directory.path())
+    }
+
+    /// Makes the topics of `pattern` strict where there is more than one writer at a time.
+    pub(crate) async fn make_strict(&self, pattern: &str) {
+        if let Self::Postgres(database) = self {
+            let client = database.connect().await;
+            client.execute("select posthaste.set_strict($1)", &[&pattern]).await.unwrap();
+        }
+    }
+
+    /// Moves what is due into the log, as a relay does.
+    pub(crate) async fn move_due(&self) {
+        let store: Box<dyn Store> = match self {
+            Self::Postgres(database) => Box::new(
+                PostgresStore::connect(database.url(), &PostgresOptions::default()).unwrap(),
+            ),
+            Self::Sqlite(_) => {
+                Box::new(SqliteStore::open(&self.file(), &SqliteOptions::default()).await.unwrap())
+            }
+        };
+        store.move_due(1_000).await.unwrap();
     }
 
     /// The committed messages in log order.

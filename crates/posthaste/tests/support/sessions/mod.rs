@@ -5,10 +5,17 @@
 
 use std::error::Error;
 
-use posthaste::{EnqueueError, Message, MessageId, Outbox};
+use posthaste::{
+    EnqueueError, Message, MessageId, Outbox,
+    testing::{self, Enqueued, Mark, ReadError},
+};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
 use super::Place;
+
+pub(crate) mod deadpool;
+pub(crate) mod diesel;
+pub(crate) mod sea_orm;
 
 /// A connection of one client library.
 pub(crate) trait Session: Sized {
@@ -26,6 +33,9 @@ pub(crate) trait Session: Sized {
         messages: &[Message],
     ) -> Result<Vec<MessageId>, EnqueueError>;
     async fn cancel(&mut self, outbox: &Outbox, id: MessageId) -> Result<bool, EnqueueError>;
+    async fn lock_keys(&mut self, outbox: &Outbox, keys: &[&str]) -> Result<(), EnqueueError>;
+    async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError>;
+    async fn enqueued_since(&mut self, o: &Outbox, mark: &Mark) -> Result<Enqueued, ReadError>;
     /// Whether `cause` is the client's own error.
     fn is_own(cause: &(dyn Error + 'static)) -> bool;
 }
@@ -61,6 +71,18 @@ impl Session for TokioPostgres {
 
     async fn cancel(&mut self, outbox: &Outbox, id: MessageId) -> Result<bool, EnqueueError> {
         outbox.cancel(&self.0, id).await
+    }
+
+    async fn lock_keys(&mut self, outbox: &Outbox, keys: &[&str]) -> Result<(), EnqueueError> {
+        outbox.lock_keys(&self.0, keys).await
+    }
+
+    async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError> {
+        testing::mark(outbox, &self.0).await
+    }
+
+    async fn enqueued_since(&mut self, o: &Outbox, mark: &Mark) -> Result<Enqueued, ReadError> {
+        testing::enqueued_since(o, &self.0, mark).await
     }
 
     fn is_own(cause: &(dyn Error + 'static)) -> bool {
@@ -100,6 +122,18 @@ impl Session for SqlxPostgres {
 
     async fn cancel(&mut self, outbox: &Outbox, id: MessageId) -> Result<bool, EnqueueError> {
         outbox.cancel(&mut self.0, id).await
+    }
+
+    async fn lock_keys(&mut self, outbox: &Outbox, keys: &[&str]) -> Result<(), EnqueueError> {
+        outbox.lock_keys(&mut self.0, keys).await
+    }
+
+    async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError> {
+        testing::mark(outbox, &mut self.0).await
+    }
+
+    async fn enqueued_since(&mut self, o: &Outbox, mark: &Mark) -> Result<Enqueued, ReadError> {
+        testing::enqueued_since(o, &mut self.0, mark).await
     }
 
     fn is_own(cause: &(dyn Error + 'static)) -> bool {
@@ -142,6 +176,18 @@ impl Session for SqlxSqlite {
         outbox.cancel(&mut self.0, id).await
     }
 
+    async fn lock_keys(&mut self, outbox: &Outbox, keys: &[&str]) -> Result<(), EnqueueError> {
+        outbox.lock_keys(&mut self.0, keys).await
+    }
+
+    async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError> {
+        testing::mark(outbox, &mut self.0).await
+    }
+
+    async fn enqueued_since(&mut self, o: &Outbox, mark: &Mark) -> Result<Enqueued, ReadError> {
+        testing::enqueued_since(o, &mut self.0, mark).await
+    }
+
     fn is_own(cause: &(dyn Error + 'static)) -> bool {
         cause.is::<sqlx::Error>()
     }
@@ -178,6 +224,19 @@ impl Session for Rusqlite {
 
     async fn cancel(&mut self, outbox: &Outbox, id: MessageId) -> Result<bool, EnqueueError> {
         outbox.cancel_blocking(&self.0, id)
+    }
+
+    /// There is no such call: one transaction writes at a time.
+    async fn lock_keys(&mut self, _: &Outbox, _: &[&str]) -> Result<(), EnqueueError> {
+        Ok(())
+    }
+
+    async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError> {
+        testing::mark_blocking(outbox, &self.0)
+    }
+
+    async fn enqueued_since(&mut self, o: &Outbox, mark: &Mark) -> Result<Enqueued, ReadError> {
+        testing::enqueued_since_blocking(o, &self.0, mark)
     }
 
     fn is_own(cause: &(dyn Error + 'static)) -> bool {
