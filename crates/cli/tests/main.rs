@@ -9,6 +9,7 @@ mod configuration;
 mod demo;
 mod exits;
 mod harness;
+mod import;
 mod operations;
 mod relay;
 mod secrets;

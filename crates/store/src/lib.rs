@@ -5,6 +5,7 @@
 //! Nothing here knows sinks, HTTP or configuration files.
 
 mod error;
+pub mod import;
 mod model;
 pub mod statements;
 
@@ -23,6 +24,10 @@ use uuid::Uuid;
 
 pub use crate::{
     error::{StoreError, StoreErrorKind},
+    import::{
+        Copied, Import, ImportCounts, ImportRow, ImportSource, TableColumn, TableName,
+        TopicTemplate,
+    },
     model::{
         Advance, Aside, AsideState, DeadLetter, DueMessages, FailedMessage, Migration,
         MigrationReport, Moved, ParkedKey, Progress, Request, RewindTo, Rewound, RingSizes,
@@ -200,6 +205,20 @@ pub trait Operations: Store {
     /// # Errors
     /// `Invalid` without ids and without a key: nobody means everything.
     async fn erase(&self, which: &Selection, request: &Request) -> Result<u64>;
+
+    /// The columns of a table beside the log, for an import from it.
+    ///
+    /// # Errors
+    /// `Invalid` where there is no such table, and on SQLite, which imports nothing.
+    async fn table_columns(&self, table: &TableName) -> Result<Vec<TableColumn>>;
+
+    /// Begins to copy an outbox that an application has kept itself into the log. Writes nothing
+    /// yet.
+    ///
+    /// # Errors
+    /// `Invalid` where the table cannot be read as it is described. `Conflict` where the table was
+    /// created anew since rows of one with its name were copied.
+    async fn import(&self, source: &ImportSource) -> Result<Box<dyn Import>>;
 
     /// Pauses a subscription, or lets it go on.
     async fn pause(&self, subscription: &str, paused: bool, request: &Request) -> Result<()>;

@@ -16,6 +16,7 @@ const FILES: &[(&str, &str)] = &[
     ("failures", include_str!("../../migrations/postgres/0004_failures.sql")),
     ("writing", include_str!("../../migrations/postgres/0005_writing.sql")),
     ("strict", include_str!("../../migrations/postgres/0006_strict.sql")),
+    ("import", include_str!("../../migrations/postgres/0007_import.sql")),
 ];
 
 /// Lock space of Posthaste's advisory locks ("PHST"), and the lock that orders migrations.

@@ -11,14 +11,14 @@ use tokio_postgres::{
 use uuid::Uuid;
 
 use super::{
-    PostgresStore, errors,
+    PostgresStore, errors, import,
     rows::{self, MESSAGE_COLUMNS, Micros},
     status::owned,
     subscriptions::PLACE_COLUMNS,
 };
 use crate::{
-    DeadLetter, Operations, Request, Result, RewindTo, Rewound, RoleNames, Selection, StoreError,
-    StoreErrorKind, WrittenTopic,
+    DeadLetter, Import, ImportSource, Operations, Request, Result, RewindTo, Rewound, RoleNames,
+    Selection, StoreError, StoreErrorKind, TableColumn, TableName, WrittenTopic,
 };
 
 /// The conditions of a selection on `m`, a message, and `s`, its subscription. `$1` to `$8`.
@@ -328,6 +328,14 @@ impl Operations for PostgresStore {
         );
         let which = Selection { subscription: None, ..which.clone() };
         self.change("erase", &count, &change, &Params::new(&which), &[], request).await
+    }
+
+    async fn table_columns(&self, table: &TableName) -> Result<Vec<TableColumn>> {
+        import::columns(self, table).await
+    }
+
+    async fn import(&self, source: &ImportSource) -> Result<Box<dyn Import>> {
+        import::open(self, source).await
     }
 
     async fn pause(&self, subscription: &str, paused: bool, request: &Request) -> Result<()> {

@@ -42,9 +42,10 @@ use self::{
     worker::Worker,
 };
 use crate::{
-    Aside, AsideState, DeadLetter, DueMessages, MigrationReport, Moved, Operations, Request,
-    Result, RewindTo, Rewound, RoleNames, SchemaState, Selection, Settled, Status, Store,
-    StoreError, StoreErrorKind, StoredMessage, SubscriptionSpec, SweepReport, Ticker, WrittenTopic,
+    Aside, AsideState, DeadLetter, DueMessages, Import, ImportSource, MigrationReport, Moved,
+    Operations, Request, Result, RewindTo, Rewound, RoleNames, SchemaState, Selection, Settled,
+    Status, Store, StoreError, StoreErrorKind, StoredMessage, SubscriptionSpec, SweepReport,
+    TableColumn, TableName, Ticker, WrittenTopic,
 };
 
 /// How to open a SQLite log.
@@ -386,6 +387,14 @@ impl Operations for SqliteStore {
         self.write("erase", move |scope| operations::erase(scope, &which, &request)).await
     }
 
+    async fn table_columns(&self, _: &TableName) -> Result<Vec<TableColumn>> {
+        Err(no_import())
+    }
+
+    async fn import(&self, _: &ImportSource) -> Result<Box<dyn Import>> {
+        Err(no_import())
+    }
+
     async fn pause(&self, subscription: &str, paused: bool, request: &Request) -> Result<()> {
         let (name, request) = (subscription.to_owned(), request.clone());
         self.write("pause", move |scope| operations::pause(scope, &name, paused, &request)).await
@@ -400,4 +409,10 @@ impl Operations for SqliteStore {
         let (name, request) = (subscription.to_owned(), request.clone());
         self.write("remove", move |scope| operations::remove(scope, &name, &request)).await
     }
+}
+
+fn no_import() -> StoreError {
+    let doing = "import reads a table of the same PostgreSQL database; on SQLite write its rows \
+                 with an application's own enqueue";
+    StoreError::new(StoreErrorKind::Invalid, doing)
 }
