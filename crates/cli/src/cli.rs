@@ -10,7 +10,7 @@ use crate::{
         config::ConfigCommand,
         dead_letters::DeadLettersCommand,
         doctor::DoctorArgs,
-        enqueue::EnqueueArgs,
+        enqueue::{CancelArgs, EnqueueArgs},
         import::ImportArgs,
         metrics::MetricsCommand,
         migrate::MigrateArgs,
@@ -92,6 +92,8 @@ pub(crate) enum Command {
     Roles(RolesArgs),
     /// Write messages to the log, each call in a transaction of its own
     Enqueue(EnqueueArgs),
+    /// Take a scheduled message back, as long as it waits for its time
+    Cancel(CancelArgs),
     /// Copy an outbox that you have kept in a table of your own into the log (PostgreSQL)
     ///
     /// Each row once and in order: every batch commits together with the note that its rows are

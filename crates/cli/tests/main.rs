@@ -12,6 +12,7 @@ mod harness;
 mod import;
 mod operations;
 mod relay;
+mod replays;
 mod secrets;
 mod servers;
 mod telemetry;

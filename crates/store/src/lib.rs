@@ -30,9 +30,9 @@ pub use crate::{
     },
     model::{
         Advance, Aside, AsideState, DeadLetter, DueMessages, FailedMessage, Migration,
-        MigrationReport, Moved, ParkedKey, Progress, Request, RewindTo, Rewound, RingSizes,
-        RoleNames, SchemaState, Selection, Settled, SlotCounts, Start, Status, StoredMessage,
-        SubscriptionSpec, SubscriptionStatus, SweepReport, WrittenTopic,
+        MigrationReport, Moved, ParkedKey, Progress, ReplayChunk, Replayed, Request, RewindTo,
+        Rewound, RingSizes, RoleNames, SchemaState, Selection, Settled, SlotCounts, Start, Status,
+        StoredMessage, SubscriptionSpec, SubscriptionStatus, SweepReport, WrittenTopic,
     },
 };
 
@@ -188,16 +188,17 @@ pub trait Operations: Store {
     async fn discard_dead_letters(&self, which: &Selection, request: &Request) -> Result<u64>;
 
     /// Has messages that the log still holds published again by the subscription `target`, beside
-    /// its own stream, `rate` a second if given, at most `limit`. Messages that `target` has not
-    /// come to yet are left out. Answers how many.
+    /// its own stream: one piece of them. Messages that `target` has not come to yet are left out.
     async fn replay(
         &self,
         which: &Selection,
         target: &str,
-        rate: Option<f64>,
-        limit: u32,
+        chunk: &ReplayChunk,
         request: &Request,
-    ) -> Result<u64>;
+    ) -> Result<Replayed>;
+
+    /// Cancels a scheduled message, and answers whether it was still waiting.
+    async fn cancel(&self, id: MessageId, request: &Request) -> Result<bool>;
 
     /// Overwrites payload and headers of messages, in the log and where they are set aside or
     /// scheduled. Their places stay, and the header `posthaste-erased` says when. Answers how many of the log's.

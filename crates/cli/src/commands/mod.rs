@@ -67,6 +67,7 @@ async fn run_on(command: Command, loaded: &Loaded, out: &mut Output) -> Result {
     match command {
         Command::Migrate(args) => migrate::run(&args, config, out).await,
         Command::Enqueue(args) => enqueue::run(args, config, out).await,
+        Command::Cancel(args) => enqueue::cancel(&args, config, out).await,
         Command::Import(args) => import::run(&args, config, out).await,
         Command::Relay(args) => relay::run(&args, config).await,
         Command::Status => status::run(config, out).await,

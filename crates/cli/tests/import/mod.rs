@@ -211,3 +211,27 @@ async fn table_that_was_created_anew_is_refused_until_the_old_one_is_forgotten()
     assert_eq!(result(&scene.import(&[]).succeeds())["copied"], 0);
     assert_eq!(scene.copied().await, 6);
 }
+
+/// What a terminal shows of a run.
+fn on_a_terminal(scene: &Scene, arguments: &str) -> String {
+    let program = env!("CARGO_BIN_EXE_posthaste");
+    let mut terminal = std::process::Command::new("script");
+    terminal
+        .args(["-qec", &format!("{program} import --table outbox {arguments}"), "/dev/null"])
+        .current_dir(scene.place.path())
+        .env("TERM", "xterm")
+        .stdin(std::process::Stdio::null());
+    let output = terminal.output().expect("script(1) of util-linux runs");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_is_drawn_on_a_terminal_and_not_with_json() {
+    let scene = Scene::with_rows(3_000).await;
+    let drawn = on_a_terminal(&scene, "--where key=k1");
+    assert!(drawn.contains("copying") && drawn.contains("/1,000"), "{drawn}");
+    assert!(drawn.contains("1000 messages copied from public.outbox; 0 rows left"), "{drawn}");
+    let plain = on_a_terminal(&scene, "--json");
+    assert!(!plain.contains("copying") && plain.contains("\"copied\":2000"), "{plain}");
+    assert_eq!(scene.import(&[]).succeeds().stderr, "");
+}

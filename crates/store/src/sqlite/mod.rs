@@ -43,9 +43,9 @@ use self::{
 };
 use crate::{
     Aside, AsideState, DeadLetter, DueMessages, Import, ImportSource, MigrationReport, Moved,
-    Operations, Request, Result, RewindTo, Rewound, RoleNames, SchemaState, Selection, Settled,
-    Status, Store, StoreError, StoreErrorKind, StoredMessage, SubscriptionSpec, SweepReport,
-    TableColumn, TableName, Ticker, WrittenTopic,
+    Operations, ReplayChunk, Replayed, Request, Result, RewindTo, Rewound, RoleNames, SchemaState,
+    Selection, Settled, Status, Store, StoreError, StoreErrorKind, StoredMessage, SubscriptionSpec,
+    SweepReport, TableColumn, TableName, Ticker, WrittenTopic,
 };
 
 /// How to open a SQLite log.
@@ -371,15 +371,20 @@ impl Operations for SqliteStore {
         &self,
         which: &Selection,
         target: &str,
-        rate: Option<f64>,
-        limit: u32,
+        chunk: &ReplayChunk,
         request: &Request,
-    ) -> Result<u64> {
-        let (which, target, request) = (which.clone(), target.to_owned(), request.clone());
-        self.write("replay messages", move |scope| {
-            operations::replay(scope, &which, &target, rate, limit, &request)
+    ) -> Result<Replayed> {
+        let (which, target) = (which.clone(), target.to_owned());
+        let (chunk, request) = (*chunk, request.clone());
+        self.write("replay", move |scope| {
+            operations::replay(scope, &which, &target, &chunk, &request)
         })
         .await
+    }
+
+    async fn cancel(&self, id: MessageId, request: &Request) -> Result<bool> {
+        let request = request.clone();
+        self.write("cancel a message", move |scope| operations::cancel(scope, id, &request)).await
     }
 
     async fn erase(&self, which: &Selection, request: &Request) -> Result<u64> {
