@@ -146,7 +146,12 @@ async fn copy(import: &mut dyn Import, report: Report, out: &mut Output) -> Resu
     let (mut messages, mut marked) = (0, 0);
     let mut is_done = false;
     while !is_done && !stop.is_requested() {
-        match import.copy().await? {
+        let copied = import.copy().await.inspect_err(|_| {
+            if messages > 0 {
+                tracing::warn!(messages, "these are copied; run it again to go on");
+            }
+        });
+        match copied? {
             Some(copied) => {
                 messages += copied.messages;
                 marked += copied.marked;

@@ -77,6 +77,16 @@ struct Done {
     is_all: bool,
 }
 
+impl Done {
+    /// What stands, before an error is shown.
+    fn tell(&self) {
+        if self.messages > 0 {
+            let Self { messages, after, .. } = self;
+            tracing::warn!(messages, after, "these are on their way; --after goes on behind them");
+        }
+    }
+}
+
 /// Replays what the log holds at the start, a bounded piece in each transaction, until all of it
 /// is on its way or a signal comes.
 async fn in_pieces(
@@ -96,7 +106,11 @@ async fn in_pieces(
         chunk.limit = chunk_max.min(u32::try_from(left).unwrap_or(chunk_max));
         chunk.starts_in = starts_in(args.rate, done.messages, started.elapsed());
         let piece = store.replay(which, target, &chunk, &request);
-        let piece = progress::wait(out, "replaying", piece).await?;
+        let piece = match &progress {
+            None => progress::wait(out, "replaying", piece).await,
+            Some(_) => piece.await,
+        };
+        let piece = piece.inspect_err(|_| done.tell())?;
         // Its length is that of the log: nobody has counted what matches.
         let progress = progress.get_or_insert_with(|| {
             Progress::new(out, "replaying", (piece.through - args.after).max(0).cast_unsigned())

@@ -183,6 +183,7 @@ async fn row_that_goes_bad_after_the_check_stops_the_import_at_its_batch() {
     let log = log.join("\n");
     assert_ne!(code, Some(0), "{log}");
     assert!(log.contains("row 1500 of public.outbox: key must be"), "{log}");
+    assert!(log.contains("\"messages\":1000"), "{log}");
     assert_eq!(scene.copied().await, 1000);
     scene.client.batch_execute("update outbox set key = 'k' where id = 1500").await.unwrap();
     scene.import(&[]).succeeds();
