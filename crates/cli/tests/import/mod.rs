@@ -219,6 +219,8 @@ fn on_a_terminal(scene: &Scene, arguments: &str) -> String {
     terminal
         .args(["-qec", &format!("{program} import --table outbox {arguments}"), "/dev/null"])
         .current_dir(scene.place.path())
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("TERM", "xterm")
         .stdin(std::process::Stdio::null());
     let output = terminal.output().expect("script(1) of util-linux runs");
