@@ -83,7 +83,7 @@ async fn import_killed_at_each_statement_loses_and_repeats_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn import_killed_on_its_way_goes_on_where_it_was() {
     let scene = Scene::with_rows(50_000).await;
-    for share in [1, 9_000, 20_000, 40_000] {
+    for share in [1, 5_000, 12_000, 20_000] {
         let import = scene.start(&["--mark-published"]);
         eventually_async("so many messages", LIMIT, async || scene.copied().await >= share).await;
         import.signal("KILL");
