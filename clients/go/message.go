@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -18,6 +19,7 @@ const (
 	keyBytesMax           = 512
 	contentTypeBytesMax   = 128
 	correlationIDBytesMax = 256
+	tokenBytesMax         = 256
 	headersMax            = 64
 	headerNameBytesMax    = 128
 	headersBytesMax       = 16 * 1024
@@ -52,6 +54,12 @@ type Message struct {
 	CorrelationID string
 	// ID is a UUIDv7; otherwise the database makes one.
 	ID string
+	// Token makes it one message, however often it is enqueued: only the first is written, later ones
+	// answer its id. At most 256 bytes.
+	Token string
+	// DeliverAt is when it is due: it waits beside the log until then, and can be cancelled. From 1970
+	// to 9999; the zero time is none.
+	DeliverAt time.Time
 	// Traceparent and Tracestate are the W3C trace context, sent as the headers of those names.
 	Traceparent, Tracestate string
 }
@@ -102,15 +110,19 @@ type entry struct {
 	ContentType   string            `json:"content_type"`
 	CorrelationID *string           `json:"correlation_id"`
 	MessageID     *string           `json:"message_id"`
+	Token         *string           `json:"token"`
+	DeliverAt     *string           `json:"deliver_at"`
 }
 
 const enqueueArguments = "enqueue_bytes(topic => $1, payload => $2, key => $3, headers => $4, content_type => $5, " +
-	"correlation_id => $6, message_id => $7)"
+	"correlation_id => $6, message_id => $7, token => $8, deliver_at => $9)"
 
 // arguments are in the order of enqueueArguments. Headers were checked: strings always marshal.
 func (e entry) arguments() []any {
 	headers, _ := json.Marshal(e.Headers)
-	return []any{e.Topic, e.Payload, e.Key, string(headers), e.ContentType, e.CorrelationID, e.MessageID}
+	return []any{
+		e.Topic, e.Payload, e.Key, string(headers), e.ContentType, e.CorrelationID, e.MessageID, e.Token, e.DeliverAt,
+	}
 }
 
 // refuser makes the errors of one message.
@@ -132,6 +144,8 @@ func prepare(message Message, payloadBytesMax, index int) (entry, error) {
 		refuser.checkText("key", message.Key, keyBytesMax),
 		refuser.checkContentType(contentType),
 		refuser.checkText("correlation_id", message.CorrelationID, correlationIDBytesMax),
+		refuser.checkText("token", message.Token, tokenBytesMax),
+		refuser.checkTime(message.DeliverAt),
 		refuser.checkHeaders(headers, conflict),
 		refuser.checkPayload(message.Payload, payloadBytesMax),
 	)
@@ -146,6 +160,7 @@ func prepare(message Message, payloadBytesMax, index int) (entry, error) {
 	return entry{
 		Topic: message.Topic, Payload: payload, Key: present(message.Key), Headers: headers,
 		ContentType: contentType, CorrelationID: present(message.CorrelationID), MessageID: present(message.ID),
+		Token: present(message.Token), DeliverAt: presentTime(message.DeliverAt),
 	}, nil
 }
 
@@ -205,6 +220,13 @@ func (r refuser) checkContentType(contentType string) error {
 	return r.refuse("content_type", fmt.Sprintf("1 to %d printable ASCII characters", contentTypeBytesMax), contentType)
 }
 
+func (r refuser) checkTime(time time.Time) error {
+	if time.IsZero() || time.Unix() >= 0 && time.UTC().Year() <= 9999 {
+		return nil
+	}
+	return r.refuse("deliver_at", "a time from 1970 to 9999", fmt.Sprintf("%d microseconds after 1970", time.UnixMicro()))
+}
+
 func (r refuser) checkHeaders(headers map[string]string, conflict string) error {
 	if conflict != "" {
 		return r.refuse("header name", "each name once", conflict)
@@ -249,6 +271,14 @@ func (r refuser) atMost(field string, bytes, limit int) error {
 		return nil
 	}
 	return r.refuse(field, fmt.Sprintf("at most %d bytes", limit), fmt.Sprintf("%d bytes", bytes))
+}
+
+// presentTime is nil for the zero time; else a text that PostgreSQL reads, to the microsecond.
+func presentTime(at time.Time) *string {
+	if at.IsZero() {
+		return nil
+	}
+	return present(at.UTC().Truncate(time.Microsecond).Format(time.RFC3339Nano))
 }
 
 // present is nil for an absent text.

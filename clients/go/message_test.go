@@ -55,6 +55,7 @@ func TestTextThatIsNoUTF8IsRefused(t *testing.T) {
 	cases := map[string]Message{
 		"key":            {Topic: "t", Key: "\xff"},
 		"correlation_id": {Topic: "t", CorrelationID: "\xff"},
+		"token":          {Topic: "t", Token: "\xff"},
 		"header value":   {Topic: "t", Headers: map[string]string{"a": "\xff"}},
 	}
 	for field, message := range cases {

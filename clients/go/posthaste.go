@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"time"
 )
 
@@ -49,7 +50,8 @@ func New(config Config) (*Outbox, error) {
 	return &Outbox{config: config}, nil
 }
 
-// Enqueue writes one message in the transaction, and returns its id. One round trip.
+// Enqueue writes one message in the transaction, and returns its id; or, if its token was used before,
+// the first message's. One round trip.
 //
 // After an error, an [*InvalidMessageError] or the driver's own (wrapped), the transaction is
 // aborted: roll back, to a savepoint or altogether.
@@ -63,7 +65,7 @@ func (o *Outbox) Enqueue(ctx context.Context, tx Tx, message Message) (string, e
 		err = fmt.Errorf("the SQL function answered %d ids", len(ids))
 	}
 	if err != nil {
-		return "", o.abort(ctx, tx, err)
+		return "", o.abort(ctx, tx, notEnqueued(err))
 	}
 	return ids[0], nil
 }
@@ -84,11 +86,37 @@ func (o *Outbox) EnqueueMany(ctx context.Context, tx Tx, messages []Message) ([]
 	for chunk := range chunks(entries) {
 		answered, err := o.enqueueChunk(ctx, tx, chunk)
 		if err != nil {
-			return nil, o.abort(ctx, tx, err)
+			return nil, o.abort(ctx, tx, notEnqueued(err))
 		}
 		ids = append(ids, answered...)
 	}
 	return ids, nil
+}
+
+// Cancel takes a scheduled message back in the transaction, and returns whether it was still waiting.
+// After an error, the driver's own (wrapped), the transaction is aborted.
+func (o *Outbox) Cancel(ctx context.Context, tx Tx, id string) (bool, error) {
+	answers, err := tx.query(ctx, o.call("cancel($1)::text"), id)
+	if err != nil {
+		return false, o.abort(ctx, tx, fmt.Errorf("message not cancelled: %w", err))
+	}
+	return slices.Equal(answers, []string{"true"}), nil
+}
+
+// LockKeys locks ordering keys until the transaction ends, as strict topics ask before an enqueue. At
+// most 1,000, better in one call. Errors are those of [Outbox.Cancel].
+func (o *Outbox) LockKeys(ctx context.Context, tx Tx, keys []string) error {
+	// As JSON: drivers of database/sql do not agree on how an array is sent. Without keys it is an empty
+	// array, where nil would be null.
+	list, err := json.Marshal(append([]string{}, keys...))
+	if err == nil {
+		_, err = tx.query(ctx, `select 'locked' from `+o.name()+
+			`.lock_keys(array(select json_array_elements_text($1::json)))`, string(list))
+	}
+	if err != nil {
+		return o.abort(ctx, tx, fmt.Errorf("keys not locked: %w", err))
+	}
+	return nil
 }
 
 func (o *Outbox) enqueueChunk(ctx context.Context, tx Tx, chunk []entry) ([]string, error) {
@@ -97,6 +125,10 @@ func (o *Outbox) enqueueChunk(ctx context.Context, tx Tx, chunk []entry) ([]stri
 		return nil, err
 	}
 	return tx.query(ctx, o.call("enqueue_many($1)"), string(array))
+}
+
+func notEnqueued(err error) error {
+	return fmt.Errorf("message not enqueued: %w", err)
 }
 
 // abort makes the transaction fail, so that it cannot commit the data without the message, and
@@ -111,9 +143,9 @@ func (o *Outbox) abort(ctx context.Context, tx Tx, err error) error {
 	}
 	if !isServers(err) {
 		// What comes of it changes nothing for the caller, who rolls back.
-		_ = o.refuse(ctx, tx, "message not enqueued")
+		_ = o.refuse(ctx, tx, "call failed")
 	}
-	return fmt.Errorf("posthaste: message not enqueued: %w", err)
+	return fmt.Errorf("posthaste: %w", err)
 }
 
 // refuse returns the error that the function fails with.
@@ -125,14 +157,18 @@ func (o *Outbox) refuse(ctx context.Context, tx Tx, reason string) error {
 	return err
 }
 
-// call is a statement with one of the schema's functions. The name was validated; quoted, it may
-// also be a word that PostgreSQL reserves.
+// call is a statement with one of the schema's functions.
 func (o *Outbox) call(function string) string {
+	return "select " + o.name() + "." + function
+}
+
+// name is the schema's. It was validated; quoted, it may also be a word that PostgreSQL reserves.
+func (o *Outbox) name() string {
 	schema := o.config.Schema
 	if schema == "" {
 		schema = defaultSchema
 	}
-	return `select "` + schema + `".` + function
+	return `"` + schema + `"`
 }
 
 func (o *Outbox) payloadBytesMax() int {

@@ -28,6 +28,10 @@ export interface Message {
   correlationId?: string | null;
   /** The id, a UUIDv7; otherwise the database makes one. */
   id?: string | null;
+  /** Of all messages with one token only the first is written; later ones answer its id. 1 to 256 bytes. */
+  token?: string | null;
+  /** When it is due: it waits beside the log until then, and can be cancelled. From 1970 to 9999. */
+  deliverAt?: Date | null;
   /** W3C trace context, sent as the header of that name. */
   traceparent?: string | null;
   /** W3C trace context, sent as the header of that name unless empty. */
@@ -47,7 +51,8 @@ export class Outbox {
   constructor(options?: OutboxOptions);
 
   /**
-   * Writes one message in the transaction that `client` stands in, and answers its id. One round trip.
+   * Writes one message in the transaction that `client` stands in, and answers its id; or, if its token
+   * was used before, the first message's. One round trip.
    *
    * Rejects with {@link InvalidMessageError}, {@link NoTransactionError} or pg's own error. Unless
    * there was no transaction, it is aborted then: roll back, to a savepoint or altogether.
@@ -59,6 +64,18 @@ export class Outbox {
    * the first is written; up to 1,000 share a round trip. Rejects as {@link Outbox.enqueue}.
    */
   enqueueMany(client: ClientBase, messages: Iterable<Message>): Promise<string[]>;
+
+  /**
+   * Takes a scheduled message back in the transaction that `client` stands in, and answers whether it
+   * was still waiting. Rejects with {@link NoTransactionError} or pg's own error.
+   */
+  cancel(client: ClientBase, id: string): Promise<boolean>;
+
+  /**
+   * Locks ordering keys until the transaction ends, as strict topics ask before an enqueue. At most
+   * 1,000, better in one call. Rejects as {@link Outbox.cancel}.
+   */
+  lockKeys(client: ClientBase, keys: Iterable<string>): Promise<void>;
 }
 
 /** A message that may not be written. The transaction is aborted. */

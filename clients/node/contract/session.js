@@ -28,6 +28,13 @@ const commands = {
   async enqueue_many({ messages }) {
     return { ids: await outbox.enqueueMany(client, messages.map(toMessage)) };
   },
+  async cancel({ id }) {
+    return { found: await outbox.cancel(client, id) };
+  },
+  async lock_keys({ keys }) {
+    await outbox.lockKeys(client, keys);
+    return {};
+  },
   // What only this driver can be asked.
   async enqueue_behind_begin({ message }) {
     const begun = client.query('begin');
@@ -45,9 +52,12 @@ const commands = {
   },
 };
 
-function toMessage({ bytes, content_type: contentType, correlation_id: correlationId, ...message }) {
+function toMessage({
+  bytes, content_type: contentType, correlation_id: correlationId, deliver_at_micros: micros, ...message
+}) {
   const payload = bytes === undefined ? {} : { bytes: Buffer.from(bytes, 'base64') };
-  return { ...message, ...payload, contentType, correlationId };
+  const deliverAt = micros === undefined ? undefined : new Date(micros / 1_000);
+  return { ...message, ...payload, contentType, correlationId, deliverAt };
 }
 
 function toAnswer(error) {

@@ -36,10 +36,10 @@ export class InvalidSchemaNameError extends Error {
   }
 }
 
-/** The connection is not inside a transaction, so the message would not share one with the data. */
+/** The connection is not inside a transaction, so the call would not share one with the data. */
 export class NoTransactionError extends Error {
   constructor(remedy) {
-    super(`message not enqueued: ${remedy}`);
+    super(`nothing was sent: ${remedy}`);
     this.name = 'NoTransactionError';
   }
 }

@@ -9,17 +9,21 @@ const TOPIC_BYTES_MAX = 255;
 const KEY_BYTES_MAX = 512;
 const CONTENT_TYPE_BYTES_MAX = 128;
 const CORRELATION_ID_BYTES_MAX = 256;
+const TOKEN_BYTES_MAX = 256;
 const HEADERS_MAX = 64;
 const HEADER_NAME_BYTES_MAX = 128;
 const HEADERS_BYTES_MAX = 16 * 1024;
 
 const FIELDS = [
-  'topic', 'json', 'text', 'bytes', 'contentType', 'key', 'headers', 'correlationId', 'id', 'traceparent',
-  'tracestate',
+  'topic', 'json', 'text', 'bytes', 'contentType', 'key', 'headers', 'correlationId', 'id', 'token', 'deliverAt',
+  'traceparent', 'tracestate',
 ];
 const JSON_TYPE = 'application/json';
 const TEXT_TYPE = 'text/plain; charset=utf-8';
 const BYTES_TYPE = 'application/octet-stream';
+
+/** The first millisecond of the year 10000: the database and every language know the years before. */
+const TIMES_END = 253_402_300_800_000;
 
 /** The arguments of `enqueue_bytes`, by their names there. */
 export function prepare(message, payloadBytesMax, index = null) {
@@ -32,6 +36,8 @@ export function prepare(message, payloadBytesMax, index = null) {
   const { payload, contentType } = payloadOf(message, refuse);
   checkContentType(contentType, refuse);
   checkText('correlation_id', message.correlationId, CORRELATION_ID_BYTES_MAX, refuse);
+  checkText('token', message.token, TOKEN_BYTES_MAX, refuse);
+  checkTime(message.deliverAt, refuse);
   if (isPresent(message.id) && typeof message.id !== 'string') refuse('id', 'a string', message.id);
   const headers = headersOf(message, refuse);
   const bytes = payload();
@@ -46,6 +52,8 @@ export function prepare(message, payloadBytesMax, index = null) {
     content_type: contentType,
     correlation_id: message.correlationId ?? null,
     message_id: message.id ?? null,
+    token: message.token ?? null,
+    deliver_at: message.deliverAt?.toISOString() ?? null,
   };
 }
 
@@ -77,6 +85,14 @@ function checkContentType(contentType, refuse) {
     if (contentType.length <= CONTENT_TYPE_BYTES_MAX) return;
   }
   refuse('content_type', `1 to ${CONTENT_TYPE_BYTES_MAX} printable ASCII characters`, contentType);
+}
+
+function checkTime(time, refuse) {
+  if (!isPresent(time)) return;
+  if (!(time instanceof Date) || Number.isNaN(time.getTime())) refuse('deliver_at', 'a valid Date', time);
+  const millis = time.getTime();
+  if (millis >= 0 && millis < TIMES_END) return;
+  refuse('deliver_at', 'a time from 1970 to 9999', `${millis * 1_000} microseconds after 1970`);
 }
 
 /** The payload's content type, and how to make its bytes: the other fields are looked at first. */

@@ -8,7 +8,9 @@ import { InvalidMessageError, InvalidSchemaNameError, NoTransactionError } from 
 import { prepare } from './message.js';
 
 const PAYLOAD_BYTES_MAX = 256 * 1024;
-const NAMES = ['topic', 'payload', 'key', 'headers', 'content_type', 'correlation_id', 'message_id'];
+const NAMES = [
+  'topic', 'payload', 'key', 'headers', 'content_type', 'correlation_id', 'message_id', 'token', 'deliver_at',
+];
 
 export class Outbox {
   #statements;
@@ -22,6 +24,8 @@ export class Outbox {
     this.#statements = {
       enqueue: `select "${schema}".enqueue_bytes(${named})`,
       enqueueMany: `select "${schema}".enqueue_many($1)`,
+      cancel: `select "${schema}".cancel($1)`,
+      lockKeys: `select "${schema}".lock_keys($1)`,
       refuse: `select "${schema}".refuse($1)`,
     };
     this.#payloadBytesMax = payloadBytesMax;
@@ -59,13 +63,32 @@ export class Outbox {
     }
   }
 
+  async cancel(client, id) {
+    const [wasWaiting] = await this.#call(client, this.#statements.cancel, id);
+    return wasWaiting;
+  }
+
+  async lockKeys(client, keys) {
+    await this.#call(client, this.#statements.lockKeys, Array.from(keys));
+  }
+
+  async #call(client, statement, value) {
+    await requireTransaction(client);
+    try {
+      return await answers(client, statement, [value]);
+    } catch (error) {
+      await this.#abort(client, error);
+      throw error;
+    }
+  }
+
   /** Makes the transaction fail, unless the server has: it aborts at each error of its own. */
   async #abort(client, error) {
     if (isServers(error)) return;
     const isInvalid = error instanceof InvalidMessageError;
     let why;
     try {
-      await client.query(this.#statements.refuse, [isInvalid ? error.message : 'message not enqueued']);
+      await client.query(this.#statements.refuse, [isInvalid ? error.message : 'call failed']);
     } catch (refusal) {
       if (isServers(refusal)) return;
       why = refusal;

@@ -39,7 +39,8 @@ test('each kind of payload has its content type', () => {
 });
 
 test('null is "none" in every field but json', () => {
-  const nulls = ['text', 'bytes', 'contentType', 'key', 'headers', 'correlationId', 'id', 'traceparent', 'tracestate'];
+  const nulls = ['text', 'bytes', 'contentType', 'key', 'headers', 'correlationId', 'id', 'token', 'deliverAt',
+    'traceparent', 'tracestate'];
   const message = Object.fromEntries(nulls.map((field) => [field, null]));
   assert.deepEqual(prepared(message), prepared({}));
 });
@@ -56,6 +57,9 @@ test('a field of the wrong type or name is refused', () => {
     [{ topic: 't', contentType: 17 }, 'content_type'],
     [{ topic: 't', correlationId: Symbol('x') }, 'correlation_id'],
     [{ topic: 't', id: 17 }, 'id'],
+    [{ topic: 't', token: 17 }, 'token'],
+    [{ topic: 't', deliverAt: '2026-01-01T00:00:00Z' }, 'deliver_at'],
+    [{ topic: 't', deliverAt: new Date('no time') }, 'deliver_at'],
     [{ topic: 't', headers: ['a'] }, 'headers'],
     [{ topic: 't', headers: new Map([['a', 'b']]) }, 'headers'],
     [{ topic: 't', headers: { a: 1 } }, 'header value'],

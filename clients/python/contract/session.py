@@ -8,6 +8,7 @@ import base64
 import json
 import os
 import sys
+from datetime import datetime, timedelta, timezone
 from uuid import UUID
 
 import psycopg
@@ -26,6 +27,9 @@ def to_message(fields):
     fields = dict(fields)
     if "bytes" in fields:
         fields["data"] = base64.b64decode(fields.pop("bytes"))
+    if "deliver_at_micros" in fields:
+        micros = timedelta(microseconds=fields.pop("deliver_at_micros"))
+        fields["deliver_at"] = datetime(1970, 1, 1, tzinfo=timezone.utc) + micros
     if "id" in fields:
         fields["id"] = UUID(fields["id"])
     return Message(**fields)
@@ -70,6 +74,12 @@ class AsyncSession:
         messages = map(to_message, command["messages"])
         return await self.posthaste.enqueue_many(self.connection, messages)
 
+    async def cancel(self, command):
+        return await self.posthaste.cancel(self.connection, UUID(command["id"]))
+
+    async def lock_keys(self, command):
+        await self.posthaste.lock_keys(self.connection, command["keys"])
+
     # What only this driver can be asked.
 
     async def leave_autocommit(self, command):
@@ -99,6 +109,12 @@ class SyncSession:
     async def enqueue_many(self, command):
         return self.posthaste.enqueue_many(self.connection, map(to_message, command["messages"]))
 
+    async def cancel(self, command):
+        return self.posthaste.cancel(self.connection, UUID(command["id"]))
+
+    async def lock_keys(self, command):
+        self.posthaste.lock_keys(self.connection, command["keys"])
+
     async def leave_autocommit(self, command):
         self.connection.autocommit = False
 
@@ -113,10 +129,12 @@ async def answer(session, command):
     if name in ("begin", "commit", "rollback"):
         name, command = "execute", {"sql": name}
     try:
-        ids = await getattr(session, name)(command)
+        answered = await getattr(session, name)(command)
     except Exception as error:
         return {"error": to_answer(error)}
-    return {} if ids is None else {"ids": [str(message_id) for message_id in ids]}
+    if isinstance(answered, bool):
+        return {"found": answered}
+    return {} if answered is None else {"ids": [str(message_id) for message_id in answered]}
 
 
 async def main():

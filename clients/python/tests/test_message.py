@@ -5,6 +5,7 @@ driver.
 """
 
 import unittest
+from datetime import datetime
 from types import SimpleNamespace
 
 from posthaste import InvalidMessageError, Message
@@ -46,6 +47,9 @@ class MessageTest(unittest.TestCase):
             ("t", {"key": 17}, "key"),
             ("t", {"content_type": 17}, "content_type"),
             ("t", {"correlation_id": b"x"}, "correlation_id"),
+            ("t", {"token": 17}, "token"),
+            ("t", {"deliver_at": "2026-01-01T00:00:00Z"}, "deliver_at"),
+            ("t", {"deliver_at": datetime(2026, 1, 1)}, "deliver_at"),
             ("t", {"headers": [("a", "b")]}, "headers"),
             ("t", {"headers": {"a": 1}}, "header value"),
             ("t", {"headers": {1: "a"}}, "header name"),

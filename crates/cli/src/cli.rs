@@ -10,7 +10,8 @@ use crate::{
         config::ConfigCommand,
         dead_letters::DeadLettersCommand,
         doctor::DoctorArgs,
-        enqueue::EnqueueArgs,
+        enqueue::{CancelArgs, EnqueueArgs},
+        import::ImportArgs,
         metrics::MetricsCommand,
         migrate::MigrateArgs,
         relay::RelayArgs,
@@ -91,6 +92,15 @@ pub(crate) enum Command {
     Roles(RolesArgs),
     /// Write messages to the log, each call in a transaction of its own
     Enqueue(EnqueueArgs),
+    /// Take a scheduled message back, as long as it waits for its time
+    Cancel(CancelArgs),
+    /// Copy an outbox that you have kept in a table of your own into the log (PostgreSQL)
+    ///
+    /// Each row once and in order: every batch commits together with the note that its rows are
+    /// copied, so that it may be killed and run again. Rows that commit meanwhile come behind the
+    /// others; at the end it says how many are left and who still writes. Stop whatever publishes
+    /// the table before it begins.
+    Import(ImportArgs),
     /// Publish the messages of the configured subscriptions to their sinks
     ///
     /// Runs until SIGTERM or SIGINT, then finishes what is in flight and exits with 0. A second

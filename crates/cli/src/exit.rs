@@ -16,7 +16,7 @@ pub(crate) enum Exit {
     Unreachable,
     /// The schema is missing, or older or newer than this build.
     Schema,
-    /// A second signal ended a drain.
+    /// A signal ended it before it was done.
     Interrupted,
 }
 
@@ -57,7 +57,9 @@ impl Exit {
             Self::Usage => "wrong command line or configuration; nothing was started",
             Self::Unreachable => "database or sink unreachable, or it refuses the login",
             Self::Schema => "schema missing, or older or newer than this build",
-            Self::Interrupted => "a second signal ended a drain",
+            Self::Interrupted => {
+                "a signal ended it before it was done; for a relay, a second signal"
+            }
         }
     }
 

@@ -14,6 +14,7 @@ mod listener;
 mod logging;
 mod output;
 mod panics;
+mod progress;
 mod run;
 mod signals;
 mod store;

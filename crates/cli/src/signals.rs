@@ -31,6 +31,11 @@ impl Stop {
         Ok(Self { requested })
     }
 
+    /// Whether a stop has been asked for.
+    pub(crate) fn is_requested(&self) -> bool {
+        *self.requested.borrow()
+    }
+
     /// Resolves once a stop has been asked for.
     pub(crate) fn requested(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut requested = self.requested.clone();

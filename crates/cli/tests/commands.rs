@@ -93,6 +93,36 @@ fn enqueue_takes_payloads_from_everywhere_byte_for_byte() {
 }
 
 #[test]
+fn r4_enqueue_with_a_token_writes_once() {
+    let place = Place::migrated("");
+    let enqueue = ["enqueue", "a", "--token", "request-17"];
+    let first = place.run(&enqueue).succeeds().objects();
+    let again = place.run(&enqueue).succeeds().objects();
+    assert_eq!(first[0]["id"], again[0]["id"]);
+    assert_eq!(place.run(&["tail"]).succeeds().objects().len(), 1);
+    let refused = place.run(&["enqueue", "a", "--token", ""]).fails(2);
+    assert!(refused.stderr.contains("token must be 1 to 256 bytes"), "{refused:#?}");
+}
+
+#[test]
+fn scheduled_message_waits_and_is_cancelled() {
+    let place = Place::migrated("");
+    let later = place.run(&["enqueue", "later", "--deliver-at", "+1h"]).succeeds().objects();
+    place.run(&["enqueue", "due", "--deliver-at", "2026-01-01T00:00:00Z"]).succeeds();
+    let published = place.run(&["relay", "--once"]).succeeds().objects();
+    assert_eq!((published.len(), &published[0]["topic"]), (1, &json!("due")));
+    let id = later[0]["id"].as_str().unwrap();
+    let seen = place.run(&["cancel", id, "--dry-run"]).succeeds().objects();
+    assert_eq!(seen[0], json!({ "cancelled": id, "dry_run": true }));
+    let cancelled = place.run(&["cancel", id]).succeeds().objects();
+    assert_eq!(cancelled[0], json!({ "cancelled": id, "dry_run": false }));
+    let gone = place.run(&["cancel", id]).fails(1);
+    assert!(gone.stderr.contains("does not wait"), "{gone:#?}");
+    let refused = place.run(&["enqueue", "a", "--deliver-at", "1h"]).fails(2);
+    assert!(refused.stderr.contains("as +2h"), "{refused:#?}");
+}
+
+#[test]
 fn enqueue_refuses_a_payload_above_the_limit_before_it_writes() {
     let place = Place::migrated("");
     place.write("big", &"x".repeat(300_000));

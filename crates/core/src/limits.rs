@@ -65,7 +65,15 @@ impl Limits {
         if let Some(reason) = message.payload_fault() {
             return Err(InvalidMessage::new("payload", reason, "a value that does not serialise"));
         }
-        at_most("payload", message.payload().len(), self.payload_bytes)
+        self.check_payload(message.payload().len())
+    }
+
+    /// Checks a payload of this many bytes, for callers that do not hold it.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn check_payload(&self, bytes: usize) -> Result<(), InvalidMessage> {
+        at_most("payload", bytes, self.payload_bytes)
     }
 
     fn check_headers(&self, message: &Message) -> Result<(), InvalidMessage> {

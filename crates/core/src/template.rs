@@ -50,32 +50,14 @@ impl Template {
     /// When it is empty, a brace is not closed or a placeholder is unknown.
     pub fn parse(source: &str) -> Result<Self, InvalidTemplate> {
         let invalid = |reason| InvalidTemplate { template: source.to_owned(), reason };
-        let mut parts = Vec::new();
-        let mut text = String::new();
-        let mut rest = source;
-        while let Some(at) = rest.find(['{', '}']) {
-            text.push_str(&rest[..at]);
-            let brace = &rest[at..=at];
-            let tail = &rest[at + 1..];
-            if let Some(tail) = tail.strip_prefix(brace) {
-                text.push_str(brace);
-                rest = tail;
-                continue;
+        let part = |piece| match piece {
+            Piece::Text(text) => Ok(Part::Text(text)),
+            Piece::Placeholder(name) => {
+                placeholder(&name).ok_or_else(|| invalid("a placeholder is unknown"))
             }
-            if brace == "}" {
-                return Err(invalid("a } has no {"));
-            }
-            let (name, tail) = tail.split_once('}').ok_or_else(|| invalid("a { is not closed"))?;
-            if !text.is_empty() {
-                parts.push(Part::Text(std::mem::take(&mut text)));
-            }
-            parts.push(placeholder(name).ok_or_else(|| invalid("a placeholder is unknown"))?);
-            rest = tail;
-        }
-        text.push_str(rest);
-        if !text.is_empty() {
-            parts.push(Part::Text(text));
-        }
+        };
+        let pieces = pieces(source).map_err(invalid)?;
+        let parts: Vec<Part> = pieces.into_iter().map(part).collect::<Result<_, _>>()?;
         if parts.is_empty() {
             return Err(invalid("it is empty"));
         }
@@ -152,6 +134,49 @@ impl Template {
             reason: format!("the message fits no name: {reason}"),
         }
     }
+}
+
+/// A stretch of a template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// Text that stands as it is.
+    Text(String),
+    /// What stands between braces.
+    Placeholder(String),
+}
+
+/// Takes a template apart at its braces; `{{` and `}}` stand for braces.
+///
+/// # Errors
+/// Says which brace has no partner.
+pub fn pieces(source: &str) -> Result<Vec<Piece>, &'static str> {
+    let mut pieces = Vec::new();
+    let mut text = String::new();
+    let mut rest = source;
+    while let Some(at) = rest.find(['{', '}']) {
+        text.push_str(&rest[..at]);
+        let brace = &rest[at..=at];
+        let tail = &rest[at + 1..];
+        if let Some(tail) = tail.strip_prefix(brace) {
+            text.push_str(brace);
+            rest = tail;
+            continue;
+        }
+        if brace == "}" {
+            return Err("a } has no {");
+        }
+        let (name, tail) = tail.split_once('}').ok_or("a { is not closed")?;
+        if !text.is_empty() {
+            pieces.push(Piece::Text(std::mem::take(&mut text)));
+        }
+        pieces.push(Piece::Placeholder(name.to_owned()));
+        rest = tail;
+    }
+    text.push_str(rest);
+    if !text.is_empty() {
+        pieces.push(Piece::Text(text));
+    }
+    Ok(pieces)
 }
 
 fn placeholder(name: &str) -> Option<Part> {

@@ -7,6 +7,7 @@ mod drivers;
 mod native;
 mod refusals;
 mod session;
+mod writing;
 
 use std::path::{Path, PathBuf};
 

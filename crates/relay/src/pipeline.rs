@@ -108,14 +108,6 @@ impl Pipeline {
 
         let (portions_in, mut portions) = mpsc::channel(PAGES_AHEAD);
         let (places_in, places) = watch::channel(place);
-        let reader = Reader {
-            store: Arc::clone(&self.store),
-            pages: Arc::clone(&self.pages),
-            filter: self.filter.clone(),
-            newest: self.newest.clone(),
-            draining: self.draining.clone(),
-            until: self.until,
-        };
         let mut retries = self.retries(&lane, &ledger, &parked, &turn, places.clone());
         retries.pause = pause;
         let settler = Settler { ledger: Arc::clone(&ledger) };
@@ -143,7 +135,7 @@ impl Pipeline {
         // The reader has a task of its own: decoding a page must not hold up the answer to a batch.
         // It is joined below, and aborted with this future.
         let mut reading = JoinSet::new();
-        reading.spawn(reader.run(place, portions_in));
+        reading.spawn(self.reader().run(place, portions_in));
         let read = async {
             match reading.join_next().await {
                 Some(Ok(read)) => read,
@@ -260,6 +252,17 @@ impl Pipeline {
         }
         let lane = Lane { name: name.to_owned(), epoch, log };
         Ok(Acquired { lane, place, parked, is_paused })
+    }
+
+    fn reader(&self) -> Reader {
+        Reader {
+            store: Arc::clone(&self.store),
+            pages: Arc::clone(&self.pages),
+            filter: self.filter.clone(),
+            newest: self.newest.clone(),
+            draining: self.draining.clone(),
+            until: self.until,
+        }
     }
 
     fn publisher(&self, lane: Lane, ledger: &Ledger) -> Publisher {

@@ -5,6 +5,7 @@
 //! Nothing here knows sinks, HTTP or configuration files.
 
 mod error;
+pub mod import;
 mod model;
 pub mod statements;
 
@@ -23,11 +24,15 @@ use uuid::Uuid;
 
 pub use crate::{
     error::{StoreError, StoreErrorKind},
+    import::{
+        Copied, Import, ImportCounts, ImportRow, ImportSource, TableColumn, TableName,
+        TopicTemplate,
+    },
     model::{
         Advance, Aside, AsideState, DeadLetter, DueMessages, FailedMessage, Migration,
-        MigrationReport, Moved, ParkedKey, Progress, Request, RewindTo, Rewound, RingSizes,
-        RoleNames, SchemaState, Selection, Settled, SlotCounts, Start, Status, StoredMessage,
-        SubscriptionSpec, SubscriptionStatus, SweepReport, WrittenTopic,
+        MigrationReport, Moved, ParkedKey, Progress, ReplayChunk, Replayed, Request, RewindTo,
+        Rewound, RingSizes, RoleNames, SchemaState, Selection, Settled, SlotCounts, Start, Status,
+        StoredMessage, SubscriptionSpec, SubscriptionStatus, SweepReport, WrittenTopic,
     },
 };
 
@@ -183,16 +188,17 @@ pub trait Operations: Store {
     async fn discard_dead_letters(&self, which: &Selection, request: &Request) -> Result<u64>;
 
     /// Has messages that the log still holds published again by the subscription `target`, beside
-    /// its own stream, `rate` a second if given, at most `limit`. Messages that `target` has not
-    /// come to yet are left out. Answers how many.
+    /// its own stream: one piece of them. Messages that `target` has not come to yet are left out.
     async fn replay(
         &self,
         which: &Selection,
         target: &str,
-        rate: Option<f64>,
-        limit: u32,
+        chunk: &ReplayChunk,
         request: &Request,
-    ) -> Result<u64>;
+    ) -> Result<Replayed>;
+
+    /// Cancels a scheduled message, and answers whether it was still waiting.
+    async fn cancel(&self, id: MessageId, request: &Request) -> Result<bool>;
 
     /// Overwrites payload and headers of messages, in the log and where they are set aside or
     /// scheduled. Their places stay, and the header `posthaste-erased` says when. Answers how many of the log's.
@@ -200,6 +206,20 @@ pub trait Operations: Store {
     /// # Errors
     /// `Invalid` without ids and without a key: nobody means everything.
     async fn erase(&self, which: &Selection, request: &Request) -> Result<u64>;
+
+    /// The columns of a table beside the log, for an import from it.
+    ///
+    /// # Errors
+    /// `Invalid` where there is no such table, and on SQLite, which imports nothing.
+    async fn table_columns(&self, table: &TableName) -> Result<Vec<TableColumn>>;
+
+    /// Begins to copy an outbox that an application has kept itself into the log. Writes nothing
+    /// yet.
+    ///
+    /// # Errors
+    /// `Invalid` where the table cannot be read as it is described. `Conflict` where the table was
+    /// created anew since rows of one with its name were copied.
+    async fn import(&self, source: &ImportSource) -> Result<Box<dyn Import>>;
 
     /// Pauses a subscription, or lets it go on.
     async fn pause(&self, subscription: &str, paused: bool, request: &Request) -> Result<()>;

@@ -166,6 +166,39 @@ pub struct DeadLetter {
     pub holds_key: bool,
 }
 
+/// One piece of a replay: enough for one transaction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ReplayChunk {
+    /// Messages above this position.
+    pub after: Position,
+    /// Up to this one; `None` for all that the log holds.
+    pub through: Option<Position>,
+    /// How many at most.
+    pub limit: u32,
+    /// Messages a second; `None` for at once.
+    pub rate: Option<f64>,
+    /// When the first of them is due.
+    pub starts_in: Duration,
+}
+
+impl Default for ReplayChunk {
+    /// The first 10,000 messages at once: each is copied out of the log until it is published.
+    fn default() -> Self {
+        Self { after: 0, through: None, limit: 10_000, rate: None, starts_in: Duration::ZERO }
+    }
+}
+
+/// What a piece of a replay did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// Messages that are on their way again.
+    pub messages: u64,
+    /// The position of the last of them; `None` when nothing lies above [`ReplayChunk::after`].
+    pub reached: Option<Position>,
+    /// Up to where the log was looked at.
+    pub through: Position,
+}
+
 /// Where a subscription is moved back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RewindTo {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"example.com/posthaste"
 )
@@ -31,6 +32,8 @@ type command struct {
 	PayloadBytesMax int `json:"payload_bytes_max"`
 	Message         message
 	Messages        []message
+	ID              string
+	Keys            []string
 }
 
 type message struct {
@@ -45,10 +48,14 @@ type message struct {
 	ID            string
 	Traceparent   string
 	Tracestate    string
+	Token         string
+	// DeliverAt is in microseconds since 1970.
+	DeliverAt *int64 `json:"deliver_at_micros"`
 }
 
 type answer struct {
 	IDs   []string `json:"ids,omitempty"`
+	Found *bool    `json:"found,omitempty"`
 	Error *failure `json:"error,omitempty"`
 }
 
@@ -127,6 +134,11 @@ func do(ctx context.Context, session Session, outbox **posthaste.Outbox, command
 		}
 		ids, err := (*outbox).EnqueueMany(ctx, session.Tx(), messages)
 		return answer{IDs: ids}, err
+	case "cancel":
+		found, err := (*outbox).Cancel(ctx, session.Tx(), command.ID)
+		return answer{Found: &found}, err
+	case "lock_keys":
+		return answer{}, (*outbox).LockKeys(ctx, session.Tx(), command.Keys)
 	default:
 		return answer{}, fmt.Errorf("unknown command %q", command.Do)
 	}
@@ -136,6 +148,10 @@ func toMessage(m message) posthaste.Message {
 	made := posthaste.Message{
 		Topic: m.Topic, ContentType: m.ContentType, Key: m.Key, Headers: m.Headers,
 		CorrelationID: m.CorrelationID, ID: m.ID, Traceparent: m.Traceparent, Tracestate: m.Tracestate,
+		Token: m.Token,
+	}
+	if m.DeliverAt != nil {
+		made.DeliverAt = time.UnixMicro(*m.DeliverAt)
 	}
 	switch {
 	case m.JSON != nil:

@@ -54,7 +54,7 @@ class NoTransactionError(RuntimeError):
 
     def __init__(self) -> None:
         super().__init__(
-            "message not enqueued: the connection is in autocommit mode and not inside a "
+            "nothing was sent: the connection is in autocommit mode and not inside a "
             "transaction; use `with connection.transaction():` around the data and the message"
         )
 

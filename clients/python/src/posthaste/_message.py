@@ -10,6 +10,7 @@ import json as jsonlib
 import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from datetime import datetime, timedelta, timezone
 from typing import Any, Final, NamedTuple, NoReturn
 from uuid import UUID
 
@@ -19,6 +20,7 @@ _TOPIC_BYTES_MAX = 255
 _KEY_BYTES_MAX = 512
 _CONTENT_TYPE_BYTES_MAX = 128
 _CORRELATION_ID_BYTES_MAX = 256
+_TOKEN_BYTES_MAX = 256
 _HEADERS_MAX = 64
 _HEADER_NAME_BYTES_MAX = 128
 _HEADERS_BYTES_MAX = 16 * 1024
@@ -65,6 +67,12 @@ class Message:
     """Ties the message to the request it came from. 1 to 256 bytes."""
     id: UUID | None = None
     """The id, a UUIDv7; otherwise the database makes one."""
+    token: str | None = None
+    """Of all messages with one token only the first is written; later ones answer its id. 1 to 256
+    bytes."""
+    deliver_at: datetime | None = None
+    """When it is due, with a time zone: it waits beside the log until then, and can be cancelled.
+    From 1970 on."""
     traceparent: str | None = None
     """W3C trace context, sent as the header of that name."""
     tracestate: str | None = None
@@ -81,6 +89,8 @@ class Entry(NamedTuple):
     content_type: str
     correlation_id: str | None
     message_id: UUID | None
+    token: str | None
+    deliver_at: datetime | None
 
 
 def prepare(message: Message, payload_bytes_max: int, index: int | None = None) -> Entry:
@@ -90,6 +100,8 @@ def prepare(message: Message, payload_bytes_max: int, index: int | None = None) 
     _check_text("key", message.key, _KEY_BYTES_MAX, refuse)
     content_type = _content_type(message, refuse)
     _check_text("correlation_id", message.correlation_id, _CORRELATION_ID_BYTES_MAX, refuse)
+    _check_text("token", message.token, _TOKEN_BYTES_MAX, refuse)
+    _check_time(message.deliver_at, refuse)
     headers = _headers(message, refuse)
     payload = _payload(message, refuse)
     if len(payload) > payload_bytes_max:
@@ -102,6 +114,8 @@ def prepare(message: Message, payload_bytes_max: int, index: int | None = None) 
         content_type=content_type,
         correlation_id=message.correlation_id,
         message_id=message.id,
+        token=message.token,
+        deliver_at=message.deliver_at,
     )
 
 
@@ -134,6 +148,17 @@ def _check_text(field: str, value: str | None, bytes_max: int, refuse: _Refuse) 
     size = _utf8_size(field, value, refuse)
     if not 1 <= size <= bytes_max or re.search("[\0-\x1f\x7f-\x9f]", value):
         refuse(field, f"1 to {bytes_max} bytes without control characters", value)
+
+
+def _check_time(time: datetime | None, refuse: _Refuse) -> None:
+    """No ``datetime`` is later than the year 9999."""
+    if time is None:
+        return
+    if not isinstance(time, datetime) or time.utcoffset() is None:
+        refuse("deliver_at", "a datetime with a time zone", time)
+    micros = (time - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(microseconds=1)
+    if micros < 0:
+        refuse("deliver_at", "a time from 1970 to 9999", f"{micros} microseconds after 1970")
 
 
 def _utf8_size(field: str, value: str, refuse: _Refuse) -> int:

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from psycopg.sql import SQL, Composed, Identifier
 
@@ -30,6 +31,8 @@ class Statements:
         name = Identifier(schema)
         self._enqueue = SQL("select {}.enqueue_bytes({})").format(name, arguments)
         self._enqueue_many = SQL("select {}.enqueue_many(%(messages)s)").format(name)
+        self._cancel = SQL("select {}.cancel(%(id)s)").format(name)
+        self._lock_keys = SQL("select {}.lock_keys(%(keys)s::text[])").format(name)
         self._refuse = SQL("select {}.refuse(%(reason)s)").format(name)
 
     def enqueue(self, entry: Entry) -> Call:
@@ -42,10 +45,18 @@ class Statements:
         messages = json.dumps([_to_json(entry) for entry in entries])
         return Call(self._enqueue_many, {"messages": messages})
 
+    def cancel(self, message_id: UUID) -> Call:
+        """Answers one row that says whether the message was still waiting."""
+        return Call(self._cancel, {"id": message_id})
+
+    def lock_keys(self, keys: list[str]) -> Call:
+        """Answers one row without a value."""
+        return Call(self._lock_keys, {"keys": keys})
+
     def refuse(self, error: Exception) -> Call:
         """Fails on purpose, which aborts the transaction."""
         is_invalid = isinstance(error, InvalidMessageError)
-        return Call(self._refuse, {"reason": str(error) if is_invalid else "message not enqueued"})
+        return Call(self._refuse, {"reason": str(error) if is_invalid else "call failed"})
 
 
 def _to_json(entry: Entry) -> dict[str, Any]:
@@ -54,4 +65,6 @@ def _to_json(entry: Entry) -> dict[str, Any]:
     fields["payload_base64"] = base64.b64encode(fields.pop("payload")).decode()
     if entry.message_id is not None:
         fields["message_id"] = str(entry.message_id)
+    if entry.deliver_at is not None:
+        fields["deliver_at"] = entry.deliver_at.isoformat()
     return fields

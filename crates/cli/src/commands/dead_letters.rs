@@ -15,7 +15,7 @@ use crate::{
     exit::Exit,
     failure::{Failure, Result},
     output::Output,
-    store,
+    progress, store,
 };
 
 /// What to do with dead letters.
@@ -106,14 +106,17 @@ pub(crate) async fn run(command: &DeadLettersCommand, config: &Config, out: &mut
         DeadLettersCommand::Replay(args) => {
             let which = args.which.selection()?;
             needs_condition(&which, args.all)?;
-            let count =
-                store.replay_dead_letters(&which, args.rate, &args.change.request()).await?;
+            let request = args.change.request();
+            let replay = store.replay_dead_letters(&which, args.rate, &request);
+            let count = progress::wait(out, "replaying", replay).await?;
             changed(out, "replayed", count, &args.change)
         }
         DeadLettersCommand::Discard(args) => {
             let which = args.which.selection()?;
             needs_condition(&which, args.all)?;
-            let count = store.discard_dead_letters(&which, &args.change.request()).await?;
+            let request = args.change.request();
+            let discard = store.discard_dead_letters(&which, &request);
+            let count = progress::wait(out, "discarding", discard).await?;
             changed(out, "discarded", count, &args.change)
         }
     }

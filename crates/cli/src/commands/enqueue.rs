@@ -1,5 +1,6 @@
-//! `posthaste enqueue TOPIC`: writes messages in a transaction of their own. For trying things
-//! out and for scripts; applications enqueue in the transaction of their data.
+//! `posthaste enqueue TOPIC` writes messages in a transaction of their own, `posthaste cancel ID` takes
+//! a scheduled one back. For trying things out and for scripts; applications enqueue in the
+//! transaction of their data.
 
 use std::{
     io::{self, Read as _},
@@ -7,9 +8,10 @@ use std::{
 };
 
 use clap::Args;
-use posthaste_core::{Limits, Message, message};
+use posthaste_core::{Limits, Message, MessageId, Timestamp, message};
 use serde_json::{json, value::RawValue};
 
+use super::selection::{ChangeArgs, later};
 use crate::{
     config::Config,
     exit::Exit,
@@ -37,10 +39,25 @@ pub(crate) struct EnqueueArgs {
     /// Ties the message to the request it came from
     #[arg(long, value_name = "ID")]
     correlation_id: Option<String>,
+    /// Idempotency token: of all messages with one token only the first is written
+    #[arg(long)]
+    token: Option<String>,
+    /// Not before this time: RFC 3339, or from now, as +10m; until then `cancel` takes it back
+    #[arg(long, value_name = "TIME", value_parser = later)]
+    deliver_at: Option<Timestamp>,
     /// How many times to write it, all in one transaction (1 to 10000)
     #[arg(long, default_value_t = 1, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     count: u32,
+}
+
+/// What to take back.
+#[derive(Args, Debug)]
+pub(crate) struct CancelArgs {
+    /// Id of the scheduled message
+    id: MessageId,
+    #[command(flatten)]
+    change: ChangeArgs,
 }
 
 /// Where the payload comes from; empty without any.
@@ -77,6 +94,23 @@ pub(crate) async fn run(args: EnqueueArgs, config: &Config, out: &mut Output) ->
     Ok(())
 }
 
+/// Takes a scheduled message back.
+pub(crate) async fn cancel(args: &CancelArgs, config: &Config, out: &mut Output) -> Result {
+    let store = store::open(config, store::Missing::Refuse).await?;
+    store.check().await?;
+    if !store.cancel(args.id, &args.change.request()).await? {
+        let message = format!(
+            "{} does not wait for its time: it is in the log, was cancelled before or never was",
+            args.id
+        );
+        return Err(Failure::new(Exit::Failed, message));
+    }
+    let is_dry_run = args.change.is_dry_run();
+    let would = if is_dry_run { "would be " } else { "" };
+    let result = json!({ "cancelled": args.id, "dry_run": is_dry_run });
+    Ok(out.result(&result, &format!("{} {would}cancelled", args.id))?)
+}
+
 fn message_of(args: EnqueueArgs) -> Result<Message> {
     let (implied, payload) = payload_of(args.payload)?;
     let content_type = args.content_type.unwrap_or_else(|| implied.to_owned());
@@ -86,6 +120,12 @@ fn message_of(args: EnqueueArgs) -> Result<Message> {
     }
     if let Some(id) = args.correlation_id {
         message = message.correlation_id(id);
+    }
+    if let Some(token) = args.token {
+        message = message.token(token);
+    }
+    if let Some(time) = args.deliver_at {
+        message = message.deliver_at(time);
     }
     let add = |message: Message, (name, value)| message.header(name, value);
     Ok(args.headers.into_iter().fold(message, add))

@@ -4,7 +4,7 @@ use clap::Args;
 use posthaste_core::SchemaName;
 use serde_json::json;
 
-use crate::{config::Config, failure::Result, output::Output, store};
+use crate::{config::Config, failure::Result, output::Output, progress, store};
 
 /// How to migrate.
 #[derive(Args, Debug)]
@@ -34,7 +34,7 @@ pub(crate) async fn run(args: &MigrateArgs, config: &Config, out: &mut Output) -
         return dry_run(config, out).await;
     }
     let store = store::open(config, store::Missing::Create).await?;
-    let report = store.migrate().await?;
+    let report = progress::wait(out, "migrating", store.migrate()).await?;
     if let Some(name) = &args.compatibility_view {
         store.create_compatibility_view(name).await?;
     }

@@ -5,6 +5,7 @@ pub(crate) mod config;
 pub(crate) mod dead_letters;
 pub(crate) mod doctor;
 pub(crate) mod enqueue;
+pub(crate) mod import;
 pub(crate) mod metrics;
 pub(crate) mod migrate;
 pub(crate) mod relay;
@@ -66,6 +67,8 @@ async fn run_on(command: Command, loaded: &Loaded, out: &mut Output) -> Result {
     match command {
         Command::Migrate(args) => migrate::run(&args, config, out).await,
         Command::Enqueue(args) => enqueue::run(args, config, out).await,
+        Command::Cancel(args) => enqueue::cancel(&args, config, out).await,
+        Command::Import(args) => import::run(&args, config, out).await,
         Command::Relay(args) => relay::run(&args, config).await,
         Command::Status => status::run(config, out).await,
         Command::Tail(args) => tail::run(&args, config, out).await,

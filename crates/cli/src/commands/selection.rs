@@ -88,17 +88,33 @@ pub(crate) fn needs_condition(selection: &Selection, all: bool) -> Result {
 
 /// A point in time: RFC 3339, or how long ago.
 pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
-    let micros = |span: Duration| i64::try_from(span.as_micros()).ok();
     let at = match humantime::parse_duration(text) {
         Ok(ago) => micros(ago).map(|ago| clock::now().0.saturating_sub(ago)),
-        Err(_) => humantime::parse_rfc3339_weak(text)
-            .ok()
-            .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
-            .and_then(micros),
+        Err(_) => rfc3339(text),
     };
     at.map(Timestamp).ok_or_else(|| {
         format!("{text:?} is no time; write 2026-01-31T12:00:00Z, or how long ago, as 2h 30m")
     })
+}
+
+/// A point in time to come: RFC 3339, or how long from now on this machine's clock.
+pub(crate) fn later(text: &str) -> Result<Timestamp, String> {
+    let at = match text.strip_prefix('+').map(humantime::parse_duration) {
+        Some(wait) => wait.ok().and_then(micros).and_then(|wait| clock::now().0.checked_add(wait)),
+        None => rfc3339(text),
+    };
+    at.map(Timestamp).ok_or_else(|| {
+        format!("{text:?} is no time; write 2026-01-31T12:00:00Z, or how long from now, as +2h")
+    })
+}
+
+fn rfc3339(text: &str) -> Option<i64> {
+    let at = humantime::parse_rfc3339_weak(text).ok()?;
+    at.duration_since(UNIX_EPOCH).ok().and_then(micros)
+}
+
+fn micros(span: Duration) -> Option<i64> {
+    i64::try_from(span.as_micros()).ok()
 }
 
 /// Messages a second.
@@ -119,6 +135,16 @@ mod tests {
         assert!((-5_401_000_000..=-5_399_000_000).contains(&ago), "{ago}");
         for nonsense in ["", "yesterday", "-1h", "1969-01-01T00:00:00Z"] {
             assert!(time(nonsense).unwrap_err().contains("is no time"), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn times_to_come_are_points_or_waits() {
+        assert_eq!(later("1970-01-01T00:00:01.5Z"), Ok(Timestamp(1_500_000)));
+        let wait = later("+2h").unwrap().0 - time("0s").unwrap().0;
+        assert!((7_199_000_000..=7_201_000_000).contains(&wait), "{wait}");
+        for nonsense in ["", "2h", "+", "+soon", "+-1h", "tomorrow"] {
+            assert!(later(nonsense).unwrap_err().contains("as +2h"), "{nonsense}");
         }
     }
 

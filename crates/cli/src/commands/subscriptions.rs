@@ -14,7 +14,7 @@ use crate::{
     exit::Exit,
     failure::{Failure, Result},
     output::Output,
-    store,
+    progress, store,
 };
 
 /// What to do with subscriptions.
@@ -92,7 +92,9 @@ pub(crate) async fn run(
             done(out, &args.name, "resumed", &args.change)
         }
         SubscriptionsCommand::Rewind(args) => {
-            let rewound = store.rewind(&args.name, args.to, &args.change.request()).await?;
+            let request = args.change.request();
+            let rewind = store.rewind(&args.name, args.to, &request);
+            let rewound = progress::wait(out, "rewinding", rewind).await?;
             let is_dry_run = args.change.is_dry_run();
             let result = json!({
                 "subscription": args.name,
@@ -110,7 +112,8 @@ pub(crate) async fn run(
             Ok(out.result(&result, &text)?)
         }
         SubscriptionsCommand::Remove(args) => {
-            store.remove(&args.name, &args.change.request()).await?;
+            let request = args.change.request();
+            progress::wait(out, "removing", store.remove(&args.name, &request)).await?;
             done(out, &args.name, "removed", &args.change)
         }
     }

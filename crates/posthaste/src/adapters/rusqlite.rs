@@ -78,6 +78,16 @@ impl Outbox {
         }
     }
 
+    /// Does nothing, as [`lock_keys`](Self::lock_keys) on SQLite: there is one writer at a time, so the
+    /// log holds the messages of a key in commit order. For code that is written for both databases.
+    ///
+    /// # Errors
+    /// Never.
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps)] // The call of the other databases.
+    pub fn lock_keys_blocking(&self, _: &Connection, _: &[&str]) -> Result<(), EnqueueError> {
+        Ok(())
+    }
+
     fn write_blocking(
         &self,
         connection: &Connection,

@@ -1,6 +1,6 @@
 //! What the libraries refuse, with which text, and what becomes of the transaction.
 
-use posthaste::{Limits, Message, SchemaName};
+use posthaste::{Limits, Message, SchemaName, Timestamp};
 use serde_json::{Value, json};
 
 use super::{
@@ -62,6 +62,9 @@ fn invalid_messages(driver: Driver) -> Vec<Message> {
         good().bytes("x".repeat(129), vec![]),
         good().correlation_id("a\u{1b}b"),
         good().correlation_id("c".repeat(257)),
+        good().token("a\nb"),
+        good().token("ö".repeat(129)),
+        good().deliver_at(Timestamp(-1_000)),
         good().header("", "v"),
         good().header("a b", "v"),
         good().header("a\n", "v"),
@@ -74,6 +77,11 @@ fn invalid_messages(driver: Driver) -> Vec<Message> {
     ]);
     if !driver.is_go() {
         messages.extend([good().key(""), good().bytes("", vec![]), good().correlation_id("")]);
+        messages.push(good().token(""));
+    }
+    // Python has no such time.
+    if !Driver::PSYCOPG.contains(&driver) {
+        messages.push(good().deliver_at(Timestamp(253_402_300_800_000_000)));
     }
     messages
 }

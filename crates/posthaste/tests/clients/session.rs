@@ -122,6 +122,7 @@ pub(super) struct Failure {
 #[serde(default)]
 struct Answer {
     ids: Vec<MessageId>,
+    found: Option<bool>,
     error: Option<Failure>,
 }
 
@@ -146,14 +147,18 @@ impl Session {
 
     /// Has the program do `command`, and answers the ids of what it enqueued.
     pub(super) async fn ask(&mut self, command: &Value) -> Result<Vec<MessageId>, Failure> {
+        self.exchange(command).await.map(|answer| answer.ids)
+    }
+
+    async fn exchange(&mut self, command: &Value) -> Result<Answer, Failure> {
         let exchange = async {
             self.commands.write_all(format!("{command}\n").as_bytes()).await.unwrap();
             self.answers.next_line().await.unwrap()
         };
         let line = timeout(ANSWER_WITHIN, exchange).await.expect("an answer in time");
         let line = line.unwrap_or_else(|| panic!("the program ended at {command}"));
-        let answer: Answer = serde_json::from_str(&line).unwrap();
-        answer.error.map_or(Ok(answer.ids), Err)
+        let mut answer: Answer = serde_json::from_str(&line).unwrap();
+        answer.error.take().map_or(Ok(answer), Err)
     }
 
     /// `begin`, `commit` or `rollback`, by the driver's own means.
@@ -183,6 +188,16 @@ impl Session {
     ) -> Result<Vec<MessageId>, Failure> {
         self.ask(&json!({ "do": "enqueue_many", "messages": messages })).await
     }
+
+    /// Whether the message was still waiting.
+    pub(super) async fn cancel(&mut self, id: MessageId) -> Result<bool, Failure> {
+        let answer = self.exchange(&json!({ "do": "cancel", "id": id })).await?;
+        Ok(answer.found.expect("an answer to a cancel"))
+    }
+
+    pub(super) async fn lock_keys(&mut self, keys: &[&str]) -> Result<(), Failure> {
+        self.ask(&json!({ "do": "lock_keys", "keys": keys })).await.map(drop)
+    }
 }
 
 /// The fields with which the programs build `message`.
@@ -200,6 +215,12 @@ pub(super) fn fields(message: &Message) -> Value {
     }
     if let Some(id) = message.message_id() {
         set("id", id.to_string().into());
+    }
+    if let Some(token) = message.idempotency_token() {
+        set("token", token.into());
+    }
+    if let Some(due) = message.due() {
+        set("deliver_at_micros", due.0.into());
     }
     let headers = message.header_pairs().iter();
     let headers: Map<_, _> =

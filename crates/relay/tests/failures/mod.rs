@@ -10,7 +10,7 @@ use posthaste_relay::{
     SubscriptionSnapshot, sink::Context,
 };
 use posthaste_store::{
-    Operations, Request, Selection, Store, SubscriptionStatus,
+    Operations, ReplayChunk, Request, Selection, Store, SubscriptionStatus,
     sqlite::{SqliteOptions, SqliteStore},
 };
 use posthaste_testkit::eventually_async;
@@ -374,7 +374,10 @@ async fn published_messages_are_replayed_beside_the_stream(store: Arc<dyn Operat
     taken(&picky, "a", texts("a", 0..3)).await;
     until(&running, |s| s.settled.is_some_and(|place| place.base.n > 0)).await;
     let which = Selection { key: Some("a".to_owned()), ..Selection::default() };
-    assert_eq!(store.replay(&which, "test", None, 10, &request()).await.unwrap(), 3);
+    assert_eq!(
+        store.replay(&which, "test", &ReplayChunk::default(), &request()).await.unwrap().messages,
+        3
+    );
     store.append(&of_key("b", 0..3)).await.unwrap();
     let again = [texts("a", 0..3), texts("a", 0..3)].concat();
     taken(&picky, "a", again).await;

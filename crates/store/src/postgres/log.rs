@@ -14,10 +14,13 @@ use std::{
 
 use futures_util::{TryStreamExt, pin_mut};
 use posthaste_core::{
-    Message, MessageId, Page, PageLimit, Position, Snapshot, Step, Tick, TickRef, TopicFilter,
-    Window, window::main_xids,
+    Message, MessageId, Page, PageLimit, Position, SchemaName, Snapshot, Step, Tick, TickRef,
+    TopicFilter, Window, window::main_xids,
 };
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{
+    Transaction,
+    types::{ToSql, Type},
+};
 
 use super::{
     PostgresStore,
@@ -272,6 +275,26 @@ pub(super) async fn append(store: &PostgresStore, messages: &[Message]) -> Resul
     if messages.is_empty() {
         return Ok(Vec::new());
     }
+    let mut loan = store.shared.connections.lend().await?;
+    let bound = loan.operation_timeout();
+    let work = async {
+        let transaction = loan.client_mut().transaction().await?;
+        let written = write(&transaction, store.schema(), messages).await?;
+        transaction.commit().await?;
+        Ok(written)
+    };
+    let ids = connect::bounded(bound, "append messages", work).await?;
+    loan.give_back();
+    Ok(ids)
+}
+
+/// Writes messages in `transaction`, with their keys locked where a topic is strict, and answers
+/// the ids that stand for them.
+pub(super) async fn write(
+    transaction: &Transaction<'_>,
+    schema: &SchemaName,
+    messages: &[Message],
+) -> Result<Vec<MessageId>, tokio_postgres::Error> {
     let ids: Vec<MessageId> =
         messages.iter().map(|m| m.message_id().unwrap_or_else(uuid::Uuid::now_v7)).collect();
     let topics: Vec<&str> = messages.iter().map(Message::topic).collect();
@@ -283,12 +306,6 @@ pub(super) async fn append(store: &PostgresStore, messages: &[Message]) -> Resul
     let tokens: Vec<Option<&str>> = messages.iter().map(Message::idempotency_token).collect();
     let dues: Vec<Option<i64>> =
         messages.iter().map(|message| message.due().map(|due| due.0)).collect();
-    let writer = PostgresWriter::new(store.schema());
-    // A statement of its own, as `lock_keys` asks; nothing where no topic is strict.
-    let lock_keys =
-        format!("{} where exists (select from {}.strict_topic)", writer.lock_keys, store.schema());
-    let mut loan = store.shared.connections.lend().await?;
-    let bound = loan.operation_timeout();
     let params: &[(&(dyn ToSql + Sync), Type)] = &[
         (&ids, Type::UUID_ARRAY),
         (&topics, Type::TEXT_ARRAY),
@@ -300,23 +317,17 @@ pub(super) async fn append(store: &PostgresStore, messages: &[Message]) -> Resul
         (&tokens, Type::TEXT_ARRAY),
         (&dues, Type::INT8_ARRAY),
     ];
-    let is_plain = tokens.iter().all(Option::is_none) && dues.iter().all(Option::is_none);
-    let work = async {
-        let transaction = loan.client_mut().transaction().await?;
-        transaction.execute_typed(&lock_keys, &[(&keys, Type::TEXT_ARRAY)]).await?;
-        let written = if is_plain {
-            transaction.execute_typed(&writer.insert_many, &params[..7]).await?;
-            ids.clone()
-        } else {
-            let rows = transaction.query_typed(&writer.write_each, params).await?;
-            rows.iter().map(|row| row.get(0)).collect()
-        };
-        transaction.commit().await?;
-        Ok(written)
-    };
-    let ids = connect::bounded(bound, "append messages", work).await?;
-    loan.give_back();
-    Ok(ids)
+    let writer = PostgresWriter::new(schema);
+    // A statement of its own, as `lock_keys` asks; nothing where no topic is strict.
+    let lock_keys =
+        format!("{} where exists (select from {schema}.strict_topic)", writer.lock_keys);
+    transaction.execute_typed(&lock_keys, &[(&keys, Type::TEXT_ARRAY)]).await?;
+    if tokens.iter().all(Option::is_none) && dues.iter().all(Option::is_none) {
+        transaction.execute_typed(&writer.insert_many, &params[..7]).await?;
+        return Ok(ids);
+    }
+    let rows = transaction.query_typed(&writer.write_each, params).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// The bounds of a window over `slots`.

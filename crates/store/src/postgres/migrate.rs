@@ -16,7 +16,8 @@ const FILES: &[(&str, &str)] = &[
     ("failures", include_str!("../../migrations/postgres/0004_failures.sql")),
     ("writing", include_str!("../../migrations/postgres/0005_writing.sql")),
     ("strict", include_str!("../../migrations/postgres/0006_strict.sql")),
-    ("leases", include_str!("../../migrations/postgres/0007_leases.sql")),
+    ("import", include_str!("../../migrations/postgres/0007_import.sql")),
+    ("leases", include_str!("../../migrations/postgres/0008_leases.sql")),
 ];
 
 /// Lock space of Posthaste's advisory locks ("PHST"), and the lock that orders migrations.

@@ -7,6 +7,7 @@
 mod aside;
 mod connect;
 mod errors;
+mod import;
 mod log;
 mod migrate;
 mod operations;

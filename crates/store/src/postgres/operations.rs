@@ -2,90 +2,28 @@
 //!
 //! Each change and its row in the audit trail are one statement.
 
+mod replay;
+mod selection;
+
 use async_trait::async_trait;
-use posthaste_core::{Place, SchemaName, TickRef, Timestamp, TopicFilter};
+use posthaste_core::{MessageId, Place, Position, SchemaName, TickRef, Timestamp};
 use tokio_postgres::{
     Row,
     types::{ToSql, Type},
 };
 
+use self::selection::{Params, dead_letters_sql, written_sql};
 use super::{
-    PostgresStore, errors,
+    PostgresStore, errors, import,
     rows::{self, MESSAGE_COLUMNS, Micros},
     status::owned,
     subscriptions::PLACE_COLUMNS,
 };
 use crate::{
-    DeadLetter, Operations, Request, Result, RewindTo, Rewound, RoleNames, Selection, StoreError,
-    StoreErrorKind, WrittenTopic,
+    DeadLetter, Import, ImportSource, Operations, ReplayChunk, Replayed, Request, Result, RewindTo,
+    Rewound, RoleNames, Selection, StoreError, StoreErrorKind, TableColumn, TableName,
+    WrittenTopic,
 };
-
-/// The conditions of a selection on `m`, a message, and `s`, its subscription. `$1` to `$8`.
-const CONDITIONS: &str = "($1::text is null or s.name = $1) \
-     and (cardinality($2::uuid[]) = 0 or m.id = any ($2)) \
-     and ($3::text[] is null or m.topic = any ($3) or m.topic ^@ any ($4::text[])) \
-     and ($5::text is null or m.key = $5)";
-
-/// A selection as parameters.
-struct Params<'a> {
-    which: &'a Selection,
-    topics: Option<&'a [String]>,
-    prefixes: Option<&'a [String]>,
-    since: Option<f64>,
-    until: Option<f64>,
-}
-
-impl<'a> Params<'a> {
-    fn new(which: &'a Selection) -> Self {
-        let seconds = |time: Timestamp| time.0 as f64 / 1e6;
-        Self {
-            which,
-            topics: which.topics.as_ref().map(TopicFilter::exact),
-            prefixes: which.topics.as_ref().map(TopicFilter::prefixes),
-            since: which.since.map(seconds),
-            until: which.until.map(seconds),
-        }
-    }
-
-    /// The parameters `$1` to `$8`, and `rest` behind them.
-    fn with<'p>(
-        &'p self,
-        rest: &[(&'p (dyn ToSql + Sync), Type)],
-    ) -> Vec<(&'p (dyn ToSql + Sync), Type)> {
-        let mut all: Vec<(&(dyn ToSql + Sync), Type)> = vec![
-            (&self.which.subscription, Type::TEXT),
-            (&self.which.ids, Type::UUID_ARRAY),
-            (&self.topics, Type::TEXT_ARRAY),
-            (&self.prefixes, Type::TEXT_ARRAY),
-            (&self.which.key, Type::TEXT),
-            (&self.which.reason, Type::TEXT),
-            (&self.since, Type::FLOAT8),
-            (&self.until, Type::FLOAT8),
-        ];
-        all.extend(rest.iter().cloned());
-        all
-    }
-}
-
-/// The dead letters that a selection means, as the table expression `m` with `s`.
-fn dead_letters_sql(schema: impl std::fmt::Display) -> String {
-    format!(
-        "{schema}.failed_message m join {schema}.subscription s on s.id = m.subscription \
-         where m.due is null and {CONDITIONS} \
-         and ($6::text is null or position($6 in m.reason) > 0) \
-         and ($7::float8 is null or m.failed_at >= to_timestamp($7)) \
-         and ($8::float8 is null or m.failed_at < to_timestamp($8))"
-    )
-}
-
-/// The conditions on messages of the log; their reason is not looked at.
-fn written_sql() -> String {
-    format!(
-        "{CONDITIONS} and ($6::text is null or $6 is not null) \
-         and ($7::float8 is null or m.enqueued_at >= to_timestamp($7)) \
-         and ($8::float8 is null or m.enqueued_at < to_timestamp($8))"
-    )
-}
 
 impl PostgresStore {
     /// Runs a statement that answers one number.
@@ -95,10 +33,22 @@ impl PostgresStore {
         sql: &str,
         params: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<u64> {
+        self.answer(doing, sql, params).await.map(|(count, _)| count)
+    }
+
+    /// Runs a statement that answers a number and perhaps a position.
+    async fn answer(
+        &self,
+        doing: &str,
+        sql: &str,
+        params: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<(u64, Option<Position>)> {
         let loan = self.shared.connections.lend().await?;
         let rows = loan.bounded(doing, loan.client().query_typed(sql, params)).await?;
         loan.give_back();
-        Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0)).cast_unsigned())
+        let Some(row) = rows.first() else { return Ok((0, None)) };
+        let position = if row.len() > 1 { row.get(1) } else { None };
+        Ok((row.get::<_, i64>(0).cast_unsigned(), position))
     }
 
     /// Runs `change`, which returns a row for each message, unless only `count` is asked for; and
@@ -115,19 +65,35 @@ impl PostgresStore {
         if request.is_dry_run {
             return self.count(action, count, &params.with(rest)).await;
         }
+        let change = format!(
+            "{change}, answer (messages, reached) as (select count(*), null::int8 from done)"
+        );
+        self.noted(action, &change, params, rest, request).await.map(|(count, _)| count)
+    }
+
+    /// Runs `change`, notes what it has `done`, and reads its `answer`.
+    async fn noted(
+        &self,
+        action: &str,
+        change: &str,
+        params: &Params<'_>,
+        rest: &[(&(dyn ToSql + Sync), Type)],
+        request: &Request,
+    ) -> Result<(u64, Option<Position>)> {
         let detail = format!("{:?}", params.which);
         let (actor, at) = (8 + rest.len() + 1, 8 + rest.len() + 2);
         let sql = format!(
             "with {change}, noted as (insert into {}.audit (actor, action, subscription, detail) \
-             select ${actor}, '{action}', $1, jsonb_build_object('selection', ${at}::text, \
-             'messages', (select count(*) from done)) where exists (select from done)) \
-             select count(*) from done",
+             select ${actor}, '{action}', $1, jsonb_strip_nulls(jsonb_build_object(\
+             'selection', ${at}::text, 'messages', a.messages, 'reached', a.reached)) \
+             from answer a where exists (select from done)) \
+             select * from answer",
             self.schema()
         );
         let mut rest = rest.to_vec();
         rest.push((&request.actor, Type::TEXT));
         rest.push((&detail, Type::TEXT));
-        self.count(action, &sql, &params.with(&rest)).await
+        self.answer(action, &sql, &params.with(&rest)).await
     }
 
     /// The subscription's number, if no relay holds it.
@@ -260,40 +226,29 @@ impl Operations for PostgresStore {
         &self,
         which: &Selection,
         target: &str,
-        rate: Option<f64>,
-        limit: u32,
+        chunk: &ReplayChunk,
         request: &Request,
-    ) -> Result<u64> {
-        let (schema, written) = (self.schema(), written_sql());
-        // A message that the target reads and has not published comes by itself.
-        let chosen = format!(
-            "(select m.*, t.subscription_id as target, \
-             row_number() over (order by m.position) - 1 as n \
-             from {schema}.log m cross join {schema}.place t \
-             left join {schema}.place p on p.subscription = $1 \
-             cross join lateral (select p.subscription as name) s \
-             where t.subscription = $10 and {written} and (p.subscription is null \
-             or ((m.topic = any (p.topics) or m.topic ^@ any (p.prefixes)) \
-             and not pg_visible_in_snapshot(m.xid, p.start_snapshot))) \
-             and (not (m.topic = any (t.topics) or m.topic ^@ any (t.prefixes)) \
-             or pg_visible_in_snapshot(m.xid, t.start_snapshot) \
-             or {schema}.is_published(t, m.xid, m.position, m.id, m.key)) \
-             order by m.position limit {limit}) c"
-        );
-        let columns = columns_of("c");
-        let change = format!(
-            "done as (insert into {schema}.failed_message (subscription, {MESSAGE_COLUMNS}, tick, \
-             attempts, reason, due) select c.target, {columns}, 0, 0, 'replay', \
-             clock_timestamp() + make_interval(secs => coalesce(c.n / $9, 0)) from {chosen} \
-             on conflict do nothing returning 1)"
-        );
-        let count = format!("select count(*) from {chosen} where coalesce($9, 0) is not null");
-        let rest: &[(&(dyn ToSql + Sync), Type)] = &[(&rate, Type::FLOAT8), (&target, Type::TEXT)];
-        let exists = format!("select count(*) from {schema}.subscription where name = $1");
-        if self.count("replay", &exists, &[(&target, Type::TEXT)]).await? == 0 {
-            return Err(unknown(target));
-        }
-        self.change("replay", &count, &change, &Params::new(which), rest, request).await
+    ) -> Result<Replayed> {
+        replay::replay(self, which, target, chunk, request).await
+    }
+
+    async fn cancel(&self, id: MessageId, request: &Request) -> Result<bool> {
+        let schema = self.schema();
+        let params: &[(&(dyn ToSql + Sync), Type)] =
+            &[(&id, Type::UUID), (&request.actor, Type::TEXT)];
+        let sql = if request.is_dry_run {
+            format!(
+                "select count(*) from {schema}.scheduled where id = $1 and $2::text is not null"
+            )
+        } else {
+            // Waits for a relay that moves it.
+            format!(
+                "with done as (delete from {schema}.scheduled where id = $1 returning topic), \
+                 noted as (insert into {schema}.audit (actor, action, detail) select $2, 'cancel', \
+                 jsonb_build_object('id', $1, 'topic', topic) from done) select count(*) from done"
+            )
+        };
+        Ok(self.count("cancel a message", &sql, params).await? > 0)
     }
 
     async fn erase(&self, which: &Selection, request: &Request) -> Result<u64> {
@@ -319,6 +274,14 @@ impl Operations for PostgresStore {
         );
         let which = Selection { subscription: None, ..which.clone() };
         self.change("erase", &count, &change, &Params::new(&which), &[], request).await
+    }
+
+    async fn table_columns(&self, table: &TableName) -> Result<Vec<TableColumn>> {
+        import::columns(self, table).await
+    }
+
+    async fn import(&self, source: &ImportSource) -> Result<Box<dyn Import>> {
+        import::open(self, source).await
     }
 
     async fn pause(&self, subscription: &str, paused: bool, request: &Request) -> Result<()> {

@@ -42,9 +42,10 @@ use self::{
     worker::Worker,
 };
 use crate::{
-    Aside, AsideState, DeadLetter, DueMessages, MigrationReport, Moved, Operations, Request,
-    Result, RewindTo, Rewound, RoleNames, SchemaState, Selection, Settled, Status, Store,
-    StoreError, StoreErrorKind, StoredMessage, SubscriptionSpec, SweepReport, Ticker, WrittenTopic,
+    Aside, AsideState, DeadLetter, DueMessages, Import, ImportSource, MigrationReport, Moved,
+    Operations, ReplayChunk, Replayed, Request, Result, RewindTo, Rewound, RoleNames, SchemaState,
+    Selection, Settled, Status, Store, StoreError, StoreErrorKind, StoredMessage, SubscriptionSpec,
+    SweepReport, TableColumn, TableName, Ticker, WrittenTopic,
 };
 
 /// How to open a SQLite log.
@@ -370,20 +371,33 @@ impl Operations for SqliteStore {
         &self,
         which: &Selection,
         target: &str,
-        rate: Option<f64>,
-        limit: u32,
+        chunk: &ReplayChunk,
         request: &Request,
-    ) -> Result<u64> {
-        let (which, target, request) = (which.clone(), target.to_owned(), request.clone());
-        self.write("replay messages", move |scope| {
-            operations::replay(scope, &which, &target, rate, limit, &request)
+    ) -> Result<Replayed> {
+        let (which, target) = (which.clone(), target.to_owned());
+        let (chunk, request) = (*chunk, request.clone());
+        self.write("replay", move |scope| {
+            operations::replay(scope, &which, &target, &chunk, &request)
         })
         .await
+    }
+
+    async fn cancel(&self, id: MessageId, request: &Request) -> Result<bool> {
+        let request = request.clone();
+        self.write("cancel a message", move |scope| operations::cancel(scope, id, &request)).await
     }
 
     async fn erase(&self, which: &Selection, request: &Request) -> Result<u64> {
         let (which, request) = (which.clone(), request.clone());
         self.write("erase", move |scope| operations::erase(scope, &which, &request)).await
+    }
+
+    async fn table_columns(&self, _: &TableName) -> Result<Vec<TableColumn>> {
+        Err(no_import())
+    }
+
+    async fn import(&self, _: &ImportSource) -> Result<Box<dyn Import>> {
+        Err(no_import())
     }
 
     async fn pause(&self, subscription: &str, paused: bool, request: &Request) -> Result<()> {
@@ -400,4 +414,10 @@ impl Operations for SqliteStore {
         let (name, request) = (subscription.to_owned(), request.clone());
         self.write("remove", move |scope| operations::remove(scope, &name, &request)).await
     }
+}
+
+fn no_import() -> StoreError {
+    let doing = "import reads a table of the same PostgreSQL database; on SQLite write its rows \
+                 with an application's own enqueue";
+    StoreError::new(StoreErrorKind::Invalid, doing)
 }

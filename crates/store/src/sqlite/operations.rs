@@ -5,7 +5,7 @@
 
 use posthaste_core::{MessageId, Place, SchemaName, Timestamp, TopicFilter};
 use rusqlite::{Row, ToSql, named_params};
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
@@ -16,8 +16,8 @@ use super::{
     ticks,
 };
 use crate::{
-    DeadLetter, Request, Result, RewindTo, Rewound, Selection, StoreError, StoreErrorKind,
-    WrittenTopic,
+    DeadLetter, ReplayChunk, Replayed, Request, Result, RewindTo, Rewound, Selection, StoreError,
+    StoreErrorKind, WrittenTopic,
 };
 
 /// The conditions of a selection on `m`, a message, and `s`, its subscription.
@@ -203,18 +203,24 @@ pub(super) fn replay(
     scope: &Scope<'_>,
     which: &Selection,
     target: &str,
-    rate: Option<f64>,
-    limit: u32,
+    chunk: &ReplayChunk,
     request: &Request,
-) -> Result<u64> {
+) -> Result<Replayed> {
     let target = subscriptions::by_name(scope, target)?;
     let source = match &which.subscription {
         Some(name) => Some(subscriptions::by_name(scope, name)?),
         None => None,
     };
+    let head = "select coalesce(max(position), 0) from @schema@_log";
+    let through = match chunk.through {
+        Some(through) => through,
+        None => scope.first(head, [], |row| row.get(0))?.unwrap_or_default(),
+    };
     let sql = format!(
         "select 0, m.position, m.id, m.topic from @schema@_log m \
-         cross join (select :subscription as name) s where {} order by m.position",
+         cross join (select :subscription as name) s \
+         where m.position > {} and m.position <= {through} and {} order by m.position",
+        chunk.after,
         written()
     );
     let params = Params::new(which);
@@ -229,11 +235,12 @@ pub(super) fn replay(
         // A message that the target reads and has not published comes by itself.
         if source.as_ref().is_none_or(is_of)
             && (!is_of(&target) || is_published(scope, &target, position)?)
-            && chosen.len() < limit as usize
+            && chosen.len() < chunk.limit as usize
         {
             chosen.push((position, id));
         }
     }
+    let reached = chosen.last().map(|(position, _)| *position);
     if !request.is_dry_run && !chosen.is_empty() {
         for (nth, (position, id)) in chosen.iter().enumerate() {
             scope.run(
@@ -242,12 +249,33 @@ pub(super) fn replay(
                  payload) select ?1, position, id, 0, topic, key, content_type, headers, \
                  correlation_id, enqueued_at, 0, 'replay', ?4, payload \
                  from @schema@_log where position = ?2 and id = ?3 on conflict do nothing",
-                (target.id, position, id.as_bytes(), due(scope, rate, nth)?),
+                (
+                    target.id,
+                    position,
+                    id.as_bytes(),
+                    due(scope, chunk.rate, nth)? + chunk.starts_in.as_micros() as i64,
+                ),
             )?;
         }
-        note(scope, "replay", which, chosen.len(), request)?;
+        audit(
+            scope,
+            "replay",
+            which,
+            json!({ "messages": chosen.len(), "reached": reached }),
+            request,
+        )?;
     }
-    Ok(chosen.len() as u64)
+    Ok(Replayed { messages: chosen.len() as u64, reached, through })
+}
+
+pub(super) fn cancel(scope: &Scope<'_>, id: MessageId, request: &Request) -> Result<bool> {
+    let find = "select 1 from @schema@_scheduled where id = ?1";
+    let is_waiting = scope.first(find, [id.as_bytes()], |_| Ok(()))?.is_some();
+    if is_waiting && !request.is_dry_run {
+        scope.run("delete from @schema@_scheduled where id = ?1", [id.as_bytes()])?;
+        note(scope, "cancel", &Selection { ids: vec![id], ..Selection::default() }, 1, request)?;
+    }
+    Ok(is_waiting)
 }
 
 fn is_published(scope: &Scope<'_>, of: &Subscription, position: i64) -> Result<bool> {
@@ -385,7 +413,18 @@ fn note(
     messages: usize,
     request: &Request,
 ) -> Result<()> {
-    let detail = json!({ "selection": format!("{which:?}"), "messages": messages }).to_string();
+    audit(scope, action, which, json!({ "messages": messages }), request)
+}
+
+fn audit(
+    scope: &Scope<'_>,
+    action: &str,
+    which: &Selection,
+    mut detail: Value,
+    request: &Request,
+) -> Result<()> {
+    detail["selection"] = format!("{which:?}").into();
+    let detail = detail.to_string();
     scope.run(
         "insert into @schema@_audit (actor, action, subscription, detail) values (?1, ?2, ?3, ?4)",
         (&request.actor, action, &which.subscription, detail),

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use posthaste_core::{Epoch, Message, MessageId, Place, TickRef, Timestamp, TopicFilter};
 use posthaste_store::{
-    Aside, FailedMessage, Operations, ParkedKey, Request, RewindTo, Selection, Settled, Start,
-    StoreErrorKind,
+    Aside, FailedMessage, Operations, ParkedKey, ReplayChunk, Replayed, Request, RewindTo,
+    Selection, Settled, Start, StoreErrorKind,
 };
 
 use super::{
@@ -172,23 +172,61 @@ pub(crate) async fn r14_published_messages_are_replayed_to_this_and_another_subs
     let (_harness, scene) = scene::<H>().await;
     let store = &scene.store;
     let even = Selection { topics: Some(TopicFilter::new(&["even"]).unwrap()), ..all() };
+    let whole = ReplayChunk::default();
+    let two = ReplayChunk { limit: 2, ..whole };
     // The first is dead, the second parked, the third published.
-    assert_eq!(store.replay(&even, "s", None, 100, &preview()).await.unwrap(), 1);
-    assert_eq!(store.replay(&even, "s", None, 100, &request()).await.unwrap(), 1);
+    assert_eq!(store.replay(&even, "s", &whole, &preview()).await.unwrap().messages, 1);
+    assert_eq!(store.replay(&even, "s", &whole, &request()).await.unwrap().messages, 1);
     assert_eq!(scene.due().await, [5]);
 
     store.reconcile(&[subscription("other", &["nothing"], Start::Now)]).await.unwrap();
     let from = Selection { subscription: Some("s".to_owned()), ..even };
-    assert_eq!(store.replay(&from, "other", None, 2, &request()).await.unwrap(), 2);
+    assert_eq!(store.replay(&from, "other", &two, &request()).await.unwrap().messages, 2);
     let due = store.due_messages("other", 10).await.unwrap();
     assert!(due.page.iter().map(|message| message.id).eq([scene.ids[0], scene.ids[2]]));
 
     // What a subscription has yet to come to is not replayed to it.
     store.reconcile(&[subscription("late", &["*"], Start::Beginning)]).await.unwrap();
-    assert_eq!(store.replay(&all(), "late", None, 100, &request()).await.unwrap(), 0);
-    let error = store.replay(&all(), "nobody", None, 100, &request()).await.unwrap_err();
+    let none = store.replay(&all(), "late", &whole, &request()).await.unwrap();
+    assert_eq!(none, Replayed { messages: 0, reached: None, through: 6 });
+    let error = store.replay(&all(), "nobody", &whole, &request()).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Invalid);
     assert!(error.to_string().contains("nobody"), "{error}");
+}
+
+pub(crate) async fn r14_replay_goes_on_behind_its_last_piece_up_to_where_it_began<H: Harness>() {
+    let (harness, scene) = scene::<H>().await;
+    let store = &scene.store;
+    store.reconcile(&[subscription("other", &["nothing"], Start::Now)]).await.unwrap();
+    let mut chunk = ReplayChunk { limit: 4, ..ReplayChunk::default() };
+    let first = store.replay(&all(), "other", &chunk, &request()).await.unwrap();
+    assert_eq!(first, Replayed { messages: 4, reached: Some(4), through: 6 });
+    store.append(&[Message::new("even")]).await.unwrap();
+    chunk = ReplayChunk { after: 4, through: Some(first.through), ..chunk };
+    let second = ReplayChunk { starts_in: Duration::from_hours(1), ..chunk };
+    let seen = store.replay(&all(), "other", &second, &preview()).await.unwrap();
+    let expected = Replayed { messages: 2, reached: Some(6), through: 6 };
+    assert_eq!(seen, expected);
+    assert_eq!(store.replay(&all(), "other", &second, &request()).await.unwrap(), expected);
+    let end = ReplayChunk { after: 6, ..chunk };
+    let none = store.replay(&all(), "other", &end, &request()).await.unwrap();
+    assert_eq!((none.messages, none.reached), (0, None));
+    // Those of the second piece are due in an hour.
+    let due = store.due_messages("other", 10).await.unwrap();
+    assert!(due.page.iter().map(|message| message.position).eq(1..=4));
+    assert_eq!(harness.audit().await.len(), 2);
+}
+
+pub(crate) async fn scheduled_message_is_cancelled_by_hand<H: Harness>() {
+    let (harness, scene) = scene::<H>().await;
+    let store = &scene.store;
+    let later = Timestamp(4_000_000_000_000_000);
+    let ids = store.append(&[Message::new("later").deliver_at(later)]).await.unwrap();
+    assert!(store.cancel(ids[0], &preview()).await.unwrap());
+    assert!(store.cancel(ids[0], &request()).await.unwrap());
+    assert!(!store.cancel(ids[0], &request()).await.unwrap());
+    assert!(!store.cancel(scene.ids[0], &request()).await.unwrap());
+    assert_eq!(harness.audit().await, [("ann".to_owned(), "cancel".to_owned())]);
 }
 
 pub(crate) async fn erased_message_keeps_its_place_and_says_so<H: Harness>() {
