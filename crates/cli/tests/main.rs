@@ -11,6 +11,7 @@ mod exits;
 mod harness;
 mod operations;
 mod relay;
+mod room;
 mod secrets;
 mod servers;
 mod telemetry;

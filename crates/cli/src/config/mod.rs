@@ -28,7 +28,7 @@ pub(crate) use self::{
         TelemetrySettings,
     },
     sinks::target,
-    values::DatabaseUrl,
+    values::{DatabaseUrl, shown_size},
 };
 
 /// The flags that stand over file and environment.

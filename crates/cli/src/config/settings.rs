@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::values::{self, DatabaseUrl};
 
+/// An empty log of 32 slots takes about one MiB on PostgreSQL.
+const RETENTION_SIZE_MIN: u64 = 16 << 20;
+
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -59,6 +62,13 @@ pub(crate) struct DatabaseSettings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub(crate) retention: Duration,
+    /// Size of the log above which published messages go before `retention`, the oldest first, such
+    /// as `20GiB` (at least 16MiB); no limit unless set. On PostgreSQL of its relations with their
+    /// indexes, slot by slot; on SQLite of its rows. What a subscription still needs never goes:
+    /// the relay, `posthaste status` and `posthaste doctor` say what keeps it.
+    #[serde(with = "values::optional_size")]
+    #[schemars(with = "Option<String>")]
+    pub(crate) retention_size: Option<u64>,
     /// How long idempotency tokens are kept: an enqueue that is repeated later writes a second
     /// message (1m to 10 years).
     #[serde(with = "humantime_serde")]
@@ -161,6 +171,7 @@ impl Default for DatabaseSettings {
             ca_file: None,
             operation_timeout: store.operation_timeout,
             retention: store.retention,
+            retention_size: None,
             token_retention: store.token_retention,
             ring: RingSettings::default(),
         }
@@ -231,6 +242,11 @@ impl DatabaseSettings {
                 let range = format!("{} and {}", values::duration(low), values::duration(high));
                 return Err(format!("{key} must lie between {range}, not {value:?}"));
             }
+        }
+        if let Some(size) = self.retention_size
+            && size < RETENTION_SIZE_MIN
+        {
+            return Err(format!("retention_size must be at least 16MiB, not {size}"));
         }
         let RingSettings { slots, slot_size } = self.ring;
         for (key, value, low, high) in

@@ -179,6 +179,25 @@ pub(crate) const LOG_MESSAGES: Metric = observed(metric(
     &[],
     "Messages that the log holds, published ones included.",
 ));
+pub(crate) const LOG_BYTES: Metric = observed(metric(
+    Kind::Gauge,
+    "posthaste_log_bytes",
+    &[],
+    "Bytes that the log takes: its relations with their indexes (PostgreSQL) or its rows (SQLite).",
+));
+pub(crate) const LOG_BYTES_MAX: Metric = observed(metric(
+    Kind::Gauge,
+    "posthaste_log_bytes_max",
+    &[],
+    "What `database.retention_size` sets in bytes; no value without it.",
+));
+pub(crate) const PINNED: Metric = observed(metric(
+    Kind::Gauge,
+    "posthaste_log_pinned",
+    &["by"],
+    "1 for what keeps the oldest messages while the log is above its size or shares slots, else 0. \
+     The log and `posthaste status` name the subscription.",
+));
 pub(crate) const DEAD_TUPLES: Metric = observed(metric(
     Kind::Gauge,
     "posthaste_log_dead_tuples",
@@ -225,7 +244,7 @@ pub(crate) const LEASE_EPOCH: Metric = observed(metric(
 ));
 
 /// Every metric, in the order of the page.
-pub(crate) const ALL: [&Metric; 26] = [
+pub(crate) const ALL: [&Metric; 29] = [
     &PUBLISHED,
     &ATTEMPTS,
     &ERRORS,
@@ -245,6 +264,9 @@ pub(crate) const ALL: [&Metric; 26] = [
     &OBSERVED_AT,
     &ENQUEUED,
     &LOG_MESSAGES,
+    &LOG_BYTES,
+    &LOG_BYTES_MAX,
+    &PINNED,
     &DEAD_TUPLES,
     &SLOTS,
     &BACKLOG,
@@ -275,7 +297,7 @@ mod tests {
 
     #[test]
     fn r38_labels_are_subscriptions_and_closed_lists_only() {
-        let allowed = ["subscription", "class", "state", "what"];
+        let allowed = ["subscription", "class", "state", "what", "by"];
         for metric in ALL {
             assert!(metric.labels.iter().all(|label| allowed.contains(label)), "{metric:?}");
         }

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use posthaste_store::SubscriptionStatus;
+use posthaste_store::{Pin, SubscriptionStatus};
 
 use super::{
     histogram::{Histogram, Reading},
@@ -86,6 +86,16 @@ impl Page {
         self.single(&metrics::OBSERVED_AT, observed.map(|observed| observed.at.0 as f64 / 1e6));
         self.single(&metrics::ENQUEUED, status.map(|status| status.head));
         self.single(&metrics::LOG_MESSAGES, status.map(|status| status.messages));
+        let size = status.map(|status| &status.size);
+        self.single(&metrics::LOG_BYTES, size.map(|size| size.bytes));
+        self.single(&metrics::LOG_BYTES_MAX, size.and_then(|size| size.bytes_max));
+        self.head(&metrics::PINNED);
+        if let Some(size) = size {
+            let by = size.pin.as_ref().map(Pin::word);
+            for word in Pin::WORDS {
+                self.sample(&metrics::PINNED, &[word], u8::from(by == Some(word)));
+            }
+        }
         self.single(&metrics::DEAD_TUPLES, status.and_then(|status| status.dead_tuples));
         self.head(&metrics::SLOTS);
         if let Some(slots) = status.and_then(|status| status.slots) {

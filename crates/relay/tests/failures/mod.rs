@@ -257,7 +257,7 @@ async fn park_message_lets_its_key_move_on(store: Arc<dyn Operations>) {
 }
 
 fn request() -> Request {
-    Request { actor: "test".to_owned(), is_dry_run: false }
+    Request { actor: "test".to_owned(), is_dry_run: false, is_forced: false }
 }
 
 /// A relay whose key `a` is held by the dead letter `a1`.
