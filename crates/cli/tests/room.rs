@@ -1,11 +1,12 @@
-//! A log that takes more room than it should: the alert, who is named for it, and the remedy.
+//! Room for the log: who is named, and what to do, when it takes more than it should; and a disk
+//! without any.
 
 use std::time::Duration;
 
-use posthaste_testkit::eventually;
+use posthaste_testkit::{Disk, eventually};
 use serde_json::json;
 
-use crate::harness::Place;
+use crate::harness::{Lines, Place};
 
 /// Above `retention_size` below.
 const MESSAGES: u32 = 300;
@@ -88,4 +89,39 @@ fn abandoned_subscription_of_a_killed_relay_is_removed_by_force() {
     assert_eq!(state(), Some(json!("held")));
     place.run(&["subscriptions", "remove", "orders", "--force"]).succeeds();
     assert_eq!(state(), None);
+}
+
+#[test]
+fn r12_relay_on_a_full_disk_waits_and_publishes_everything_once_there_is_room() {
+    let place = Place::migrated("");
+    let disk = Disk::new();
+    let mut relay = place.start_in(&["relay"], &disk.environment());
+    let published = Lines::of(relay.stdout());
+    // The application's own disk has room.
+    let log = rusqlite::Connection::open(place.path().join("log.db")).unwrap();
+    let enqueue = || {
+        let insert = "insert into posthaste_log (id, topic, content_type, payload) \
+                      values (randomblob(16), 't', 'text/plain', ?1)";
+        log.execute(insert, ["x".repeat(10_000).as_bytes()]).unwrap();
+    };
+    enqueue();
+    published.until("\"position\":1,");
+    disk.fill(place.path());
+    for _ in 0..5 {
+        enqueue();
+    }
+    let told = relay.log.until("database or disk is full").pop().unwrap();
+    assert!(told.contains("WARN") && told.contains("free disk space"), "{told}");
+    let status = &place.run(&["status"]).succeeds().objects()[0]["subscriptions"][0];
+    assert!(status["backlog"].as_u64() >= Some(5), "{status}");
+
+    disk.free();
+    for position in 2..=6 {
+        assert!(published.next().contains(&format!("\"position\":{position},")));
+    }
+    relay.signal("TERM");
+    assert_eq!(relay.ends().0, Some(0));
+    let status = &place.run(&["status"]).succeeds().objects()[0]["subscriptions"][0];
+    assert_eq!(status["backlog"], 0);
+    assert_eq!(place.run(&["relay", "--once"]).succeeds().stdout, "", "all was settled");
 }

@@ -74,8 +74,7 @@ impl Pipeline {
 
         let (portions_in, mut portions) = mpsc::channel(PAGES_AHEAD);
         let (places_in, places) = watch::channel(place);
-        let (store, gauge) = (Arc::clone(&self.store), Arc::clone(&self.gauge));
-        let ledger = Arc::new(Ledger::new(store, gauge, epoch, place));
+        let ledger = Arc::new(Ledger::new(&self, epoch, place));
         let reader = Reader {
             store: Arc::clone(&self.store),
             pages: Arc::clone(&self.pages),

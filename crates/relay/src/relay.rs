@@ -184,20 +184,23 @@ impl Relay {
         let specs: Vec<SubscriptionSpec> =
             self.subscriptions.iter().map(|subscription| subscription.spec.clone()).collect();
         let backoff: Backoff = self.settings.retry.into();
-        let mut failures = 0;
+        let (source, mut failures) = (self.monitor.source(), 0);
         while let Err(error) = self.store.reconcile(&specs).await {
-            self.monitor.source().failed(error.kind());
+            source.failed(error.kind());
             if policy::after_store_error(error.kind()) == Directive::Stop {
                 return Err(error.into());
             }
             failures += 1;
+            let trouble = describe(&error);
             if failures == 1 {
-                tracing::warn!(source = self.store.describe(), "{}", describe(&error));
+                tracing::warn!(source = self.store.describe(), "{trouble}");
             }
+            source.set_trouble(Some(trouble));
             if draining.sleep(backoff.delay(failures, rand::random())).await {
                 return Ok(());
             }
         }
+        source.set_trouble(None);
         Ok(())
     }
 
@@ -216,9 +219,9 @@ impl Relay {
             Ok(())
         });
         let (store, settings) = (Arc::clone(&self.store), self.settings.clone());
-        let signal = draining.clone();
+        let (signal, meter) = (draining.clone(), Arc::clone(self.monitor.source()));
         background.spawn(async move {
-            source::move_due(&*store, &settings, signal).await;
+            source::move_due(&*store, &settings, &meter, signal).await;
             Ok(())
         });
         let pipelines = self.pipelines(until, &newest, draining);

@@ -51,6 +51,7 @@ pub(crate) async fn tick(
             Ok(advance) => {
                 if failures > 0 {
                     tracing::info!(source = store.describe(), "looking at the log again");
+                    meter.set_trouble(None);
                     failures = 0;
                 }
                 meter.advanced(&advance);
@@ -64,9 +65,11 @@ pub(crate) async fn tick(
                     return Err(error);
                 }
                 failures += 1;
+                let trouble = describe(&error);
                 if failures == 1 {
-                    tracing::warn!(source = store.describe(), "{}", describe(&error));
+                    tracing::warn!(source = store.describe(), "{trouble}");
                 }
+                meter.set_trouble(Some(trouble));
                 backoff.delay(failures, rand::random())
             }
         };
@@ -144,7 +147,12 @@ impl Room {
 
 /// Moves scheduled messages into the log when they are due, until the drain. A failed move is tried
 /// again: it took effect as a whole or not at all.
-pub(crate) async fn move_due(store: &dyn Store, settings: &RelaySettings, mut draining: Draining) {
+pub(crate) async fn move_due(
+    store: &dyn Store,
+    settings: &RelaySettings,
+    meter: &SourceMeter,
+    mut draining: Draining,
+) {
     let backoff: Backoff = settings.retry.into();
     let mut failures = 0;
     loop {
@@ -159,6 +167,7 @@ pub(crate) async fn move_due(store: &dyn Store, settings: &RelaySettings, mut dr
                 until_due(moved, settings)
             }
             Err(error) => {
+                meter.failed(error.kind());
                 failures += 1;
                 if failures == 1 {
                     let source = store.describe();

@@ -138,6 +138,12 @@ pub(crate) const LOOKS: Metric = metric(
 );
 pub(crate) const TICKS: Metric =
     metric(Kind::Counter, "posthaste_ticks_total", &[], "Ticks that this relay took.");
+pub(crate) const TICKING: Metric = metric(
+    Kind::Gauge,
+    "posthaste_ticking",
+    &[],
+    "1 while looks and ticks succeed, 0 while they fail and nothing new can be published.",
+);
 pub(crate) const LATE: Metric = metric(
     Kind::Counter,
     "posthaste_late_transactions_total",
@@ -155,8 +161,8 @@ pub(crate) const DATABASE_ERRORS: Metric = metric(
     Kind::Counter,
     "posthaste_database_errors_total",
     &["class"],
-    "Failures of the database that ended a run of a pipeline, a look, a sweep or a read for the \
-     gauges.",
+    "Failures of the database that ended a run of a pipeline, held up a write of one, or ended a \
+     look, a move of scheduled messages, a sweep or a read for the gauges.",
 );
 pub(crate) const OBSERVED_AT: Metric = observed(metric(
     Kind::Gauge,
@@ -244,7 +250,7 @@ pub(crate) const LEASE_EPOCH: Metric = observed(metric(
 ));
 
 /// Every metric, in the order of the page.
-pub(crate) const ALL: [&Metric; 29] = [
+pub(crate) const ALL: [&Metric; 30] = [
     &PUBLISHED,
     &ATTEMPTS,
     &ERRORS,
@@ -258,6 +264,7 @@ pub(crate) const ALL: [&Metric; 29] = [
     &STATE,
     &LOOKS,
     &TICKS,
+    &TICKING,
     &LATE,
     &SLOTS_EMPTIED,
     &DATABASE_ERRORS,

@@ -63,6 +63,6 @@ impl Telemetry {
 
     /// Whether every subscription is at work, and what keeps those that are not.
     pub fn readiness(&self) -> Readiness {
-        Readiness::of(&self.monitor.snapshot())
+        Readiness::of(&self.monitor.snapshot(), self.monitor.trouble())
     }
 }

@@ -73,6 +73,7 @@ impl Page {
     fn source(&mut self, meter: &SourceMeter) {
         self.single(&metrics::LOOKS, Some(meter.looks.get()));
         self.single(&metrics::TICKS, Some(meter.ticks.get()));
+        self.single(&metrics::TICKING, Some(u8::from(meter.trouble().is_none())));
         self.single(&metrics::LATE, Some(meter.late_transactions.get()));
         self.single(&metrics::SLOTS_EMPTIED, Some(meter.slots_emptied.get()));
         self.head(&metrics::DATABASE_ERRORS);
