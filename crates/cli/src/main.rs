@@ -17,6 +17,7 @@ mod panics;
 mod run;
 mod signals;
 mod store;
+mod traces;
 
 use std::{io::Write as _, process::ExitCode};
 

@@ -15,3 +15,4 @@ mod room;
 mod secrets;
 mod servers;
 mod telemetry;
+mod traces;

@@ -16,3 +16,4 @@ mod sql_function_many;
 mod strict;
 mod support;
 mod tokens;
+mod traces;

@@ -9,10 +9,14 @@ use tokio::{
 };
 
 use crate::{
+    clock,
     monitor::Gauge,
     policy::{self, Unaccepted, describe},
     sink::{Batch, Context, Receipt, Sink, SinkError, SinkErrorKind, Target},
-    telemetry::meter::Class,
+    telemetry::{
+        meter::Class,
+        traces::{Attempt, Tracer},
+    },
 };
 
 /// A sink that one lane of a subscription publishes through. Owned by that lane.
@@ -24,6 +28,7 @@ pub(crate) struct Outlet {
     sink: Option<Box<dyn Sink>>,
     operation_timeout: Duration,
     gauge: Arc<Gauge>,
+    tracer: Option<Tracer>,
     /// The run has to end.
     stopped: watch::Receiver<bool>,
 }
@@ -45,9 +50,10 @@ impl Outlet {
         lane: String,
         operation_timeout: Duration,
         gauge: Arc<Gauge>,
+        tracer: Option<Tracer>,
         stopped: watch::Receiver<bool>,
     ) -> Self {
-        Self { target, context, lane, sink: None, operation_timeout, gauge, stopped }
+        Self { target, context, lane, sink: None, operation_timeout, gauge, tracer, stopped }
     }
 
     /// The target for people, without secrets.
@@ -63,6 +69,14 @@ impl Outlet {
         let (gauge, mut stopped) = (Arc::clone(&self.gauge), self.stopped.clone());
         let (meter, began) = (gauge.meter(), Instant::now());
         meter.attempts.add(1);
+        let traced = self.tracer.clone().map(|tracer| (tracer, clock::now()));
+        let trace = |outcome: Result<&[Unaccepted], &str>| {
+            if let Some((tracer, at)) = &traced {
+                let (subscription, took) = (gauge.name(), began.elapsed());
+                let began = *at;
+                tracer.attempted(&Attempt { subscription, page, batch, began, took, outcome });
+            }
+        };
         let handed = Batch::new(page, batch, place);
         let answer = tokio::select! {
             biased;
@@ -73,11 +87,13 @@ impl Outlet {
             Ok(receipt) => {
                 let unaccepted = policy::unaccepted(batch, receipt);
                 meter.answered(batch.len(), began.elapsed(), &unaccepted);
+                trace(Ok(&unaccepted));
                 gauge.published(batch.len() - unaccepted.len());
                 Tried::Answered(unaccepted)
             }
             Err(error) => {
                 meter.errors(Class::Sink(error.kind())).add(1);
+                trace(Err(&describe(&error)));
                 Tried::Failed(error)
             }
         }

@@ -25,7 +25,7 @@ use crate::{
     settler::Settler,
     sink::{Context, SinkError, Target},
     source::Newest,
-    telemetry::meter::SourceMeter,
+    telemetry::{meter::SourceMeter, traces::Tracer},
 };
 
 /// Pages between the reader and the publisher.
@@ -45,6 +45,7 @@ pub(crate) struct Pipeline {
     pub(crate) gauge: Arc<Gauge>,
     pub(crate) draining: Draining,
     pub(crate) source: Arc<SourceMeter>,
+    pub(crate) tracer: Option<Tracer>,
     /// Who holds the subscription, for people.
     pub(crate) holder: Arc<str>,
     /// Ends once everything up to this tick is published; `None` goes on.
@@ -198,7 +199,8 @@ impl Pipeline {
     fn outlet(&self, lane: String, ledger: &Ledger) -> Outlet {
         let (target, context) = (Arc::clone(&self.target), self.context.clone());
         let (limit, gauge) = (self.settings.operation_timeout, Arc::clone(&self.gauge));
-        Outlet::new(target, context, lane, limit, gauge, ledger.stopped())
+        let tracer = self.tracer.clone();
+        Outlet::new(target, context, lane, limit, gauge, tracer, ledger.stopped())
     }
 }
 

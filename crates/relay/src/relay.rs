@@ -16,7 +16,7 @@ use crate::{
     sink::{Context, Target},
     source::{self, Newest},
     supervisor::supervise,
-    telemetry::Telemetry,
+    telemetry::{Telemetry, traces::Tracer},
 };
 
 /// A subscription and where it publishes.
@@ -39,6 +39,7 @@ pub struct Relay {
     context: Context,
     holder: Arc<str>,
     monitor: Monitor,
+    tracer: Option<Tracer>,
     /// Dropped when the relay has ended, which ends the waits on its monitors.
     _alive: Alive,
 }
@@ -98,7 +99,22 @@ impl Relay {
         let names = subscriptions.iter().map(|subscription| subscription.spec.name.clone());
         let (monitor, alive) = Monitor::new(names);
         let holder = format!("{}-{:08x}", std::process::id(), rand::random::<u32>()).into();
-        Self { store, settings, subscriptions, context, holder, monitor, _alive: alive }
+        Self {
+            store,
+            settings,
+            subscriptions,
+            context,
+            holder,
+            monitor,
+            tracer: None,
+            _alive: alive,
+        }
+    }
+
+    /// Has the relay's tries traced.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer: Some(tracer), ..self }
     }
 
     /// A view of what the relay is doing, also while it runs.
@@ -110,7 +126,8 @@ impl Relay {
     pub fn telemetry(&self) -> Telemetry {
         let (store, monitor) = (Arc::clone(&self.store), self.monitor.clone());
         let timeout = self.settings.operation_timeout;
-        Telemetry::new(store, monitor, Arc::clone(&self.holder), timeout)
+        let (holder, tracer) = (Arc::clone(&self.holder), self.tracer.clone());
+        Telemetry::new(store, monitor, holder, timeout, tracer)
     }
 
     /// Runs until `shutdown` completes, then drains within the drain time-out.
@@ -252,6 +269,7 @@ impl Relay {
                 gauge: self.monitor.gauge(nth),
                 draining: draining.clone(),
                 source: Arc::clone(self.monitor.source()),
+                tracer: self.tracer.clone(),
                 holder: Arc::clone(&self.holder),
                 until,
             };

@@ -8,3 +8,4 @@ mod pipeline;
 mod simulation;
 mod sinks;
 mod telemetry;
+mod traces;

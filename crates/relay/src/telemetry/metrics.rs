@@ -164,6 +164,24 @@ pub(crate) const DATABASE_ERRORS: Metric = metric(
     "Failures of the database that ended a run of a pipeline, held up a write of one, or ended a \
      look, a move of scheduled messages, a sweep or a read for the gauges.",
 );
+pub(crate) const SPANS_EXPORTED: Metric = metric(
+    Kind::Counter,
+    "posthaste_exported_spans_total",
+    &[],
+    "Spans that the collector of traces has taken; 0 without one.",
+);
+pub(crate) const SPANS_DROPPED: Metric = metric(
+    Kind::Counter,
+    "posthaste_dropped_spans_total",
+    &[],
+    "Spans that were not exported: there was no room for them, or the collector took them in no try.",
+);
+pub(crate) const SPAN_FAILURES: Metric = metric(
+    Kind::Counter,
+    "posthaste_span_export_errors_total",
+    &[],
+    "Tries to export spans that failed.",
+);
 pub(crate) const OBSERVED_AT: Metric = observed(metric(
     Kind::Gauge,
     "posthaste_observed_timestamp_seconds",
@@ -250,7 +268,7 @@ pub(crate) const LEASE_EPOCH: Metric = observed(metric(
 ));
 
 /// Every metric, in the order of the page.
-pub(crate) const ALL: [&Metric; 30] = [
+pub(crate) const ALL: [&Metric; 33] = [
     &PUBLISHED,
     &ATTEMPTS,
     &ERRORS,
@@ -268,6 +286,9 @@ pub(crate) const ALL: [&Metric; 30] = [
     &LATE,
     &SLOTS_EMPTIED,
     &DATABASE_ERRORS,
+    &SPANS_EXPORTED,
+    &SPANS_DROPPED,
+    &SPAN_FAILURES,
     &OBSERVED_AT,
     &ENQUEUED,
     &LOG_MESSAGES,

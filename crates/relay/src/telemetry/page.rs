@@ -15,14 +15,20 @@ use super::{
     meter::{Class, Counter, DATABASE_CLASSES, Meter, SourceMeter, What},
     metrics::{self, Metric},
     observer::{Observed, Observer},
+    traces::TraceMeter,
 };
 use crate::monitor::{Gauge, Monitor, State};
 
 /// Renders every family of the list in its order, each with its help even while it has no value.
-pub(crate) fn render(monitor: &Monitor, observer: &Observer) -> String {
+pub(crate) fn render(
+    monitor: &Monitor,
+    observer: &Observer,
+    traces: Option<&TraceMeter>,
+) -> String {
     let mut page = Page(String::with_capacity(32 << 10));
     page.subscriptions(monitor.gauges());
     page.source(monitor.source());
+    page.traces(traces);
     let observed = observer.last();
     page.database(observed.as_deref());
     // Other relays tell of theirs.
@@ -80,6 +86,14 @@ impl Page {
         for (kind, word) in DATABASE_CLASSES {
             self.sample(&metrics::DATABASE_ERRORS, &[word], meter.errors(kind).get());
         }
+    }
+
+    fn traces(&mut self, meter: Option<&TraceMeter>) {
+        let count =
+            |of: fn(&TraceMeter) -> &Counter| Some(meter.map_or(0, |meter| of(meter).get()));
+        self.single(&metrics::SPANS_EXPORTED, count(|meter| &meter.exported));
+        self.single(&metrics::SPANS_DROPPED, count(|meter| &meter.dropped));
+        self.single(&metrics::SPAN_FAILURES, count(|meter| &meter.failures));
     }
 
     fn database(&mut self, observed: Option<&Observed>) {
