@@ -13,11 +13,18 @@ use opentelemetry_proto::tonic::{
     common::v1::{KeyValue, any_value::Value},
     trace::v1::Span,
 };
+use posthaste_testkit::Tls;
 use prost::Message as _;
+use rustls::ServerConfig;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{
+        AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
+        BufReader,
+    },
     net::{TcpListener, TcpStream},
 };
+use tokio_rustls::TlsAcceptor;
 
 /// One request as it came.
 #[derive(Clone, Debug)]
@@ -38,20 +45,57 @@ pub(crate) struct Collector {
 
 impl Collector {
     pub(crate) async fn start(refusals: u32) -> Self {
+        Self::listen("http", refusals, |collector, stream| async move {
+            collector.serve(stream).await;
+        })
+        .await
+    }
+
+    /// Behind TLS. A handshake that fails is no request.
+    pub(crate) async fn start_with(tls: &Tls) -> Self {
+        let chain = CertificateDer::pem_slice_iter(tls.certificate_pem().as_bytes());
+        let key = PrivateKeyDer::from_pem_slice(tls.key_pem().as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain.map(Result::unwrap).collect(), key)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Self::listen("https", 0, move |collector, stream| {
+            let acceptor = acceptor.clone();
+            async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    collector.serve(stream).await;
+                }
+            }
+        })
+        .await
+    }
+
+    async fn listen<F>(
+        scheme: &str,
+        refusals: u32,
+        serve: impl Fn(Self, TcpStream) -> F + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let endpoint = format!("{scheme}://{}", listener.local_addr().unwrap());
         let (requests, refusals) = (Arc::default(), Arc::new(AtomicU32::new(refusals)));
         let collector = Self { endpoint, requests, refusals };
         let serving = collector.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                serving.serve(stream).await;
+                serve(serving.clone(), stream).await;
             }
         });
         collector
     }
 
-    async fn serve(&self, stream: TcpStream) {
+    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let mut stream = BufReader::new(stream);
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -78,6 +122,7 @@ impl Collector {
         let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
         // The exporter may have gone.
         let _ = stream.write_all(answer.as_bytes()).await;
+        let _ = stream.flush().await;
     }
 
     pub(crate) fn requests(&self) -> Vec<Request> {

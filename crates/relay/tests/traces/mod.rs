@@ -14,7 +14,7 @@ use posthaste_relay::{
     },
 };
 use posthaste_store::Store;
-use posthaste_testkit::{eventually_async, exposition::Scrape};
+use posthaste_testkit::{Tls, eventually_async, exposition::Scrape};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::timeout};
 
@@ -167,6 +167,29 @@ async fn spans_are_exported_while_the_relay_runs_and_again_after_a_refusal() {
     assert_eq!(counter(&telemetry, "dropped_spans"), 0);
     running.drain().await.unwrap();
     exporting.end().await;
+}
+
+#[tokio::test]
+async fn collector_behind_tls_is_trusted_by_its_authority_alone() {
+    let tls = Tls::generate();
+    let collector = Collector::start_with(&tls).await;
+    for is_trusted in [false, true] {
+        let (directory, store) = store().await;
+        let authority = directory.path().join("ca.pem");
+        let other = Tls::generate();
+        let pem = if is_trusted { tls.ca_pem() } else { other.ca_pem() };
+        std::fs::write(&authority, pem).unwrap();
+        let settings = TraceSettings { ca_file: Some(authority), ..settings(&collector.endpoint) };
+        append_sampled(&*store, 1).await;
+        let (relay, _consumer) = relay_to_local(&store);
+        let (relay, exporting) = Exporting::start(&settings, relay);
+        let telemetry = relay.telemetry();
+        relay.run_once(std::future::pending()).await.unwrap();
+        exporting.end().await;
+        let counts = ["exported_spans", "dropped_spans"].map(|name| counter(&telemetry, name));
+        assert_eq!(counts, if is_trusted { [2, 0] } else { [0, 2] });
+    }
+    assert_eq!(collector.spans().len(), 2);
 }
 
 /// A collector that takes connections and never answers.

@@ -152,13 +152,14 @@ impl Client {
             .map_err(|error| ExportError::away("send the spans", &error))?;
         let answer = sender.send_request(request);
         tokio::pin!(connection, answer);
-        tokio::select! {
-            answer = &mut answer => answer.map(|answer| answer.status()).map_err(failed),
-            ended = &mut connection => {
-                ended.map_err(failed)?;
-                answer.await.map(|answer| answer.status()).map_err(failed)
-            }
-        }
+        // A collector may close its connection as soon as it has answered: the answer counts, not how
+        // the connection ended.
+        let answer = tokio::select! {
+            biased;
+            answer = &mut answer => answer,
+            _ = &mut connection => answer.await,
+        };
+        answer.map(|answer| answer.status()).map_err(failed)
     }
 }
 
