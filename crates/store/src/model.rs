@@ -319,13 +319,16 @@ pub enum Pin {
     Transaction,
     /// There is no subscription, so that nobody has published them.
     Unread,
+    /// The retention time alone, in a ring that comes round before it has passed.
+    Retention,
     /// They are the newest as well: the slot that is being filled is never emptied.
     Newest,
 }
 
 impl Pin {
     /// Every word of [`Pin::word`].
-    pub const WORDS: [&str; 5] = ["subscription", "parked_key", "transaction", "unread", "newest"];
+    pub const WORDS: [&str; 6] =
+        ["subscription", "parked_key", "transaction", "unread", "retention", "newest"];
 
     /// The word for it, in metrics and JSON.
     pub const fn word(&self) -> &'static str {
@@ -334,7 +337,8 @@ impl Pin {
             Self::ParkedKey(_) => Self::WORDS[1],
             Self::Transaction => Self::WORDS[2],
             Self::Unread => Self::WORDS[3],
-            Self::Newest => Self::WORDS[4],
+            Self::Retention => Self::WORDS[4],
+            Self::Newest => Self::WORDS[5],
         }
     }
 
@@ -342,7 +346,7 @@ impl Pin {
     pub fn subscription(&self) -> Option<&str> {
         match self {
             Self::Subscription(name) | Self::ParkedKey(name) => Some(name),
-            Self::Transaction | Self::Unread | Self::Newest => None,
+            Self::Transaction | Self::Unread | Self::Retention | Self::Newest => None,
         }
     }
 }
@@ -368,6 +372,10 @@ impl fmt::Display for Pin {
             Self::Unread => f.write_str(
                 "there is no subscription, so nobody has published them: configure one and run a \
                  relay",
+            ),
+            Self::Retention => f.write_str(
+                "they are younger than database.retention: set a shorter one, or create the schema \
+                 with more slots",
             ),
             Self::Newest => f.write_str(
                 "they are in the newest slot, which is never emptied: set a larger \

@@ -82,13 +82,15 @@ pub(super) async fn max_xid(store: &PostgresStore, loan: &Loan, slot: i64) -> Re
     rows.first().map(|row| rows::xid(row.get(0))).transpose()
 }
 
-/// What keeps the oldest messages. `None` when the next sweep may empty their slot.
+/// What keeps the oldest messages. `None` when the next sweep may empty their slot, as it does
+/// before their time only while the log is above its size.
 pub(super) async fn pin(
     store: &PostgresStore,
     loan: &Loan,
     ring: Ring,
     last: Position,
     needs: Option<&Needs>,
+    is_over: bool,
 ) -> Result<Option<Pin>> {
     let Some(needs) = needs else { return Ok(Some(Pin::Unread)) };
     let head = ring.stretch_of(last);
@@ -102,8 +104,10 @@ pub(super) async fn pin(
             break;
         }
         let known = store.shared.slots.lock().get(&stretch).copied();
-        let is_open = matches!(known, Some(Knowledge::Passed { .. }));
-        return Ok(is_open.then_some(Pin::Transaction));
+        return Ok(match known {
+            Some(Knowledge::Passed { .. }) => Some(Pin::Transaction),
+            _ => (!is_over).then_some(Pin::Retention),
+        });
     }
     Ok(Some(Pin::Newest))
 }

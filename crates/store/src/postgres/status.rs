@@ -45,7 +45,8 @@ async fn log_size(
     let mut size = retention::size(store, loan, ring).await?;
     if size.over() > 0 || slots.shared > 0 {
         let needs = retention::needs(store, loan).await?;
-        size.pin = retention::pin(store, loan, ring, head, needs.as_ref()).await?;
+        let is_over = size.over() > 0;
+        size.pin = retention::pin(store, loan, ring, head, needs.as_ref(), is_over).await?;
     }
     Ok(size)
 }

@@ -41,7 +41,8 @@ pub(super) async fn sweep(store: &PostgresStore) -> Result<SweepReport> {
         report.slots_emptied += sweep_progress(store, &loan, geometry).await?;
     }
     if report.bytes_over > 0 || report.slots_shared > 0 {
-        report.pin = retention::pin(store, &loan, geometry.log, last, needs.as_ref()).await?;
+        let (needs, is_over) = (needs.as_ref(), report.bytes_over > 0);
+        report.pin = retention::pin(store, &loan, geometry.log, last, needs, is_over).await?;
     }
     report.tokens_deleted = sweep_tokens(store, &loan).await?;
     loan.give_back();

@@ -203,6 +203,24 @@ async fn log_above_its_size_tells_an_open_transaction_from_the_newest_messages()
     assert_eq!(pin().await, Some(Pin::Newest));
 }
 
+#[tokio::test]
+async fn ring_that_is_too_small_for_the_retention_time_says_so() {
+    let postgres = quiet_server(&[]);
+    let options = PostgresOptions { retention: LIMIT, ..options() };
+    let log = Log::on(&postgres, &options).await;
+    log.subscribe("s").await;
+    let writer = log.writer().await;
+    for lap in 0..3 {
+        enqueue_many(&writer, &lap.to_string(), 35).await;
+        assert_eq!(log.publish("s").await.len(), 35);
+        log.store.sweep().await.unwrap();
+    }
+    let report = log.store.sweep().await.unwrap();
+    assert!(report.slots_shared > 0, "{report:?}");
+    assert_eq!(report.pin, Some(Pin::Retention));
+    assert_eq!(log.store.status().await.unwrap().size.pin, Some(Pin::Retention));
+}
+
 /// What `status` calls dead is what transactions that rolled back have left, and nothing else.
 #[tokio::test]
 async fn rolled_back_messages_are_dead_tuples_and_published_ones_are_not() {
