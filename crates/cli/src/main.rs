@@ -18,6 +18,7 @@ mod progress;
 mod run;
 mod signals;
 mod store;
+mod traces;
 
 use std::{io::Write as _, process::ExitCode};
 

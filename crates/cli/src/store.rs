@@ -69,6 +69,7 @@ fn postgres(url: &str, database: &DatabaseSettings) -> Result<Arc<dyn Operations
         ca_file: database.ca_file.clone(),
         operation_timeout: database.operation_timeout,
         retention: database.retention,
+        retention_bytes: database.retention_size,
         token_retention: database.token_retention,
         rings: database.ring.sizes(),
         ..PostgresOptions::default()
@@ -86,6 +87,7 @@ async fn sqlite(
         create: missing == Missing::Create,
         operation_timeout: database.operation_timeout,
         retention: database.retention,
+        retention_bytes: database.retention_size,
         token_retention: database.token_retention,
     };
     Ok(Arc::new(SqliteStore::open(path, &options).await?))

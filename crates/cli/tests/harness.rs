@@ -2,6 +2,7 @@
 //! waits for what it prints.
 
 use std::{
+    ffi::OsString,
     io::{BufRead as _, BufReader, Read, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -84,8 +85,14 @@ impl Place {
     }
 
     pub(crate) fn start(&self, arguments: &[&str]) -> Running {
+        self.start_in(arguments, &[])
+    }
+
+    pub(crate) fn start_in(&self, arguments: &[&str], variables: &[(&str, OsString)]) -> Running {
         let mut command = self.command(arguments);
+        let variables = variables.iter().map(|(name, value)| (name, value));
         let mut child = command
+            .envs(variables)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

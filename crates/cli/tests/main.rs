@@ -14,6 +14,8 @@ mod once;
 mod operations;
 mod relay;
 mod replays;
+mod room;
 mod secrets;
 mod servers;
 mod telemetry;
+mod traces;

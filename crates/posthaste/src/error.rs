@@ -34,6 +34,8 @@ pub enum EnqueueErrorKind {
     Conflict,
     /// The connection is gone or the server is stopping: run the transaction again.
     Unavailable,
+    /// The database's disk is full, or another resource of it is used up.
+    Resources,
     /// The topic is strict, and the transaction has not locked the message's key before.
     KeyNotLocked,
     /// The transaction had failed before.
@@ -53,6 +55,7 @@ impl EnqueueErrorKind {
             "25P02" => Self::AlreadyAborted,
             "57P01" | "57P02" | "57P03" => Self::Unavailable,
             other if other.starts_with("08") => Self::Unavailable,
+            other if other.starts_with("53") => Self::Resources,
             _ => Self::Database,
         }
     }
@@ -63,6 +66,7 @@ impl EnqueueErrorKind {
             Self::MissingSchema => "run `posthaste migrate`, or check the schema name",
             Self::Privilege => "grant the role the writer's privileges",
             Self::Conflict | Self::Unavailable => "run the transaction again",
+            Self::Resources => "free disk space or connections on the database server",
             Self::KeyNotLocked => {
                 "the topic is strict; call `lock_keys` for the message's key in an earlier statement \
                  of the transaction"

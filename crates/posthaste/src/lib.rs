@@ -55,11 +55,15 @@ mod error;
 mod outbox;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "opentelemetry")]
+mod trace;
 mod writer;
 
 pub use posthaste_core::{InvalidMessage, Limits, Message, MessageId, SchemaName, Timestamp};
 pub use posthaste_store::statements::{PostgresWriter, SqliteWriter};
 
+#[cfg(feature = "opentelemetry")]
+pub use crate::trace::Traced;
 pub use crate::{
     error::{EnqueueError, EnqueueErrorKind},
     outbox::Outbox,

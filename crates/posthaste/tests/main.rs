@@ -17,3 +17,4 @@ mod sql_function_many;
 mod strict;
 mod support;
 mod tokens;
+mod traces;

@@ -1,7 +1,10 @@
 //! How transactions are aborted where the usual way is barred.
 
+use std::sync::Arc;
+
 use ::sea_orm::{ConnectionTrait as _, TransactionTrait as _};
 use posthaste::{EnqueueErrorKind, Message, Outbox};
+use posthaste_testkit::{Disk, Postgres, PostgresOptions};
 use rusqlite::{Connection, TransactionBehavior::Immediate};
 use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
 
@@ -91,6 +94,51 @@ async fn busy_database_is_a_conflict() {
     let error = Outbox::default().enqueue_blocking(&other, &Message::new("a")).unwrap_err();
     assert_eq!(error.kind(), &EnqueueErrorKind::Conflict);
     held.commit().unwrap();
+}
+
+#[tokio::test]
+async fn r1_full_sqlite_database_fails_the_transaction_with_its_cause() {
+    let place = Place::sqlite().await;
+    let mut connection = Connection::open(place.file()).unwrap();
+    let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+    connection.pragma_update(None, "max_page_count", pages + 1).unwrap();
+    let transaction = connection.transaction_with_behavior(Immediate).unwrap();
+    transaction.execute("insert into orders (id) values (17)", []).unwrap();
+    let message = Message::new("a").text("x".repeat(100_000));
+    let error = Outbox::default().enqueue_blocking(&transaction, &message).unwrap_err();
+    assert_eq!(error.kind(), &EnqueueErrorKind::Resources);
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(cause, "database or disk is full");
+    assert!(error.transaction_aborted());
+    transaction.commit().unwrap_err();
+    assert_eq!((count(&connection, "orders"), count(&connection, "posthaste_log")), (0, 0));
+}
+
+#[tokio::test]
+async fn r1_full_disk_of_postgres_fails_the_transaction_with_its_cause() {
+    let disk = Arc::new(Disk::new());
+    let options = PostgresOptions { disk: Some(Arc::clone(&disk)), ..PostgresOptions::default() };
+    let server = Postgres::start_with(options);
+    let database = support::postgres_on(&server).await;
+    let mut client = database.connect().await;
+    client.batch_execute("insert into orders (id) values (1)").await.unwrap();
+    disk.fill(&server.data_dir().join("base"));
+    let message = Message::new("a").text("x");
+    let transaction = client.transaction().await.unwrap();
+    transaction.execute("insert into orders (id) values (17)", &[]).await.unwrap();
+    let error = Outbox::default().enqueue(&transaction, &message).await.unwrap_err();
+    assert_eq!(error.kind(), &EnqueueErrorKind::Resources);
+    let cause = std::error::Error::source(&error).unwrap();
+    let cause = cause.downcast_ref::<tokio_postgres::Error>().unwrap();
+    assert_eq!(cause.code().unwrap().code(), "53100");
+    transaction.commit().await.unwrap();
+    let orders = "select count(*) from orders";
+    let written: i64 = client.query_one(orders, &[]).await.unwrap().get(0);
+    assert_eq!(written, 1, "the order went with its message");
+    disk.free();
+    let transaction = client.transaction().await.unwrap();
+    Outbox::default().enqueue(&transaction, &message).await.unwrap();
+    transaction.commit().await.unwrap();
 }
 
 #[tokio::test]

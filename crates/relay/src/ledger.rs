@@ -1,12 +1,19 @@
 //! What a pipeline writes about itself: its places and what it has set aside, under its epoch.
+//!
+//! A database without room refuses a write before it takes effect. The ledger then keeps trying, and
+//! the publisher waits for it: publishing on without a place, or beginning a new run at the old
+//! place again and again, would repeat messages without a bound.
 
 use std::sync::Arc;
 
-use posthaste_core::{Epoch, Place};
+use posthaste_core::{Backoff, Epoch, Place};
 use posthaste_store::{Aside, Settled, Store, StoreError, StoreErrorKind};
 use tokio::sync::{Mutex, watch};
 
-use crate::monitor::Gauge;
+use crate::{
+    drain::Draining, monitor::Gauge, pipeline::Pipeline, policy::describe,
+    telemetry::meter::SourceMeter,
+};
 
 /// Writes one thing at a time, so that no older place ever follows a newer one. Shared by the
 /// stages of one run of a pipeline.
@@ -17,6 +24,11 @@ pub(crate) struct Ledger {
     state: Mutex<Written>,
     /// Tells the other stages to stop.
     stop: watch::Sender<bool>,
+    /// Whether a write waits for room in the database. Written under the lock on `state`.
+    held: watch::Sender<bool>,
+    source: Arc<SourceMeter>,
+    backoff: Backoff,
+    draining: Draining,
 }
 
 /// What has been written so far.
@@ -31,14 +43,25 @@ enum Written {
 }
 
 impl Ledger {
-    pub(crate) fn new(
-        store: Arc<dyn Store>,
-        gauge: Arc<Gauge>,
-        epoch: Epoch,
-        settled: Place,
-    ) -> Self {
-        let state = Mutex::new(Written::Place(settled));
-        Self { store, gauge, epoch, state, stop: watch::Sender::new(false) }
+    /// The ledger of a run of `pipeline` that begins at `settled`.
+    pub(crate) fn new(pipeline: &Pipeline, epoch: Epoch, settled: Place) -> Self {
+        Self {
+            store: Arc::clone(&pipeline.store),
+            gauge: Arc::clone(&pipeline.gauge),
+            epoch,
+            state: Mutex::new(Written::Place(settled)),
+            stop: watch::Sender::new(false),
+            held: watch::Sender::new(false),
+            source: Arc::clone(&pipeline.source),
+            backoff: pipeline.settings.retry.into(),
+            draining: pipeline.draining.clone(),
+        }
+    }
+
+    /// Returns at once unless a write waits for room in the database.
+    pub(crate) async fn has_room(&self) {
+        // The sender is in `self`.
+        let _ = self.held.subscribe().wait_for(|held| !held).await;
     }
 
     /// Becomes true when the run has to stop: fenced, or a stage has failed.
@@ -84,11 +107,7 @@ impl Ledger {
         }
         // Also when this future is dropped in between.
         *state = Written::Failed;
-        let (name, epoch) = (self.gauge.name(), self.epoch);
-        let answer = match &place {
-            Some(place) if changes.is_empty() => self.store.settle(name, epoch, place).await,
-            place => self.store.set_aside(name, epoch, changes, place.as_ref()).await,
-        };
+        let answer = self.write_when_there_is_room(changes, place.as_ref()).await;
         match answer {
             Ok(Settled::Recorded) => {
                 *state = Written::Place(place.unwrap_or(before));
@@ -103,5 +122,43 @@ impl Ledger {
             Err(_) => self.stop(),
         }
         answer
+    }
+
+    /// Tries until the database has room for the write, or the run has to end.
+    async fn write_when_there_is_room(
+        &self,
+        changes: &[Aside],
+        place: Option<&Place>,
+    ) -> Result<Settled, StoreError> {
+        let (name, epoch) = (self.gauge.name(), self.epoch);
+        let (mut draining, mut stopped) = (self.draining.clone(), self.stopped());
+        let mut failures = 0;
+        loop {
+            let answer = match place {
+                Some(place) if changes.is_empty() => self.store.settle(name, epoch, place).await,
+                place => self.store.set_aside(name, epoch, changes, place).await,
+            };
+            let error = match answer {
+                Err(error) if error.kind() == StoreErrorKind::Resources => error,
+                answer => {
+                    if failures > 0 {
+                        self.held.send_replace(false);
+                        self.gauge.release();
+                    }
+                    return answer;
+                }
+            };
+            failures += 1;
+            self.held.send_replace(true);
+            self.source.failed(error.kind());
+            self.gauge.hold(describe(&error));
+            let is_over = tokio::select! {
+                is_over = draining.sleep(self.backoff.delay(failures, rand::random())) => is_over,
+                _ = stopped.wait_for(|stopped| *stopped) => true,
+            };
+            if is_over {
+                return Err(error);
+            }
+        }
     }
 }

@@ -136,6 +136,11 @@ impl Monitor {
         }
     }
 
+    /// Why nothing new can be published, while looks or ticks fail; tried again meanwhile.
+    pub fn trouble(&self) -> Option<String> {
+        self.source.trouble()
+    }
+
     /// Whether the relay has not ended.
     pub fn is_alive(&self) -> bool {
         self.changes.has_changed().is_ok()
@@ -173,6 +178,8 @@ pub(crate) struct Gauge {
 #[derive(Debug, Default)]
 struct Status {
     state: State,
+    /// A write waits for room in the database: until it is done, nothing else makes it run.
+    is_held: bool,
     acquired: bool,
     aside: Counts,
     settled: Option<Place>,
@@ -237,6 +244,7 @@ impl Gauge {
     pub(crate) fn acquired(&self, place: Place, aside: Counts) {
         let mut status = self.status();
         status.acquired = true;
+        status.is_held = false;
         status.settled = Some(place);
         status.aside = aside;
         drop(status);
@@ -251,7 +259,7 @@ impl Gauge {
     /// Running again; logged once per change.
     pub(crate) fn running(&self) {
         let mut status = self.status();
-        if status.state == State::Running {
+        if status.state == State::Running || status.is_held {
             return;
         }
         let recovered = matches!(status.state, State::BackingOff | State::Blocked);
@@ -262,6 +270,20 @@ impl Gauge {
             tracing::info!(subscription = self.name, "recovered");
         }
         self.tell();
+    }
+
+    /// A write waits for room in the database, and with it whatever comes after it.
+    pub(crate) fn hold(&self, error: String) {
+        self.status().is_held = true;
+        self.setback(State::BackingOff, error);
+    }
+
+    /// The write that waited is done.
+    pub(crate) fn release(&self) {
+        self.status().is_held = false;
+        if self.state() == State::BackingOff {
+            self.running();
+        }
     }
 
     /// A failure that is tried again; logged when the state changes, not for every attempt.

@@ -9,10 +9,14 @@ use tokio::{
 };
 
 use crate::{
+    clock,
     monitor::Gauge,
     policy::{self, Unaccepted, describe},
     sink::{Batch, Context, Lane, Mark, Marks, Receipt, Sink, SinkError, SinkErrorKind, Target},
-    telemetry::meter::Class,
+    telemetry::{
+        meter::Class,
+        traces::{Attempt, Tracer},
+    },
 };
 
 /// A sink that one lane of a subscription publishes through. Owned by that lane.
@@ -26,6 +30,7 @@ pub(crate) struct Outlet {
     calls: Option<i64>,
     operation_timeout: Duration,
     gauge: Arc<Gauge>,
+    tracer: Option<Tracer>,
     /// The run has to end.
     stopped: watch::Receiver<bool>,
 }
@@ -50,9 +55,11 @@ impl Outlet {
         lane: Lane,
         operation_timeout: Duration,
         gauge: Arc<Gauge>,
+        tracer: Option<Tracer>,
         stopped: watch::Receiver<bool>,
     ) -> Self {
-        Self { target, context, lane, sink: None, calls: None, operation_timeout, gauge, stopped }
+        let (sink, calls) = (None, None);
+        Self { target, context, lane, sink, calls, operation_timeout, gauge, tracer, stopped }
     }
 
     /// The target for people, without secrets.
@@ -86,11 +93,24 @@ impl Outlet {
     pub(crate) async fn attempt(&mut self, page: &Page, batch: &[u32], marks: &dyn Marks) -> Tried {
         let mut stopped = self.stopped.clone();
         self.gauge.meter().attempts.add(1);
-        tokio::select! {
+        let (at, began) = (self.tracer.as_ref().map(|_| clock::now()), Instant::now());
+        let tried = tokio::select! {
             biased;
-            _ = stopped.wait_for(|stopped| *stopped) => Tried::Stopped,
+            _ = stopped.wait_for(|stopped| *stopped) => return Tried::Stopped,
             tried = self.try_once(page, batch, marks) => tried,
+        };
+        if let (Some(tracer), Some(at)) = (&self.tracer, at) {
+            let (subscription, took) = (self.gauge.name(), began.elapsed());
+            let trace = |outcome: Result<&[Unaccepted], &str>| {
+                tracer.attempted(&Attempt { subscription, page, batch, began: at, took, outcome });
+            };
+            match &tried {
+                Tried::Answered(unaccepted) => trace(Ok(unaccepted)),
+                Tried::Failed(error) => trace(Err(&describe(error))),
+                Tried::Elsewhere(_) | Tried::Stopped => {}
+            }
         }
+        tried
     }
 
     async fn try_once(&mut self, page: &Page, batch: &[u32], marks: &dyn Marks) -> Tried {

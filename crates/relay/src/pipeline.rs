@@ -27,7 +27,7 @@ use crate::{
     settler::Settler,
     sink::{Context, Lane, Mark, SinkError, SinkErrorKind, Target},
     source::Newest,
-    telemetry::meter::SourceMeter,
+    telemetry::{meter::SourceMeter, traces::Tracer},
 };
 
 /// Pages between the reader and the publisher.
@@ -47,6 +47,7 @@ pub(crate) struct Pipeline {
     pub(crate) gauge: Arc<Gauge>,
     pub(crate) draining: Draining,
     pub(crate) source: Arc<SourceMeter>,
+    pub(crate) tracer: Option<Tracer>,
     /// Who holds the subscription, for people.
     pub(crate) holder: Arc<str>,
     /// Ends once everything up to this tick is published; `None` goes on.
@@ -95,8 +96,7 @@ impl Pipeline {
                 failed => failed,
             };
         }
-        let (store, gauge) = (Arc::clone(&self.store), Arc::clone(&self.gauge));
-        let ledger = Arc::new(Ledger::new(store, gauge, epoch, settled));
+        let ledger = Arc::new(Ledger::new(&self, epoch, settled));
         let mut publisher = self.publisher(lane.clone(), &ledger);
         let begin = match self.begin(&mut publisher, &ledger, settled).await {
             Ok(begin) => begin,
@@ -303,7 +303,8 @@ impl Pipeline {
     fn outlet(&self, lane: Lane, ledger: &Ledger) -> Outlet {
         let (target, context) = (Arc::clone(&self.target), self.context.clone());
         let (limit, gauge) = (self.settings.operation_timeout, Arc::clone(&self.gauge));
-        Outlet::new(target, context, lane, limit, gauge, ledger.stopped())
+        let tracer = self.tracer.clone();
+        Outlet::new(target, context, lane, limit, gauge, tracer, ledger.stopped())
     }
 }
 

@@ -125,10 +125,14 @@ impl Publisher {
                 if shared.draining.has_begun() {
                     return Err(Ended::Draining);
                 }
-                let draining = &mut shared.draining;
+                let (draining, ledger) = (&mut shared.draining, &shared.ledger);
+                let its_turn = async {
+                    ledger.has_room().await;
+                    turn.lock().await
+                };
                 let _turn = tokio::select! {
                     biased;
-                    turn = turn.lock() => turn,
+                    turn = its_turn => turn,
                     _ = shared.stopped.wait_for(|stopped| *stopped) => return Err(Ended::Fenced),
                     () = draining.begun() => return Err(Ended::Draining),
                 };

@@ -18,7 +18,7 @@ use crate::{
     sink::{Context, Target},
     source::{self, Newest},
     supervisor::supervise,
-    telemetry::Telemetry,
+    telemetry::{Telemetry, traces::Tracer},
 };
 
 /// A subscription and where it publishes.
@@ -41,6 +41,7 @@ pub struct Relay {
     context: Context,
     holder: Arc<str>,
     monitor: Monitor,
+    tracer: Option<Tracer>,
     /// Dropped when the relay has ended, which ends the waits on its monitors.
     _alive: Alive,
 }
@@ -100,7 +101,22 @@ impl Relay {
         let names = subscriptions.iter().map(|subscription| subscription.spec.name.clone());
         let (monitor, alive) = Monitor::new(names);
         let holder = format!("{}-{:08x}", std::process::id(), rand::random::<u32>()).into();
-        Self { store, settings, subscriptions, context, holder, monitor, _alive: alive }
+        Self {
+            store,
+            settings,
+            subscriptions,
+            context,
+            holder,
+            monitor,
+            tracer: None,
+            _alive: alive,
+        }
+    }
+
+    /// Has the relay's tries traced.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer: Some(tracer), ..self }
     }
 
     /// A view of what the relay is doing, also while it runs.
@@ -112,7 +128,8 @@ impl Relay {
     pub fn telemetry(&self) -> Telemetry {
         let (store, monitor) = (Arc::clone(&self.store), self.monitor.clone());
         let timeout = self.settings.operation_timeout;
-        Telemetry::new(store, monitor, Arc::clone(&self.holder), timeout)
+        let (holder, tracer) = (Arc::clone(&self.holder), self.tracer.clone());
+        Telemetry::new(store, monitor, holder, timeout, tracer)
     }
 
     /// Runs until `shutdown` completes, then drains within the drain time-out.
@@ -200,20 +217,23 @@ impl Relay {
         let specs: Vec<SubscriptionSpec> =
             self.subscriptions.iter().map(|subscription| subscription.spec.clone()).collect();
         let backoff: Backoff = self.settings.retry.into();
-        let mut failures = 0;
+        let (source, mut failures) = (self.monitor.source(), 0);
         while let Err(error) = self.store.reconcile(&specs).await {
-            self.monitor.source().failed(error.kind());
+            source.failed(error.kind());
             if policy::after_store_error(error.kind()) == Directive::Stop {
                 return Err(error.into());
             }
             failures += 1;
+            let trouble = describe(&error);
             if failures == 1 {
-                tracing::warn!(source = self.store.describe(), "{}", describe(&error));
+                tracing::warn!(source = self.store.describe(), "{trouble}");
             }
+            source.set_trouble(Some(trouble));
             if draining.sleep(backoff.delay(failures, rand::random())).await {
                 return Ok(());
             }
         }
+        source.set_trouble(None);
         Ok(())
     }
 
@@ -232,9 +252,9 @@ impl Relay {
             Ok(())
         });
         let (store, settings) = (Arc::clone(&self.store), self.settings.clone());
-        let signal = draining.clone();
+        let (signal, meter) = (draining.clone(), Arc::clone(self.monitor.source()));
         background.spawn(async move {
-            source::move_due(&*store, &settings, signal).await;
+            source::move_due(&*store, &settings, &meter, signal).await;
             Ok(())
         });
         let targets = self.subscriptions.iter().map(|it| Arc::clone(&it.target)).collect();
@@ -271,6 +291,7 @@ impl Relay {
                 gauge: self.monitor.gauge(nth),
                 draining: draining.clone(),
                 source: Arc::clone(self.monitor.source()),
+                tracer: self.tracer.clone(),
                 holder: Arc::clone(&self.holder),
                 until,
             };

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use posthaste_core::{Backoff, TickRef, Window};
-use posthaste_store::{Advance, Moved, Store, StoreError};
+use posthaste_store::{Advance, Moved, Pin, Store, StoreError, SweepReport};
 use tokio::sync::watch;
 
 use crate::{
@@ -51,6 +51,7 @@ pub(crate) async fn tick(
             Ok(advance) => {
                 if failures > 0 {
                     tracing::info!(source = store.describe(), "looking at the log again");
+                    meter.set_trouble(None);
                     failures = 0;
                 }
                 meter.advanced(&advance);
@@ -64,9 +65,11 @@ pub(crate) async fn tick(
                     return Err(error);
                 }
                 failures += 1;
+                let trouble = describe(&error);
                 if failures == 1 {
-                    tracing::warn!(source = store.describe(), "{}", describe(&error));
+                    tracing::warn!(source = store.describe(), "{trouble}");
                 }
+                meter.set_trouble(Some(trouble));
                 backoff.delay(failures, rand::random())
             }
         };
@@ -92,20 +95,12 @@ pub(crate) async fn sweep(
     meter: &SourceMeter,
     mut draining: Draining,
 ) {
-    let mut shared = 0;
+    let mut room = Room::default();
     while !draining.sleep(settings.sweep_interval).await {
         match store.sweep().await {
             Ok(report) => {
                 meter.swept(&report);
-                if report.slots_shared > shared {
-                    tracing::warn!(
-                        source = store.describe(),
-                        slots = report.slots_shared,
-                        "the log's ring has come round to slots that are still in use: a \
-                         subscription lags or was abandoned; see `posthaste status`"
-                    );
-                }
-                shared = report.slots_shared;
+                room.tell(store.describe(), report);
             }
             Err(error) => {
                 meter.failed(error.kind());
@@ -115,9 +110,49 @@ pub(crate) async fn sweep(
     }
 }
 
+/// What the sweeps have told of the log's room.
+#[derive(Default)]
+struct Room {
+    /// Slots that were shared after the last sweep.
+    shared: u32,
+    /// What the last sweep found to pin the log.
+    pin: Option<Pin>,
+    /// What was told last, until there is room again.
+    told: Option<Pin>,
+}
+
+impl Room {
+    /// Tells people, once for each cause, that the log needs more room than it should. A cause
+    /// counts when two sweeps in a row have found it: one alone may only have come too early.
+    fn tell(&mut self, source: &str, report: SweepReport) {
+        let SweepReport { slots_shared, bytes_over, pin, .. } = report;
+        if bytes_over == 0 && slots_shared == 0 && self.told.take().is_some() {
+            tracing::info!(source, "the log has room again");
+        }
+        let is_news = pin != self.told || slots_shared > self.shared;
+        if let Some(pin) = pin.as_ref().filter(|pin| is_news && self.pin.as_ref() == Some(*pin)) {
+            self.told = Some(pin.clone());
+            tracing::warn!(
+                source,
+                slots_shared,
+                bytes_over,
+                pinned_by = pin.word(),
+                subscription = pin.subscription(),
+                "the log needs more room than it should, and its oldest messages cannot go: {pin}"
+            );
+        }
+        (self.shared, self.pin) = (slots_shared, pin);
+    }
+}
+
 /// Moves scheduled messages into the log when they are due, until the drain. A failed move is tried
 /// again: it took effect as a whole or not at all.
-pub(crate) async fn move_due(store: &dyn Store, settings: &RelaySettings, mut draining: Draining) {
+pub(crate) async fn move_due(
+    store: &dyn Store,
+    settings: &RelaySettings,
+    meter: &SourceMeter,
+    mut draining: Draining,
+) {
     let backoff: Backoff = settings.retry.into();
     let mut failures = 0;
     loop {
@@ -132,6 +167,7 @@ pub(crate) async fn move_due(store: &dyn Store, settings: &RelaySettings, mut dr
                 until_due(moved, settings)
             }
             Err(error) => {
+                meter.failed(error.kind());
                 failures += 1;
                 if failures == 1 {
                     let source = store.describe();

@@ -29,8 +29,8 @@ pub use crate::{
         TopicTemplate,
     },
     model::{
-        Advance, Aside, AsideState, DeadLetter, DueMessages, FailedMessage, Migration,
-        MigrationReport, Moved, ParkedKey, Progress, ReplayChunk, Replayed, Request, RewindTo,
+        Advance, Aside, AsideState, DeadLetter, DueMessages, FailedMessage, LogSize, Migration,
+        MigrationReport, Moved, ParkedKey, Pin, Progress, ReplayChunk, Replayed, Request, RewindTo,
         Rewound, RingSizes, RoleNames, SchemaState, Selection, Settled, SlotCounts, Start, Status,
         StoredMessage, SubscriptionSpec, SubscriptionStatus, SweepReport, WrittenTopic,
     },
@@ -138,7 +138,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     async fn move_due(&self, limit: u32) -> Result<Moved>;
 
     /// Empties slots whose messages every subscription has published, once they are older than
-    /// the retention time, and forgets idempotency tokens that are older than theirs. A second
+    /// the retention time or, the oldest first, while the log is above its size; and forgets idempotency tokens that are older than theirs. A second
     /// sweep at the same time does no harm.
     async fn sweep(&self) -> Result<SweepReport>;
 
@@ -230,10 +230,11 @@ pub trait Operations: Store {
     /// `Conflict` while a relay holds it.
     async fn rewind(&self, subscription: &str, to: RewindTo, request: &Request) -> Result<Rewound>;
 
-    /// Removes a subscription with all that it has set aside.
+    /// Removes a subscription with all that it has set aside. A relay that still publishes it is
+    /// fenced.
     ///
     /// # Errors
-    /// `Conflict` while a relay holds it.
+    /// `Conflict` while a relay holds it, unless the request is forced.
     async fn remove(&self, subscription: &str, request: &Request) -> Result<()>;
 }
 

@@ -1,6 +1,6 @@
 //! What crosses the store's seam besides the types of `posthaste-core`.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use posthaste_core::{
     Epoch, MessageId, Page, Place, Position, SchemaName, TickRef, Timestamp, TopicFilter, Window,
@@ -248,6 +248,8 @@ pub struct Request {
     pub actor: String,
     /// Count what would change, and change nothing.
     pub is_dry_run: bool,
+    /// Also where a relay is named as the holder: one that was killed never gave up.
+    pub is_forced: bool,
 }
 
 /// One embedded migration.
@@ -319,6 +321,105 @@ pub struct SweepReport {
     pub tokens_deleted: u64,
     /// Slots that hold messages of two laps because a subscription lags too far behind.
     pub slots_shared: u32,
+    /// Bytes that the log has above its size although nothing more can be emptied.
+    pub bytes_over: u64,
+    /// What keeps the oldest messages, while slots are shared or the log is above its size.
+    pub pin: Option<Pin>,
+}
+
+/// How much room the log takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogSize {
+    /// Bytes: of its relations with their indexes (PostgreSQL), of its rows (SQLite).
+    pub bytes: u64,
+    /// The size above which settled messages go before their retention time, if one is set.
+    pub bytes_max: Option<u64>,
+    /// What keeps the oldest messages, while slots are shared or the log is above its size.
+    pub pin: Option<Pin>,
+}
+
+impl LogSize {
+    /// Bytes above the size that is set; 0 without one.
+    pub fn over(&self) -> u64 {
+        self.bytes_max.map_or(0, |max| self.bytes.saturating_sub(max))
+    }
+}
+
+/// What keeps the oldest messages of a log that should be smaller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// The subscription that is furthest behind: slow, paused or abandoned.
+    Subscription(String),
+    /// A key that this subscription has parked.
+    ParkedKey(String),
+    /// A transaction that is still open and could add to them.
+    Transaction,
+    /// There is no subscription, so that nobody has published them.
+    Unread,
+    /// The retention time alone, in a ring that comes round before it has passed.
+    Retention,
+    /// They are the newest as well: the slot that is being filled is never emptied.
+    Newest,
+}
+
+impl Pin {
+    /// Every word of [`Pin::word`].
+    pub const WORDS: [&str; 6] =
+        ["subscription", "parked_key", "transaction", "unread", "retention", "newest"];
+
+    /// The word for it, in metrics and JSON.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Subscription(_) => Self::WORDS[0],
+            Self::ParkedKey(_) => Self::WORDS[1],
+            Self::Transaction => Self::WORDS[2],
+            Self::Unread => Self::WORDS[3],
+            Self::Retention => Self::WORDS[4],
+            Self::Newest => Self::WORDS[5],
+        }
+    }
+
+    /// The subscription that somebody has to look after.
+    pub fn subscription(&self) -> Option<&str> {
+        match self {
+            Self::Subscription(name) | Self::ParkedKey(name) => Some(name),
+            Self::Transaction | Self::Unread | Self::Retention | Self::Newest => None,
+        }
+    }
+}
+
+/// What keeps them, and the remedy.
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Subscription(name) => write!(
+                f,
+                "{name} is furthest behind and has not published them: let it catch up, or, if no \
+                 relay publishes it any more, `posthaste subscriptions remove {name}`"
+            ),
+            Self::ParkedKey(name) => write!(
+                f,
+                "{name} has parked a key that needs them: see `posthaste subscriptions show \
+                 {name}`, then replay or discard what holds the key"
+            ),
+            Self::Transaction => f.write_str(
+                "a transaction that is still open could add to them: find it in pg_stat_activity by \
+                 the oldest backend_xid and end it",
+            ),
+            Self::Unread => f.write_str(
+                "there is no subscription, so nobody has published them: configure one and run a \
+                 relay",
+            ),
+            Self::Retention => f.write_str(
+                "they are younger than database.retention: set a shorter one, or create the schema \
+                 with more slots",
+            ),
+            Self::Newest => f.write_str(
+                "they are in the newest slot, which is never emptied: set a larger \
+                 database.retention_size, or create the schema with smaller slots",
+            ),
+        }
+    }
 }
 
 /// The state of a source for people.
@@ -330,6 +431,8 @@ pub struct Status {
     pub tick: TickRef,
     /// Messages that the log holds.
     pub messages: u64,
+    /// How much room they take.
+    pub size: LogSize,
     /// The log's slots; `None` for a store without a ring.
     pub slots: Option<SlotCounts>,
     /// Rows of the log that nobody sees any more and a vacuum has yet to remove, as far as the

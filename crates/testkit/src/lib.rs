@@ -11,6 +11,7 @@ mod account;
 mod cache;
 mod cluster;
 mod database;
+mod disk;
 mod error;
 pub mod exposition;
 mod guard;
@@ -24,6 +25,7 @@ mod tls;
 mod wait;
 
 pub use database::Database;
+pub use disk::Disk;
 pub use error::TestkitError;
 pub use postgres::{Auth, PgVersion, Postgres, PostgresOptions};
 pub use redis::{Redis, RedisAuth, RedisOptions};

@@ -1,12 +1,14 @@
 //! A private `PostgreSQL` server: its options, its life cycle, and the databases tests get from it.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use crate::account::Account;
 use crate::cluster;
 use crate::database::Database;
+use crate::disk::Disk;
 use crate::error::TestkitError;
 use crate::server::Server;
 use crate::tls::{Tls, TlsFiles};
@@ -94,6 +96,8 @@ pub struct PostgresOptions {
     /// Whether `fsync` is on. A killed server keeps its data either way; only a benchmark tells the
     /// difference.
     pub durable: bool,
+    /// The disk that the server runs on, for a test that fills it.
+    pub disk: Option<Arc<Disk>>,
 }
 
 impl Default for PostgresOptions {
@@ -104,6 +108,7 @@ impl Default for PostgresOptions {
             auth: Auth::Trust,
             tls: None,
             durable: false,
+            disk: None,
         }
     }
 }
@@ -229,7 +234,9 @@ impl Postgres {
     fn prepare(options: PostgresOptions) -> Result<Self, TestkitError> {
         let bin = cluster::programs(options.version)?;
         let server = Server::prepare("PostgreSQL", Account::for_postgres()?, |root| {
-            vec![bin.join("postgres").into(), "-D".into(), root.join("data").into()]
+            let mut command = environment(options.disk.as_deref());
+            command.extend([bin.join("postgres").into(), "-D".into(), root.join("data").into()]);
+            command
         })?;
         Ok(Self { server, bin, options })
     }
@@ -253,6 +260,18 @@ impl Postgres {
     fn ask(&self, verb: &str, command: &str) {
         self.server.ask(verb, command).unwrap_or_else(|error| panic!("{}", chain(&error)));
     }
+}
+
+/// The beginning of a command line that puts the server on a disk.
+fn environment(disk: Option<&Disk>) -> Vec<OsString> {
+    let Some(disk) = disk else { return Vec::new() };
+    let assign = |(name, value): (&str, OsString)| {
+        let mut word = OsString::from(format!("{name}="));
+        word.push(value);
+        word
+    };
+    let variables = disk.environment().map(assign);
+    [OsString::from("env")].into_iter().chain(variables).collect()
 }
 
 /// The error with its causes, for a panic's message.

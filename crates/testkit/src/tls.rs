@@ -40,6 +40,16 @@ impl Tls {
         &self.authority
     }
 
+    /// The server's certificate, for servers that a test is itself.
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate
+    }
+
+    /// The server's private key, for servers that a test is itself.
+    pub fn key_pem(&self) -> &str {
+        &self.key
+    }
+
     fn try_generate() -> Result<Self, rcgen::Error> {
         let mut authority = CertificateParams::new(Vec::new())?;
         authority.distinguished_name.push(DnType::CommonName, "throw-away test authority");

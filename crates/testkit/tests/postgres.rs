@@ -1,13 +1,13 @@
 //! Life cycle, separation, authentication, TLS and standby of private `PostgreSQL` servers.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use posthaste_testkit::{
-    Auth, PgVersion, Postgres, PostgresOptions, Tls, eventually, eventually_async,
+    Auth, Disk, PgVersion, Postgres, PostgresOptions, Tls, eventually, eventually_async,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio::time::timeout;
-use tokio_postgres::NoTls;
+use tokio_postgres::{NoTls, error::SqlState};
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// Long enough that an answer would have come, and too short to decide anything but that none did.
@@ -39,6 +39,24 @@ async fn stopped_postgres_refuses_connections_until_its_restart() {
     // A second restart finds it running.
     postgres.restart();
     drop(tokio_postgres::connect(&postgres.url("postgres"), NoTls).await.unwrap());
+}
+
+#[tokio::test]
+async fn postgres_on_a_full_disk_writes_nothing_new_until_it_is_freed() {
+    let disk = Arc::new(Disk::new());
+    let options = PostgresOptions { disk: Some(Arc::clone(&disk)), ..PostgresOptions::default() };
+    let postgres = Postgres::start_with(options);
+    let client = postgres.database().await.connect().await;
+    client.batch_execute("create table t (n int); insert into t values (7)").await.unwrap();
+    disk.fill(&postgres.data_dir().join("base"));
+    client.batch_execute("update t set n = 8").await.expect("the page has room");
+    let grow = "insert into t select 9 from generate_series(1, 10000)";
+    let error = client.batch_execute(grow).await.unwrap_err();
+    assert_eq!(error.code().map(SqlState::code), Some("53100"), "{error:?}");
+    disk.free();
+    client.batch_execute(grow).await.unwrap();
+    let row = client.query_one("select count(*), min(n) from t", &[]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i32>(1)), (10_001, 8));
 }
 
 #[tokio::test]

@@ -4,9 +4,10 @@
 use clap::Args;
 use posthaste_core::TopicFilter;
 use posthaste_relay::Subscription;
-use posthaste_store::{Operations, WrittenTopic};
+use posthaste_store::{Operations, Status, WrittenTopic};
 use serde_json::json;
 
+use super::status::too_large;
 use crate::{
     config::{Config, DatabaseUrl},
     exit::Exit,
@@ -80,7 +81,9 @@ pub(crate) async fn run(args: &DoctorArgs, config: &Config, out: &mut Output) ->
     if let Some(url) = &args.writer_url {
         check_writer(url, config, &*store, &mut findings).await?;
     }
-    check_subscriptions(config, &*store, &mut findings).await?;
+    let status = store.status().await?;
+    check_subscriptions(config, &status, &mut findings);
+    check_room(&status, &mut findings);
     let topics = store.written_topics(LOOKED_AT).await?;
     check_topics(&subscriptions, &topics, &mut findings);
     check_consumers(&subscriptions, &args.consumer, &mut findings);
@@ -117,14 +120,20 @@ async fn check_writer(
     Ok(())
 }
 
-async fn check_subscriptions(
-    config: &Config,
-    store: &dyn Operations,
-    findings: &mut Findings,
-) -> Result {
+/// Whether the log takes more room than it should, and why.
+fn check_room(status: &Status, findings: &mut Findings) {
+    const CHECK: &str = "room";
+    if let Some(text) = too_large(status) {
+        let level = if status.size.pin.is_some() { Level::Error } else { Level::Warning };
+        findings.add(level, CHECK, text);
+    }
+    findings.conclude(CHECK, "the log takes no more room than it should");
+}
+
+fn check_subscriptions(config: &Config, status: &Status, findings: &mut Findings) {
     const CHECK: &str = "subscriptions";
-    let known = store.status().await?.subscriptions;
-    for subscription in &known {
+    let known = &status.subscriptions;
+    for subscription in known {
         let name = &subscription.name;
         if !config.subscriptions.contains_key(name) {
             let text = format!(
@@ -149,7 +158,6 @@ async fn check_subscriptions(
         }
     }
     findings.conclude(CHECK, "every subscription is configured, and known to the database");
-    Ok(())
 }
 
 /// Topics that nobody reads, and readers of topics that nobody writes.

@@ -21,6 +21,7 @@ use crate::{
     run,
     signals::Stop,
     store,
+    traces::{self, Traces},
 };
 
 /// What to publish.
@@ -48,10 +49,13 @@ pub(crate) async fn run(args: &RelayArgs, config: &Config) -> Result {
     let names = names.join(", ");
     let settings = config.relay.clone();
     let relay = Relay::new(Arc::clone(&store), settings, subscriptions, Context::default());
+    let (relay, traces) = traces::start(&config.telemetry.traces, relay)?;
     if args.once {
         store.check().await?;
         tracing::info!(database = store.describe(), subscriptions = names, "relay starts");
-        once(relay, args.timeout, &stop).await?;
+        let ran = once(relay, args.timeout, &stop).await;
+        end(traces).await;
+        ran?;
     } else {
         // Before the database is there, and until the drain is over: what waits is seen waiting.
         let listener = Listener::start(&config.telemetry, &relay.telemetry()).await?;
@@ -60,6 +64,7 @@ pub(crate) async fn run(args: &RelayArgs, config: &Config) -> Result {
         }
         tracing::info!(database = store.describe(), subscriptions = names, "relay starts");
         let ran = relay.run(stop.requested()).await;
+        end(traces).await;
         if let Some(listener) = listener {
             listener.end().await;
         }
@@ -67,6 +72,13 @@ pub(crate) async fn run(args: &RelayArgs, config: &Config) -> Result {
     }
     tracing::info!("relay ended");
     Ok(())
+}
+
+/// The last spans are those of the drain.
+async fn end(traces: Option<Traces>) {
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
 }
 
 /// Publishes what there is, within `limit` and the drain's own limit.

@@ -73,7 +73,7 @@ impl ChangeArgs {
     pub(crate) fn request(&self) -> Request {
         let login = || std::env::var("USER").ok().filter(|name| !name.is_empty());
         let actor = self.actor.clone().or_else(login).unwrap_or_else(|| "unknown".to_owned());
-        Request { actor, is_dry_run: self.dry_run }
+        Request { actor, is_dry_run: self.dry_run, is_forced: false }
     }
 }
 

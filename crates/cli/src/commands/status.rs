@@ -4,10 +4,15 @@ use std::time::Duration;
 
 use posthaste_core::Place;
 use posthaste_relay::clock;
-use posthaste_store::{Status, SubscriptionStatus};
+use posthaste_store::{LogSize, Pin, Status, SubscriptionStatus};
 use serde_json::{Value, json};
 
-use crate::{config::Config, failure::Result, output::Output, store};
+use crate::{
+    config::{Config, shown_size},
+    failure::Result,
+    output::Output,
+    store,
+};
 
 /// Prints one look at the database.
 pub(crate) async fn run(config: &Config, out: &mut Output) -> Result {
@@ -15,25 +20,32 @@ pub(crate) async fn run(config: &Config, out: &mut Output) -> Result {
     store.check().await?;
     let status = store.status().await?;
     if out.is_json() {
-        return Ok(out.object(&as_json(store.describe(), &status))?);
+        return Ok(out.object(&as_json(store.describe(), &status, config))?);
     }
     out.line(&format!(
-        "{}\n{} messages, head at position {}, tick {}\n",
+        "{}\n{} messages in {}, head at position {}, tick {}",
         store.describe(),
         status.messages,
+        room(&status.size),
         status.head,
         status.tick.n
     ))?;
+    if let Some(text) = too_large(&status) {
+        out.line(&text)?;
+    }
+    out.line("")?;
     if status.subscriptions.is_empty() {
         return Ok(out.line("No subscription yet: `posthaste relay` creates those configured.")?);
     }
-    let header = ["SUBSCRIPTION", "TOPICS", "BACKLOG", "LAG", "ASIDE", "PLACE", "HOLDER", "EPOCH"];
-    Ok(out.table(&header, status.subscriptions.iter().map(row).collect())?)
+    let header =
+        ["SUBSCRIPTION", "STATE", "TOPICS", "BACKLOG", "LAG", "ASIDE", "PLACE", "HOLDER", "EPOCH"];
+    Ok(out.table(&header, status.subscriptions.iter().map(|it| row(it, config)).collect())?)
 }
 
-fn row(subscription: &SubscriptionStatus) -> Vec<String> {
+fn row(subscription: &SubscriptionStatus, config: &Config) -> Vec<String> {
     vec![
         subscription.name.clone(),
+        state(subscription, config).to_owned(),
         subscription.filter.to_string(),
         subscription.backlog.to_string(),
         lag(subscription.lag_micros),
@@ -42,6 +54,42 @@ fn row(subscription: &SubscriptionStatus) -> Vec<String> {
         subscription.holder.clone().unwrap_or_else(|| "-".to_owned()),
         subscription.epoch.to_string(),
     ]
+}
+
+/// One word for what is done with a subscription.
+pub(super) fn state(subscription: &SubscriptionStatus, config: &Config) -> &'static str {
+    match subscription {
+        it if it.is_paused => "paused",
+        it if it.holder.is_some() => "held",
+        // Nobody publishes it, and it keeps the log from being emptied.
+        it if !config.subscriptions.contains_key(&it.name) => "abandoned",
+        _ => "idle",
+    }
+}
+
+/// What the log takes, in mebibytes, and what it may take.
+fn room(size: &LogSize) -> String {
+    let taken = format!("{:.1} MiB", size.bytes as f64 / f64::from(1 << 20));
+    let of_max = |max| format!("{taken} of at most {}", shown_size(max));
+    size.bytes_max.map_or_else(|| taken.clone(), of_max)
+}
+
+/// Why the log takes more room than it should, with the remedy, if it does.
+pub(super) fn too_large(status: &Status) -> Option<String> {
+    let Status { size, slots, .. } = status;
+    let shared = slots.map_or(0, |slots| slots.shared);
+    let what = if size.over() > 0 {
+        format!("the log takes {}", room(size))
+    } else if shared > 0 {
+        format!("{shared} slots of the log are shared by two laps")
+    } else {
+        return None;
+    };
+    let why = match &size.pin {
+        Some(pin) => format!("its oldest messages cannot go: {pin}"),
+        None => "the next sweep of a relay empties it".to_owned(),
+    };
+    Some(format!("{what}; {why}"))
 }
 
 /// What is parked or dead, in short.
@@ -77,20 +125,27 @@ pub(super) fn place(place: &Place) -> String {
     }
 }
 
-fn as_json(database: &str, status: &Status) -> Value {
+fn as_json(database: &str, status: &Status, config: &Config) -> Value {
+    let pin = status.size.pin.as_ref();
     json!({
         "database": database,
         "head": status.head,
         "tick": status.tick.n,
         "messages": status.messages,
-        "subscriptions": status.subscriptions.iter().map(as_json_of).collect::<Vec<_>>(),
+        "bytes": status.size.bytes,
+        "bytes_max": status.size.bytes_max,
+        "slots_shared": status.slots.map(|slots| slots.shared),
+        "pinned_by": pin.map(Pin::word),
+        "pinned_by_subscription": pin.and_then(Pin::subscription),
+        "subscriptions": status.subscriptions.iter().map(|it| as_json_of(it, config)).collect::<Vec<_>>(),
     })
 }
 
-pub(super) fn as_json_of(subscription: &SubscriptionStatus) -> Value {
+pub(super) fn as_json_of(subscription: &SubscriptionStatus, config: &Config) -> Value {
     let place = subscription.progress.place;
     json!({
         "name": subscription.name,
+        "state": state(subscription, config),
         "topics": subscription.filter.to_string(),
         "backlog": subscription.backlog,
         "lag_ms": subscription.lag_micros / 1_000,

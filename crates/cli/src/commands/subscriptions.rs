@@ -2,12 +2,12 @@
 
 use clap::{Args, Subcommand};
 use posthaste_core::Timestamp;
-use posthaste_store::{Operations, RewindTo, SubscriptionStatus};
+use posthaste_store::{Operations, Request, RewindTo, SubscriptionStatus};
 use serde_json::json;
 
 use super::{
     selection::{ChangeArgs, time},
-    status::{as_json_of, lag, place},
+    status::{as_json_of, lag, place, state},
 };
 use crate::{
     config::Config,
@@ -34,8 +34,9 @@ pub(crate) enum SubscriptionsCommand {
     Rewind(RewindArgs),
     /// Remove a subscription with its place, its parked messages and its dead letters
     ///
-    /// Its relay has to be stopped first; a relay that is configured for it creates it anew.
-    Remove(ChangeOf),
+    /// Its relay has to be stopped first; a relay that is configured for it creates it anew. One
+    /// that is still held by a relay that was killed needs --force.
+    Remove(RemoveArgs),
 }
 
 /// Which subscription.
@@ -50,6 +51,18 @@ pub(crate) struct Name {
 pub(crate) struct ChangeOf {
     /// Name of the subscription
     name: String,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+/// Which subscription, and whether whatever holds it matters.
+#[derive(Args, Debug)]
+pub(crate) struct RemoveArgs {
+    /// Name of the subscription
+    name: String,
+    /// Also while a relay is named as its holder, as one that was killed is for ever
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     change: ChangeArgs,
 }
@@ -112,7 +125,7 @@ pub(crate) async fn run(
             Ok(out.result(&result, &text)?)
         }
         SubscriptionsCommand::Remove(args) => {
-            let request = args.change.request();
+            let request = Request { is_forced: args.force, ..args.change.request() };
             progress::wait(out, "removing", store.remove(&args.name, &request)).await?;
             done(out, &args.name, "removed", &args.change)
         }
@@ -123,7 +136,7 @@ async fn list(config: &Config, store: &dyn Operations, out: &mut Output) -> Resu
     let subscriptions = store.status().await?.subscriptions;
     if out.is_json() {
         for subscription in &subscriptions {
-            out.object(&with_state(subscription, config))?;
+            out.object(&as_json_of(subscription, config))?;
         }
         return Ok(());
     }
@@ -167,7 +180,7 @@ async fn show(name: &str, config: &Config, store: &dyn Operations, out: &mut Out
         return Err(Failure::new(Exit::Failed, message));
     };
     let aside = store.aside(name).await?;
-    let mut whole = with_state(found, config);
+    let mut whole = as_json_of(found, config);
     let key = |it: &posthaste_store::ParkedKey| {
         json!({
             "key": it.key,
@@ -182,24 +195,6 @@ async fn show(name: &str, config: &Config, store: &dyn Operations, out: &mut Out
         return Ok(out.object(&whole)?);
     }
     Ok(out.line(&format!("{whole:#}"))?)
-}
-
-fn with_state(subscription: &SubscriptionStatus, config: &Config) -> serde_json::Value {
-    let mut whole = as_json_of(subscription);
-    whole["state"] = state(subscription, config).into();
-    whole
-}
-
-/// One word for it.
-fn state(subscription: &SubscriptionStatus, config: &Config) -> &'static str {
-    let is_configured = config.subscriptions.contains_key(&subscription.name);
-    match subscription {
-        it if it.is_paused => "paused",
-        it if it.holder.is_some() => "held",
-        // Nobody publishes it, and it keeps the log from being emptied.
-        _ if !is_configured => "abandoned",
-        _ => "idle",
-    }
 }
 
 fn done(out: &mut Output, name: &str, what: &str, change: &ChangeArgs) -> Result {

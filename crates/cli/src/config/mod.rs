@@ -6,6 +6,7 @@
 
 mod check;
 mod layers;
+mod otel;
 mod outbox;
 mod problem;
 mod reference;
@@ -25,10 +26,10 @@ pub(crate) use self::{
     reference::reference,
     settings::{
         Config, DatabaseSettings, From, LogFormat, LogSettings, SubscriptionSettings,
-        TelemetrySettings,
+        TelemetrySettings, TracesSettings,
     },
     sinks::target,
-    values::DatabaseUrl,
+    values::{DatabaseUrl, shown_size},
 };
 
 /// The flags that stand over file and environment.
@@ -76,6 +77,7 @@ pub(crate) fn load(file: Option<&Path>, flags: &Flags) -> Loaded {
     if let Some(path) = layers::file_to_read(file) {
         problems.extend(layers::add_file(&mut entries, &path).err());
     }
+    problems.extend(otel::add(&mut entries, std::env::vars_os()));
     problems.extend(outbox::add(&mut entries, std::env::vars_os()));
     problems.extend(layers::add_environment(&mut entries, schema, std::env::vars_os()));
     add_flags(&mut entries, flags);

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     layers::{Key, variable_of},
-    outbox,
+    otel, outbox,
     problem::dotted,
     schema::{self, Schema, Shape},
     settings::Config,
@@ -58,6 +58,7 @@ pub(crate) fn reference() -> String {
         add_sink(&mut page, kind);
     }
     page.push_str(&outbox::reference());
+    page.push_str(&otel::reference());
     page
 }
 

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::values::{self, DatabaseUrl};
 
+/// An empty log of 32 slots takes about one MiB on PostgreSQL.
+const RETENTION_SIZE_MIN: u64 = 16 << 20;
+
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -59,6 +62,13 @@ pub(crate) struct DatabaseSettings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub(crate) retention: Duration,
+    /// Size of the log above which published messages go before `retention`, the oldest first, such
+    /// as `20GiB` (at least 16MiB); no limit unless set. On PostgreSQL of its relations with their
+    /// indexes, slot by slot; on SQLite of its rows. What a subscription still needs never goes:
+    /// the relay, `posthaste status` and `posthaste doctor` say what keeps it.
+    #[serde(with = "values::optional_size")]
+    #[schemars(with = "Option<String>")]
+    pub(crate) retention_size: Option<u64>,
     /// How long idempotency tokens are kept: an enqueue that is repeated later writes a second
     /// message (1m to 10 years).
     #[serde(with = "humantime_serde")]
@@ -122,6 +132,35 @@ pub(crate) struct TelemetrySettings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub(crate) interval: Duration,
+    /// Traces of what is published, for an OpenTelemetry collector.
+    pub(crate) traces: TracesSettings,
+}
+
+/// Traces of what is published, for an OpenTelemetry collector: for each message whose writer set
+/// the header `traceparent` of a sampled trace, and for each batch with such a message.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct TracesSettings {
+    /// The collector's URL for OTLP over HTTP with protobuf, such as `http://collector:4318`;
+    /// `/v1/traces` is added unless it ends with that. Off unless set.
+    pub(crate) endpoint: Option<String>,
+    /// What the collector calls this service.
+    pub(crate) service_name: String,
+    /// Headers of each request, `name=value,name=value` with values in URL encoding. Better kept in
+    /// `headers_file` or in the environment than in this file.
+    #[serde(skip_serializing)]
+    #[schemars(with = "Option<String>")]
+    pub(crate) headers: Option<SecretString>,
+    /// File with one header per line, `name: value`.
+    pub(crate) headers_file: Option<PathBuf>,
+    /// PEM file with the certificate authorities that the collector's certificate must come from.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Longest wait for an answer of the collector, and for the last spans at the end (100ms to 1m).
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub(crate) timeout: Duration,
+    /// Spans that may wait to be exported (1 to 100,000); those beyond it are dropped and counted.
+    pub(crate) queue_spans: usize,
 }
 
 /// What the program writes to stderr.
@@ -161,6 +200,7 @@ impl Default for DatabaseSettings {
             ca_file: None,
             operation_timeout: store.operation_timeout,
             retention: store.retention,
+            retention_size: None,
             token_retention: store.token_retention,
             ring: RingSettings::default(),
         }
@@ -188,7 +228,22 @@ impl Default for SubscriptionSettings {
 impl Default for TelemetrySettings {
     /// Fifteen seconds, as often as Prometheus is commonly told to scrape.
     fn default() -> Self {
-        Self { listen: None, interval: Duration::from_secs(15) }
+        Self { listen: None, interval: Duration::from_secs(15), traces: TracesSettings::default() }
+    }
+}
+
+impl Default for TracesSettings {
+    /// A queue of some megabytes, and the time-out that exporters have by convention.
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            service_name: "posthaste".to_owned(),
+            headers: None,
+            headers_file: None,
+            ca_file: None,
+            timeout: Duration::from_secs(10),
+            queue_spans: 8_192,
+        }
     }
 }
 
@@ -213,6 +268,28 @@ impl TelemetrySettings {
             let range = format!("{} and {}", values::duration(low), values::duration(high));
             return Err(format!("interval must lie between {range}, not {:?}", self.interval));
         }
+        let traces = &self.traces;
+        let schemes = ["http", "https"];
+        let is_url = |text: &String| {
+            url::Url::parse(text).is_ok_and(|url| schemes.contains(&url.scheme()) && url.has_host())
+        };
+        if traces.endpoint.as_ref().is_some_and(|text| !is_url(text)) {
+            let rule = "must be a URL such as http://collector:4318";
+            return Err(format!("traces.endpoint {rule}, not {:?}", traces.endpoint));
+        }
+        if traces.timeout < Duration::from_millis(100) || traces.timeout > Duration::from_mins(1) {
+            let not = traces.timeout;
+            return Err(format!("traces.timeout must lie between 100ms and 1m, not {not:?}"));
+        }
+        if !(1..=100_000).contains(&traces.queue_spans) {
+            let not = traces.queue_spans;
+            return Err(format!("traces.queue_spans must lie between 1 and 100000, not {not}"));
+        }
+        if traces.headers.is_some() && traces.headers_file.is_some() {
+            return Err(
+                "traces.headers_file must not stand beside traces.headers: remove one".to_owned()
+            );
+        }
         Ok(())
     }
 }
@@ -231,6 +308,11 @@ impl DatabaseSettings {
                 let range = format!("{} and {}", values::duration(low), values::duration(high));
                 return Err(format!("{key} must lie between {range}, not {value:?}"));
             }
+        }
+        if let Some(size) = self.retention_size
+            && size < RETENTION_SIZE_MIN
+        {
+            return Err(format!("retention_size must be at least 16MiB, not {size}"));
         }
         let RingSettings { slots, slot_size } = self.ring;
         for (key, value, low, high) in

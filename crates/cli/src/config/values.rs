@@ -114,6 +114,60 @@ pub(super) mod optional_address {
     }
 }
 
+/// Units of a size, the largest first.
+const UNITS: [(&str, u64); 9] = [
+    ("TiB", 1 << 40),
+    ("TB", 1_000_000_000_000),
+    ("GiB", 1 << 30),
+    ("GB", 1_000_000_000),
+    ("MiB", 1 << 20),
+    ("MB", 1_000_000),
+    ("KiB", 1 << 10),
+    ("kB", 1_000),
+    ("B", 1),
+];
+
+/// A number of bytes as people write it.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = (&text[..digits], text[digits..].trim());
+    let of_unit = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit));
+    let size = number.parse::<u64>().ok().zip(of_unit);
+    size.and_then(|(number, (_, bytes))| number.checked_mul(*bytes)).ok_or_else(|| {
+        "is not a size; write a whole number and a unit, for example 500MB or 20GiB".to_owned()
+    })
+}
+
+/// A number of bytes in the largest unit that leaves no rest.
+pub(crate) fn shown_size(bytes: u64) -> String {
+    let fits = |(_, unit): &&(&str, u64)| bytes > 0 && bytes.is_multiple_of(*unit);
+    let (name, unit) = UNITS.iter().find(fits).unwrap_or(&("B", 1));
+    format!("{}{name}", bytes / unit)
+}
+
+/// An optional number of bytes.
+pub(super) mod optional_size {
+    use super::{Deserialize, Deserializer, Serializer, shown_size, size};
+
+    #[expect(clippy::ref_option, reason = "serde hands the field over as it is")]
+    pub(crate) fn serialize<S: Serializer>(
+        bytes: &Option<u64>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match bytes {
+            None => serializer.serialize_none(),
+            Some(bytes) => serializer.serialize_str(&shown_size(*bytes)),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<u64>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        size(&text).map(Some).map_err(serde::de::Error::custom)
+    }
+}
+
 /// A value that is written as text.
 pub(super) mod text {
     use super::{Deserialize, Deserializer, FromStr, Serializer, fmt};
@@ -197,6 +251,18 @@ mod tests {
         for text in ["", "sqlite:", "mysql://h/d", "host=h", "postgres://h:port/"] {
             assert!(text.parse::<DatabaseUrl>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn sizes_are_whole_numbers_with_a_unit() {
+        for (text, bytes) in [("20GiB", 20 << 30), ("500 MB", 500_000_000), ("7kb", 7_000)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "20", "GiB", "1.5GiB", "-1B", "99999999999TiB", "5 apples"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        let shown = [0, 1, 1_000, 1 << 20, 1_500_000, 20 << 30].map(shown_size);
+        assert_eq!(shown, ["0B", "1B", "1kB", "1MiB", "1500kB", "20GiB"]);
     }
 
     #[test]

@@ -36,9 +36,12 @@ fn refuse_answered() -> crate::EnqueueError {
 fn sqlite_kind(extended_code: i32, message: &str) -> crate::EnqueueErrorKind {
     const BUSY: i32 = 5;
     const LOCKED: i32 = 6;
+    const NO_MEMORY: i32 = 7;
     const READONLY: i32 = 8;
+    const FULL: i32 = 13;
     match extended_code & 0xff {
         BUSY | LOCKED => crate::EnqueueErrorKind::Conflict,
+        NO_MEMORY | FULL => crate::EnqueueErrorKind::Resources,
         READONLY => crate::EnqueueErrorKind::Privilege,
         // The primary code is the general one; only the text tells.
         _ if message.contains("no such table") => crate::EnqueueErrorKind::MissingSchema,

@@ -140,7 +140,12 @@ impl Place {
 
 /// A PostgreSQL database with the schema and the application's table.
 pub(crate) async fn postgres() -> Database {
-    let database = Postgres::shared().database().await;
+    postgres_on(Postgres::shared()).await
+}
+
+/// The same on a server of the test's own.
+pub(crate) async fn postgres_on(server: &Postgres) -> Database {
+    let database = server.database().await;
     let store = PostgresStore::connect(database.url(), &PostgresOptions::default()).unwrap();
     store.migrate().await.unwrap();
     database.connect().await.batch_execute(ORDERS).await.unwrap();

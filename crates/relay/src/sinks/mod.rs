@@ -3,7 +3,7 @@
 mod body;
 pub mod local;
 mod outcomes;
-mod redis_connection;
+pub(crate) mod redis_connection;
 mod redis_list;
 mod redis_pubsub;
 mod redis_script;

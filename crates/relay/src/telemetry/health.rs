@@ -9,6 +9,9 @@ use crate::monitor::{State, SubscriptionSnapshot};
 pub struct Readiness {
     /// Whether every subscription is ready.
     pub ready: bool,
+    /// Why nothing new can be published, while the relay cannot look at its log or tick: it comes
+    /// back by itself.
+    pub source: Option<String>,
     /// Each with what keeps it from being ready.
     pub subscriptions: Vec<SubscriptionReadiness>,
 }
@@ -29,9 +32,10 @@ pub struct SubscriptionReadiness {
 }
 
 impl Readiness {
-    pub(crate) fn of(all: &[SubscriptionSnapshot]) -> Self {
+    pub(crate) fn of(all: &[SubscriptionSnapshot], source: Option<String>) -> Self {
         let subscriptions: Vec<_> = all.iter().map(SubscriptionReadiness::of).collect();
-        Self { ready: subscriptions.iter().all(|subscription| subscription.ready), subscriptions }
+        let ready = subscriptions.iter().all(|subscription| subscription.ready);
+        Self { ready, source, subscriptions }
     }
 }
 
@@ -76,14 +80,14 @@ mod tests {
     fn only_what_was_acquired_and_goes_on_by_itself_is_ready() {
         let ready: Vec<&str> = State::ALL
             .into_iter()
-            .filter(|state| Readiness::of(&[snapshot(*state, true)]).ready)
+            .filter(|state| Readiness::of(&[snapshot(*state, true)], None).ready)
             .map(State::word)
             .collect();
         assert_eq!(ready, ["running", "backing_off", "blocked", "paused"]);
         for state in State::ALL {
-            assert!(!Readiness::of(&[snapshot(state, false)]).ready, "{state:?}");
+            assert!(!Readiness::of(&[snapshot(state, false)], None).ready, "{state:?}");
         }
         let both = [snapshot(State::Running, true), snapshot(State::Stopped, true)];
-        assert!(!Readiness::of(&both).ready, "one is enough");
+        assert!(!Readiness::of(&both, None).ready, "one is enough");
     }
 }

@@ -2,7 +2,10 @@
 //! message costs no lock and no allocation.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -171,6 +174,8 @@ pub(crate) struct SourceMeter {
     pub(crate) late_transactions: Counter,
     pub(crate) slots_emptied: Counter,
     errors: [Counter; DATABASE_CLASSES.len()],
+    /// Why nothing new can be published, while looks or ticks fail. Written by the ticker.
+    trouble: Mutex<Option<String>>,
 }
 
 /// Every class of database error with its label value.
@@ -198,6 +203,14 @@ impl SourceMeter {
             self.ticks.add(1);
             self.late_transactions.add(window.late.len() as u64);
         }
+    }
+
+    pub(crate) fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn swept(&self, report: &SweepReport) {

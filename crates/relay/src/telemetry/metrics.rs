@@ -138,6 +138,12 @@ pub(crate) const LOOKS: Metric = metric(
 );
 pub(crate) const TICKS: Metric =
     metric(Kind::Counter, "posthaste_ticks_total", &[], "Ticks that this relay took.");
+pub(crate) const TICKING: Metric = metric(
+    Kind::Gauge,
+    "posthaste_ticking",
+    &[],
+    "1 while looks and ticks succeed, 0 while they fail and nothing new can be published.",
+);
 pub(crate) const LATE: Metric = metric(
     Kind::Counter,
     "posthaste_late_transactions_total",
@@ -155,8 +161,26 @@ pub(crate) const DATABASE_ERRORS: Metric = metric(
     Kind::Counter,
     "posthaste_database_errors_total",
     &["class"],
-    "Failures of the database that ended a run of a pipeline, a look, a sweep or a read for the \
-     gauges.",
+    "Failures of the database that ended a run of a pipeline, held up a write of one, or ended a \
+     look, a move of scheduled messages, a sweep or a read for the gauges.",
+);
+pub(crate) const SPANS_EXPORTED: Metric = metric(
+    Kind::Counter,
+    "posthaste_exported_spans_total",
+    &[],
+    "Spans that the collector of traces has taken; 0 without one.",
+);
+pub(crate) const SPANS_DROPPED: Metric = metric(
+    Kind::Counter,
+    "posthaste_dropped_spans_total",
+    &[],
+    "Spans that were not exported: there was no room for them, or the collector took them in no try.",
+);
+pub(crate) const SPAN_FAILURES: Metric = metric(
+    Kind::Counter,
+    "posthaste_span_export_errors_total",
+    &[],
+    "Tries to export spans that failed.",
 );
 pub(crate) const OBSERVED_AT: Metric = observed(metric(
     Kind::Gauge,
@@ -178,6 +202,25 @@ pub(crate) const LOG_MESSAGES: Metric = observed(metric(
     "posthaste_log_messages",
     &[],
     "Messages that the log holds, published ones included.",
+));
+pub(crate) const LOG_BYTES: Metric = observed(metric(
+    Kind::Gauge,
+    "posthaste_log_bytes",
+    &[],
+    "Bytes that the log takes: its relations with their indexes (PostgreSQL) or its rows (SQLite).",
+));
+pub(crate) const LOG_BYTES_MAX: Metric = observed(metric(
+    Kind::Gauge,
+    "posthaste_log_bytes_max",
+    &[],
+    "What `database.retention_size` sets in bytes; no value without it.",
+));
+pub(crate) const PINNED: Metric = observed(metric(
+    Kind::Gauge,
+    "posthaste_log_pinned",
+    &["by"],
+    "1 for what keeps the oldest messages while the log is above its size or shares slots, else 0. \
+     The log and `posthaste status` name the subscription.",
 ));
 pub(crate) const DEAD_TUPLES: Metric = observed(metric(
     Kind::Gauge,
@@ -225,7 +268,7 @@ pub(crate) const LEASE_EPOCH: Metric = observed(metric(
 ));
 
 /// Every metric, in the order of the page.
-pub(crate) const ALL: [&Metric; 26] = [
+pub(crate) const ALL: [&Metric; 33] = [
     &PUBLISHED,
     &ATTEMPTS,
     &ERRORS,
@@ -239,12 +282,19 @@ pub(crate) const ALL: [&Metric; 26] = [
     &STATE,
     &LOOKS,
     &TICKS,
+    &TICKING,
     &LATE,
     &SLOTS_EMPTIED,
     &DATABASE_ERRORS,
+    &SPANS_EXPORTED,
+    &SPANS_DROPPED,
+    &SPAN_FAILURES,
     &OBSERVED_AT,
     &ENQUEUED,
     &LOG_MESSAGES,
+    &LOG_BYTES,
+    &LOG_BYTES_MAX,
+    &PINNED,
     &DEAD_TUPLES,
     &SLOTS,
     &BACKLOG,
@@ -275,7 +325,7 @@ mod tests {
 
     #[test]
     fn r38_labels_are_subscriptions_and_closed_lists_only() {
-        let allowed = ["subscription", "class", "state", "what"];
+        let allowed = ["subscription", "class", "state", "what", "by"];
         for metric in ALL {
             assert!(metric.labels.iter().all(|label| allowed.contains(label)), "{metric:?}");
         }

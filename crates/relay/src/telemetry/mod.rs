@@ -13,16 +13,17 @@ mod metrics;
 mod observer;
 mod page;
 mod reference;
+pub mod traces;
 
 use std::{sync::Arc, time::Duration};
 
 use posthaste_store::Store;
 
-use self::observer::Observer;
 pub use self::{
     health::{Readiness, SubscriptionReadiness},
     reference::reference,
 };
+use self::{observer::Observer, traces::Tracer};
 use crate::monitor::Monitor;
 
 /// What a relay tells of itself; clones share it. Outlives the relay, and then says so.
@@ -30,6 +31,7 @@ use crate::monitor::Monitor;
 pub struct Telemetry {
     monitor: Monitor,
     observer: Arc<Observer>,
+    tracer: Option<Tracer>,
 }
 
 impl Telemetry {
@@ -38,8 +40,9 @@ impl Telemetry {
         monitor: Monitor,
         holder: Arc<str>,
         timeout: Duration,
+        tracer: Option<Tracer>,
     ) -> Self {
-        Self { monitor, observer: Arc::new(Observer::new(store, holder, timeout)) }
+        Self { monitor, observer: Arc::new(Observer::new(store, holder, timeout)), tracer }
     }
 
     /// Reads what only the database knows, now and then every `interval`, and keeps it for
@@ -53,7 +56,7 @@ impl Telemetry {
 
     /// Every metric as it stands, in Prometheus' text format 0.0.4. Asks nobody.
     pub fn metrics(&self) -> String {
-        page::render(&self.monitor, &self.observer)
+        page::render(&self.monitor, &self.observer, self.tracer.as_ref().map(Tracer::meter))
     }
 
     /// Whether the relay has not ended.
@@ -63,6 +66,6 @@ impl Telemetry {
 
     /// Whether every subscription is at work, and what keeps those that are not.
     pub fn readiness(&self) -> Readiness {
-        Readiness::of(&self.monitor.snapshot())
+        Readiness::of(&self.monitor.snapshot(), self.monitor.trouble())
     }
 }

@@ -8,21 +8,27 @@ use std::{
     sync::Arc,
 };
 
-use posthaste_store::SubscriptionStatus;
+use posthaste_store::{Pin, SubscriptionStatus};
 
 use super::{
     histogram::{Histogram, Reading},
     meter::{Class, Counter, DATABASE_CLASSES, Meter, SourceMeter, What},
     metrics::{self, Metric},
     observer::{Observed, Observer},
+    traces::TraceMeter,
 };
 use crate::monitor::{Gauge, Monitor, State};
 
 /// Renders every family of the list in its order, each with its help even while it has no value.
-pub(crate) fn render(monitor: &Monitor, observer: &Observer) -> String {
+pub(crate) fn render(
+    monitor: &Monitor,
+    observer: &Observer,
+    traces: Option<&TraceMeter>,
+) -> String {
     let mut page = Page(String::with_capacity(32 << 10));
     page.subscriptions(monitor.gauges());
     page.source(monitor.source());
+    page.traces(traces);
     let observed = observer.last();
     page.database(observed.as_deref());
     // Other relays tell of theirs.
@@ -73,6 +79,7 @@ impl Page {
     fn source(&mut self, meter: &SourceMeter) {
         self.single(&metrics::LOOKS, Some(meter.looks.get()));
         self.single(&metrics::TICKS, Some(meter.ticks.get()));
+        self.single(&metrics::TICKING, Some(u8::from(meter.trouble().is_none())));
         self.single(&metrics::LATE, Some(meter.late_transactions.get()));
         self.single(&metrics::SLOTS_EMPTIED, Some(meter.slots_emptied.get()));
         self.head(&metrics::DATABASE_ERRORS);
@@ -81,11 +88,29 @@ impl Page {
         }
     }
 
+    fn traces(&mut self, meter: Option<&TraceMeter>) {
+        let count =
+            |of: fn(&TraceMeter) -> &Counter| Some(meter.map_or(0, |meter| of(meter).get()));
+        self.single(&metrics::SPANS_EXPORTED, count(|meter| &meter.exported));
+        self.single(&metrics::SPANS_DROPPED, count(|meter| &meter.dropped));
+        self.single(&metrics::SPAN_FAILURES, count(|meter| &meter.failures));
+    }
+
     fn database(&mut self, observed: Option<&Observed>) {
         let status = observed.map(|observed| &observed.status);
         self.single(&metrics::OBSERVED_AT, observed.map(|observed| observed.at.0 as f64 / 1e6));
         self.single(&metrics::ENQUEUED, status.map(|status| status.head));
         self.single(&metrics::LOG_MESSAGES, status.map(|status| status.messages));
+        let size = status.map(|status| &status.size);
+        self.single(&metrics::LOG_BYTES, size.map(|size| size.bytes));
+        self.single(&metrics::LOG_BYTES_MAX, size.and_then(|size| size.bytes_max));
+        self.head(&metrics::PINNED);
+        if let Some(size) = size {
+            let by = size.pin.as_ref().map(Pin::word);
+            for word in Pin::WORDS {
+                self.sample(&metrics::PINNED, &[word], u8::from(by == Some(word)));
+            }
+        }
         self.single(&metrics::DEAD_TUPLES, status.and_then(|status| status.dead_tuples));
         self.head(&metrics::SLOTS);
         if let Some(slots) = status.and_then(|status| status.slots) {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use posthaste_store::Pin;
+
 use super::metrics::{self, Metric, Origin};
 use super::{
     histogram::{ANSWERS, DELAYS, MESSAGES, Scale},
@@ -38,6 +40,7 @@ pub fn reference() -> String {
     add_values(&mut page, "class", metrics::DATABASE_ERRORS.name, &classes);
     add_values(&mut page, "state", metrics::STATE.name, &State::ALL.map(State::word));
     add_values(&mut page, "state", metrics::SLOTS.name, &["all", "used", "shared"]);
+    add_values(&mut page, "by", metrics::PINNED.name, &Pin::WORDS);
     let what = What::ALL.map(What::word);
     add_values(&mut page, "what", metrics::SET_ASIDE_TOTAL.name, &what);
     add_values(&mut page, "what", metrics::SET_ASIDE.name, &what);

@@ -327,7 +327,7 @@ async fn what_waits_for_a_broken_destination_is_tried_by_one_message_at_a_time(
 }
 
 fn request() -> Request {
-    Request { actor: "test".to_owned(), is_dry_run: false }
+    Request { actor: "test".to_owned(), is_dry_run: false, is_forced: false }
 }
 
 /// A relay whose key `a` is held by the dead letter `a1`.

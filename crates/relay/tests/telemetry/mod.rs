@@ -11,6 +11,7 @@ use posthaste_relay::{
 use posthaste_store::{
     Store,
     postgres::{PostgresOptions, PostgresStore},
+    sqlite::{SqliteOptions, SqliteStore},
 };
 use posthaste_testkit::{Postgres, eventually_async, exposition::Scrape};
 
@@ -215,6 +216,30 @@ async fn r38_number_of_series_does_not_grow_with_topics_and_keys(store: Arc<dyn 
     for word in words {
         assert!(page.contains(&format!("`{word}`")), "{word}");
     }
+}
+
+#[tokio::test]
+async fn r38_log_above_its_size_is_told_with_what_pins_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let options =
+        SqliteOptions { create: true, retention_bytes: Some(1), ..SqliteOptions::default() };
+    let store = SqliteStore::open(directory.path().join("log.db"), &options).await.unwrap();
+    store.migrate().await.unwrap();
+    let store: Arc<dyn Store> = Arc::new(store);
+    store.append(&of_key("a", 0..3)).await.unwrap();
+    let telemetry = relay(&store, &Picky::default(), FailureSettings::default()).telemetry();
+    let pinned = |told: &Scrape, by| told.value("posthaste_log_pinned", &[("by", by)]) as u64;
+    let told = observed(&telemetry).await;
+    assert_eq!((pinned(&told, "unread"), pinned(&told, "subscription")), (1, 0));
+    assert_eq!(told.value("posthaste_log_bytes_max", &[]) as u64, 1);
+    assert!(told.value("posthaste_log_bytes", &[]) > 100.0);
+
+    store
+        .reconcile(&[subscription("test", &["*"], Arc::new(Picky::default())).spec])
+        .await
+        .unwrap();
+    let told = observed(&telemetry).await;
+    assert_eq!((pinned(&told, "unread"), pinned(&told, "subscription")), (0, 1));
 }
 
 #[test]

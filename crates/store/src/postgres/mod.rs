@@ -11,6 +11,7 @@ mod import;
 mod log;
 mod migrate;
 mod operations;
+mod retention;
 mod rows;
 mod scheduled;
 mod slots;
@@ -54,6 +55,8 @@ pub struct PostgresOptions {
     pub operation_timeout: Duration,
     /// How long published messages stay readable, at least.
     pub retention: Duration,
+    /// Bytes of the log's relations above which published messages go earlier, if set.
+    pub retention_bytes: Option<u64>,
     /// How long idempotency tokens are kept, at least.
     pub token_retention: Duration,
     /// Sizes of the log's ring, used when the schema is created.
@@ -72,6 +75,7 @@ impl Default for PostgresOptions {
             ca_file: None,
             operation_timeout: Duration::from_secs(30),
             retention: Duration::from_hours(1),
+            retention_bytes: None,
             token_retention: Duration::from_hours(24),
             rings: RingSizes::default(),
             limits: Limits::DEFAULT,

@@ -96,8 +96,8 @@ impl PostgresStore {
         self.answer(action, &sql, &params.with(&rest)).await
     }
 
-    /// The subscription's number, if no relay holds it.
-    async fn unheld(&self, subscription: &str) -> Result<i32> {
+    /// The subscription's number, if no relay holds it or the request says that this is no matter.
+    async fn unheld(&self, subscription: &str, is_forced: bool) -> Result<i32> {
         let schema = self.schema();
         let sql = format!(
             "select s.id, l.holder from {schema}.subscription s \
@@ -110,6 +110,7 @@ impl PostgresStore {
         let Some(row) = rows.first() else { return Err(unknown(subscription)) };
         match row.get::<_, Option<&str>>(1) {
             None => Ok(row.get(0)),
+            Some(_) if is_forced => Ok(row.get(0)),
             Some(holder) => {
                 let doing =
                     format!("the relay {holder} holds {subscription:?}; stop that relay first");
@@ -303,7 +304,7 @@ impl Operations for PostgresStore {
     }
 
     async fn rewind(&self, subscription: &str, to: RewindTo, request: &Request) -> Result<Rewound> {
-        let id = self.unheld(subscription).await?;
+        let id = self.unheld(subscription, false).await?;
         let schema = self.schema();
         let loan = self.shared.connections.lend().await?;
         let base = match to {
@@ -359,7 +360,7 @@ impl Operations for PostgresStore {
     }
 
     async fn remove(&self, subscription: &str, request: &Request) -> Result<()> {
-        let id = self.unheld(subscription).await?;
+        let id = self.unheld(subscription, request.is_forced).await?;
         if request.is_dry_run {
             return Ok(());
         }

@@ -8,11 +8,11 @@ use tokio_postgres::Row;
 use super::{
     PostgresStore,
     connect::Loan,
-    errors,
+    errors, retention,
     rows::{self, MESSAGE_COLUMNS, Micros},
     subscriptions,
 };
-use crate::{Progress, Result, SlotCounts, Status, StoredMessage, SubscriptionStatus};
+use crate::{LogSize, Progress, Result, SlotCounts, Status, StoredMessage, SubscriptionStatus};
 
 /// Reads the state of the source.
 pub(super) async fn status(store: &PostgresStore) -> Result<Status> {
@@ -25,11 +25,30 @@ pub(super) async fn status(store: &PostgresStore) -> Result<Status> {
     );
     let rows = loan.bounded("count messages", loan.client().query_typed(&totals, &[])).await?;
     let (messages, head): (i64, i64) = rows.first().map_or((0, 0), |row| (row.get(0), row.get(1)));
-    let slots = Some(slot_counts(store, &loan, head).await?);
+    let slots = slot_counts(store, &loan, head).await?;
+    let size = log_size(store, &loan, head, slots).await?;
     let dead_tuples = Some(dead_tuples(store, &loan).await?);
     let subscriptions = subscription_states(store, &loan).await?;
     loan.give_back();
-    Ok(Status { head, tick, messages: messages as u64, slots, dead_tuples, subscriptions })
+    let (messages, slots) = (messages as u64, Some(slots));
+    Ok(Status { head, tick, messages, size, slots, dead_tuples, subscriptions })
+}
+
+/// The room that the log takes and, where that is too much, why.
+async fn log_size(
+    store: &PostgresStore,
+    loan: &Loan,
+    head: Position,
+    slots: SlotCounts,
+) -> Result<LogSize> {
+    let ring = store.geometry(loan).await?.log;
+    let mut size = retention::size(store, loan, ring).await?;
+    if size.over() > 0 || slots.shared > 0 {
+        let needs = retention::needs(store, loan).await?;
+        let is_over = size.over() > 0;
+        size.pin = retention::pin(store, loan, ring, head, needs.as_ref(), is_over).await?;
+    }
+    Ok(size)
 }
 
 /// Which slots hold a message, and which one of an earlier lap as well: one probe of the unique

@@ -3,14 +3,14 @@
 //! Truncating locks one child table and waits for that lock 50 ms at most, so writers, which lock
 //! the parent and the head's child, are never held up.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use posthaste_core::{Ring, Snapshot};
+use posthaste_core::Ring;
 
 use super::{
     PostgresStore,
     connect::Loan,
-    rows,
+    retention::{self, Needs, max_xid},
     slots::{Geometry, Knowledge},
     ticker::{current_snapshot, take_xid},
 };
@@ -25,14 +25,6 @@ const TOKENS_CHUNK: u64 = 1_000;
 /// Chunks of one sweep: at the default interval of 5 s, 20,000 tokens a second can come and go.
 const TOKEN_CHUNKS_MAX: usize = 100;
 
-/// What the subscriptions still need.
-struct Needs {
-    /// What each subscription has settled; equal ones once.
-    settled: Vec<Snapshot>,
-    /// The lowest tick a place names.
-    tick: i64,
-}
-
 /// One sweep over the three rings.
 pub(super) async fn sweep(store: &PostgresStore) -> Result<SweepReport> {
     let loan = store.shared.connections.lend().await?;
@@ -41,10 +33,16 @@ pub(super) async fn sweep(store: &PostgresStore) -> Result<SweepReport> {
     let last = store.last_position(&loan).await?;
     learn(store, &loan, geometry.log, last).await?;
     report.slots_shared = shared_slots(store, &loan, geometry.log, last).await?;
-    if let Some(needs) = needs(store, &loan).await? {
-        report.slots_emptied += sweep_log(store, &loan, geometry.log, last, &needs).await?;
-        report.slots_emptied += sweep_ticks(store, &loan, geometry, &needs).await?;
+    let needs = retention::needs(store, &loan).await?;
+    report.bytes_over = retention::bytes_over(store, &loan, geometry.log).await?;
+    if let Some(needs) = &needs {
+        sweep_log(store, &loan, geometry.log, last, needs, &mut report).await?;
+        report.slots_emptied += sweep_ticks(store, &loan, geometry, needs).await?;
         report.slots_emptied += sweep_progress(store, &loan, geometry).await?;
+    }
+    if report.bytes_over > 0 || report.slots_shared > 0 {
+        let (needs, is_over) = (needs.as_ref(), report.bytes_over > 0);
+        report.pin = retention::pin(store, &loan, geometry.log, last, needs, is_over).await?;
     }
     report.tokens_deleted = sweep_tokens(store, &loan).await?;
     loan.give_back();
@@ -108,16 +106,6 @@ async fn learn(store: &PostgresStore, loan: &Loan, ring: Ring, last: i64) -> Res
     Ok(())
 }
 
-/// The highest xid in a slot; served by (xid, position), as is the descending order.
-async fn max_xid(store: &PostgresStore, loan: &Loan, slot: i64) -> Result<Option<u64>> {
-    let sql = format!(
-        "select xid::text from {}.log_{slot} order by log_{slot}.xid desc limit 1",
-        store.schema()
-    );
-    let rows = loan.bounded("look at a slot", loan.client().query_typed(&sql, &[])).await?;
-    rows.first().map(|row| rows::xid(row.get(0))).transpose()
-}
-
 /// Slots that hold messages of an earlier lap beside those of their newest one.
 async fn shared_slots(store: &PostgresStore, loan: &Loan, ring: Ring, last: i64) -> Result<u32> {
     if ring.stretch_of(last) < ring.slots {
@@ -137,86 +125,42 @@ async fn shared_slots(store: &PostgresStore, loan: &Loan, ring: Ring, last: i64)
     Ok(shared)
 }
 
-/// What the subscriptions need; `None` when there is none, because then nobody has published.
-async fn needs(store: &PostgresStore, loan: &Loan) -> Result<Option<Needs>> {
-    // A parked key waits at a place of its own.
-    let sql = format!(
-        "select base_snapshot::text, base_tick from {0}.place union all \
-         select coalesce(t.snapshot, '1:1:')::text, k.base_tick from {0}.parked_key k \
-         left join {0}.tick t on t.n = k.base_tick",
-        store.schema()
-    );
-    let rows = loan.bounded("read the places", loan.client().query_typed(&sql, &[])).await?;
-    let mut needs: Option<Needs> = None;
-    for row in &rows {
-        let base: Snapshot = rows::snapshot(row.get(0))?;
-        let tick: i64 = row.get(1);
-        let all = needs.get_or_insert(Needs { settled: Vec::new(), tick: i64::MAX });
-        if !all.settled.contains(&base) {
-            all.settled.push(base);
-        }
-        all.tick = all.tick.min(tick);
-    }
-    Ok(needs)
-}
-
+/// Empties the slots that may go, the oldest first, so that a log above its size keeps the newest.
 async fn sweep_log(
     store: &PostgresStore,
     loan: &Loan,
     ring: Ring,
     last: i64,
     needs: &Needs,
-) -> Result<u32> {
-    let known = store.shared.slots.lock().clone();
-    let mut emptied = 0;
+    report: &mut SweepReport,
+) -> Result<()> {
+    let known: BTreeMap<i64, Knowledge> =
+        store.shared.slots.lock().iter().map(|(stretch, known)| (*stretch, *known)).collect();
     for (stretch, state) in known {
         let Knowledge::Sealed { max_xid: Some(max_xid) } = state else { continue };
         let slot = stretch % ring.slots;
-        if ring.newest_stretch_in(slot, last) == Some(stretch)
-            && is_settled(store, loan, slot, max_xid, needs).await?
-            && is_old(store, loan, slot).await?
+        if ring.newest_stretch_in(slot, last) != Some(stretch)
+            || needs.first_behind(store, loan, slot, max_xid).await?.is_some()
+            || (report.bytes_over == 0 && !is_old(store, loan, slot).await?)
         {
-            // The head may come round while we wait: a position of the next lap in this slot
-            // means that it is in use again.
-            let guard = format!(
-                "(select last_value < {} from {}.log_position_seq)",
-                ring.start_of(stretch + ring.slots),
-                store.schema()
-            );
-            if truncate(store, loan, &format!("log_{slot}"), &guard).await? {
-                let empty = Knowledge::Sealed { max_xid: None };
-                store.shared.slots.lock().insert(stretch, empty);
-                emptied += 1;
-            }
+            continue;
         }
-    }
-    Ok(emptied)
-}
-
-/// Whether every subscription has published every message of a slot. Where something old was in
-/// progress at the settled tick, its xmin says too little and the rows above it are looked at:
-/// otherwise a log that falls quiet would keep its last slots for good.
-async fn is_settled(
-    store: &PostgresStore,
-    loan: &Loan,
-    slot: i64,
-    max_xid: u64,
-    needs: &Needs,
-) -> Result<bool> {
-    for settled in needs.settled.iter().filter(|settled| max_xid >= settled.xmin()) {
-        // A range of (xid, position).
-        let sql = format!(
-            "select exists (select from {}.log_{slot} where xid >= '{}'::xid8 \
-             and not pg_visible_in_snapshot(xid, '{settled}'))",
-            store.schema(),
-            settled.xmin()
+        let bytes = retention::slot_bytes(store, loan, slot).await?;
+        // The head may come round while we wait: a position of the next lap in this slot means
+        // that it is in use again.
+        let guard = format!(
+            "(select last_value < {} from {}.log_position_seq)",
+            ring.start_of(stretch + ring.slots),
+            store.schema()
         );
-        let rows = loan.bounded("look at a slot", loan.client().query_typed(&sql, &[])).await?;
-        if rows.first().is_none_or(|row| row.get(0)) {
-            return Ok(false);
+        if truncate(store, loan, &format!("log_{slot}"), &guard).await? {
+            let empty = Knowledge::Sealed { max_xid: None };
+            store.shared.slots.lock().insert(stretch, empty);
+            report.slots_emptied += 1;
+            report.bytes_over = report.bytes_over.saturating_sub(bytes);
         }
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Whether the newest message of a slot has outlived the retention time.

@@ -17,6 +17,7 @@ mod pages;
 mod scheduled;
 mod schema;
 mod session;
+mod sizes;
 mod status;
 mod subscriptions;
 mod sweep;
@@ -25,19 +26,21 @@ mod worker;
 
 use std::{
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use posthaste_core::{
-    Epoch, Message, MessageId, Page, PageLimit, Place, SchemaName, TickRef, TopicFilter, Window,
+    Epoch, Message, MessageId, Page, PageLimit, Place, Position, SchemaName, TickRef, TopicFilter,
+    Window,
 };
 use uuid::Uuid;
 
 use self::{
     connection::{Opening, Role},
     session::Scope,
+    sizes::Sizes,
     ticks::SqliteTicker,
     worker::Worker,
 };
@@ -59,6 +62,8 @@ pub struct SqliteOptions {
     pub operation_timeout: Duration,
     /// How long messages stay readable after every subscription has published them.
     pub retention: Duration,
+    /// Bytes of the log's rows above which published messages go earlier, if set.
+    pub retention_bytes: Option<u64>,
     /// How long idempotency tokens are kept, at least.
     pub token_retention: Duration,
 }
@@ -71,6 +76,7 @@ impl Default for SqliteOptions {
             create: false,
             operation_timeout: Duration::from_secs(10),
             retention: Duration::from_hours(1),
+            retention_bytes: None,
             token_retention: Duration::from_hours(24),
         }
     }
@@ -81,6 +87,9 @@ impl Default for SqliteOptions {
 pub struct SqliteStore {
     description: String,
     retention: Duration,
+    retention_bytes: Option<u64>,
+    /// What the sweeps have measured. Written on the observer's thread.
+    sizes: Arc<Mutex<Sizes>>,
     token_retention: Duration,
     operation_timeout: Duration,
     writer: Arc<Worker>,
@@ -107,6 +116,8 @@ impl SqliteStore {
         Ok(Self {
             description,
             retention: options.retention,
+            retention_bytes: options.retention_bytes,
+            sizes: Arc::default(),
             token_retention: options.token_retention,
             operation_timeout: bound,
             writer: Arc::new(writer),
@@ -145,6 +156,46 @@ impl SqliteStore {
         work: impl FnOnce(&Scope<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         self.observer.call(doing, |session| session.read(work)).await
+    }
+
+    /// Measures what came since the last sweep; answers up to which position messages are too many.
+    async fn measure(&self, bytes_max: u64, until: Instant) -> Result<Option<Position>> {
+        loop {
+            let sizes = Arc::clone(&self.sizes);
+            let (is_more, excess) = self
+                .observe("measure the log", move |scope| {
+                    let mut sizes = sizes.lock().unwrap_or_else(PoisonError::into_inner);
+                    Ok((sizes.learn(scope)?, sizes.excess_through(bytes_max)))
+                })
+                .await?;
+            if !is_more || Instant::now() >= until {
+                return Ok(excess);
+            }
+        }
+    }
+
+    /// Deletes what is too old and, while the log is above its size, the oldest before that.
+    async fn sweep_messages(&self, until: Instant) -> Result<SweepReport> {
+        let (retention, bytes_max) = (self.retention, self.retention_bytes);
+        let excess = match bytes_max {
+            Some(bytes_max) => self.measure(bytes_max, until).await?,
+            None => None,
+        };
+        let rows_deleted = self
+            .sweep_all("sweep messages", until, move |scope| {
+                sweep::messages(scope, retention, excess.unwrap_or(0))
+            })
+            .await?;
+        let mut report = SweepReport { rows_deleted, ..SweepReport::default() };
+        if let (Some(bytes_max), Some(_)) = (bytes_max, excess) {
+            let excess = self.measure(bytes_max, until).await?;
+            if excess.is_some() {
+                let total = self.sizes.lock().unwrap_or_else(PoisonError::into_inner).total();
+                report.bytes_over = total.saturating_sub(bytes_max);
+                report.pin = self.observe("look at the places", sizes::pin).await?;
+            }
+        }
+        Ok(report)
     }
 
     /// Deletes chunk after chunk until nothing is left or the time is up; the next sweep goes on.
@@ -293,20 +344,18 @@ impl Store for SqliteStore {
 
     async fn sweep(&self) -> Result<SweepReport> {
         let until = Instant::now() + self.operation_timeout;
-        let retention = self.retention;
-        let rows_deleted = self
-            .sweep_all("sweep messages", until, move |scope| sweep::messages(scope, retention))
-            .await?;
+        let report = self.sweep_messages(until).await?;
         self.sweep_all("sweep ticks", until, sweep::ticks).await?;
         self.sweep_all("sweep settled places", until, sweep::progress).await?;
         let kept = self.token_retention;
         let tokens_deleted =
             self.sweep_all("sweep tokens", until, move |scope| sweep::tokens(scope, kept)).await?;
-        Ok(SweepReport { rows_deleted, tokens_deleted, ..SweepReport::default() })
+        Ok(SweepReport { tokens_deleted, ..report })
     }
 
     async fn status(&self) -> Result<Status> {
-        self.observe("read the status", status::status).await
+        let bytes_max = self.retention_bytes;
+        self.observe("read the status", move |scope| status::status(scope, bytes_max)).await
     }
 
     async fn recent(&self, after: Option<i64>, limit: u32) -> Result<Vec<StoredMessage>> {

@@ -350,7 +350,7 @@ pub(super) fn rewind(
     to: RewindTo,
     request: &Request,
 ) -> Result<Rewound> {
-    let subscription = unheld(scope, name)?;
+    let subscription = unheld(scope, name, false)?;
     let base = match to {
         RewindTo::Beginning => ticks::StoredTick::BEGINNING,
         RewindTo::Time(Timestamp(time)) => {
@@ -378,7 +378,7 @@ pub(super) fn rewind(
 }
 
 pub(super) fn remove(scope: &Scope<'_>, name: &str, request: &Request) -> Result<()> {
-    let subscription = unheld(scope, name)?;
+    let subscription = unheld(scope, name, request.is_forced)?;
     if request.is_dry_run {
         return Ok(());
     }
@@ -391,9 +391,9 @@ pub(super) fn remove(scope: &Scope<'_>, name: &str, request: &Request) -> Result
     note(scope, "remove", &which, 0, request)
 }
 
-fn unheld(scope: &Scope<'_>, name: &str) -> Result<Subscription> {
+fn unheld(scope: &Scope<'_>, name: &str, is_forced: bool) -> Result<Subscription> {
     let subscription = subscriptions::by_name(scope, name)?;
-    if let Some(holder) = &subscription.holder {
+    if let Some(holder) = subscription.holder.as_ref().filter(|_| !is_forced) {
         let doing = format!("the relay {holder} holds {name:?}; stop that relay first");
         return Err(StoreError::new(StoreErrorKind::Conflict, doing));
     }

@@ -6,23 +6,24 @@ use rusqlite::Row;
 use super::{
     pages,
     session::Scope,
+    sizes,
     subscriptions::{self, Subscription},
     ticks,
 };
 use crate::{Result, Status, StoredMessage, SubscriptionStatus};
 
 /// Counts and places, all on one snapshot.
-pub(super) fn status(scope: &Scope<'_>) -> Result<Status> {
+pub(super) fn status(scope: &Scope<'_>, bytes_max: Option<u64>) -> Result<Status> {
     let mut states = Vec::new();
     for subscription in subscriptions::list(scope)? {
         states.push(state_of(scope, subscription)?);
     }
-    let count = "select count(*) from @schema@_log";
-    let messages: i64 = scope.first(count, [], |row| row.get(0))?.unwrap_or(0);
+    let (messages, bytes) = sizes::count(scope)?;
     Ok(Status {
         head: highest_handed_out(scope)?,
         tick: ticks::newest(scope)?.at,
-        messages: messages as u64,
+        messages,
+        size: sizes::size(scope, bytes, bytes_max)?,
         // Rows are deleted, and their pages used again at once.
         slots: None,
         dead_tuples: None,

@@ -18,10 +18,11 @@ pub(super) const CHUNK: usize = 1_000;
 /// hold. Beyond it `published_at` becomes coarser and a place that a sink held can be too old.
 const HISTORY: i64 = 8 * 32_768;
 
-/// Deletes messages that every subscription has settled and that are older than `retention`.
-/// Without subscriptions nothing is settled, and a parked key waits at a place of its own. Looks only at the oldest `CHUNK` positions, in the
-/// order of the primary key.
-pub(super) fn messages(scope: &Scope<'_>, retention: Duration) -> Result<usize> {
+/// Deletes messages that every subscription has settled and that are older than `retention`, or too
+/// many: up to the position `excess`. Without subscriptions nothing is settled, and a parked key
+/// waits at a place of its own. Looks only at the oldest `CHUNK` positions, in the order of the
+/// primary key.
+pub(super) fn messages(scope: &Scope<'_>, retention: Duration, excess: Position) -> Result<usize> {
     let retention = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
     let until = scope.now_micros()?.saturating_sub(retention);
     scope.run(
@@ -32,8 +33,8 @@ pub(super) fn messages(scope: &Scope<'_>, retention: Duration) -> Result<usize> 
                select through from @schema@_settled \
                union all select through from @schema@_parked_key)) \
              order by position limit ?1) \
-           where enqueued_at <= ?2)",
-        (CHUNK as i64, until),
+           where enqueued_at <= ?2 or position <= ?3)",
+        (CHUNK as i64, until, excess),
     )
 }
 

@@ -30,6 +30,9 @@ pub(crate) trait Harness: Sized {
     /// messages and tokens for `retention`.
     async fn open(&self, retention: Duration) -> Arc<dyn Store>;
 
+    /// One more store, which keeps messages for long unless the log takes more than `bytes`.
+    async fn sized(&self, bytes: u64) -> Arc<dyn Store>;
+
     /// As [`Harness::open`], for an operator.
     async fn operations(&self) -> Arc<dyn Operations>;
 

@@ -76,6 +76,7 @@ macro_rules! every_case {
                 paused_subscription_says_so,
                 rewound_subscription_gets_again_what_it_had,
                 removed_subscription_leaves_nothing,
+                removal_by_force_takes_the_subscription_from_its_holder,
                 r19_written_topics_are_told_with_their_counts,
                 r10b_compatibility_view_counts_what_is_not_processed,
             }
@@ -94,6 +95,8 @@ macro_rules! every_case {
                 sweep_empties_what_every_subscription_has_passed,
                 sweep_keeps_messages_for_the_retention_time,
                 sweep_without_subscriptions_deletes_nothing,
+                log_above_its_size_loses_the_oldest_published_messages_first,
+                log_above_its_size_keeps_what_is_pinned_and_names_who_pins_it,
                 positions_and_ticks_go_on_after_everything_was_swept,
             }
             tokens {

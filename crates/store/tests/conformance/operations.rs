@@ -82,7 +82,7 @@ impl Scene {
 }
 
 fn request() -> Request {
-    Request { actor: "ann".to_owned(), is_dry_run: false }
+    Request { actor: "ann".to_owned(), is_dry_run: false, is_forced: false }
 }
 
 fn preview() -> Request {
@@ -316,6 +316,17 @@ pub(crate) async fn removed_subscription_leaves_nothing<H: Harness>() {
     // Another store on the database finds it gone as well.
     let error = harness.open(LONG).await.acquire("s", "two").await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Invalid, "{error}");
+}
+
+pub(crate) async fn removal_by_force_takes_the_subscription_from_its_holder<H: Harness>() {
+    let (_harness, scene) = scene::<H>().await;
+    let store = &scene.store;
+    let place = store.status().await.unwrap().subscriptions[0].progress.place;
+    let forced = Request { is_forced: true, ..request() };
+    store.remove("s", &forced).await.unwrap();
+    assert!(store.status().await.unwrap().subscriptions.is_empty());
+    let late = store.settle("s", scene.epoch, &place).await;
+    assert!(!matches!(late, Ok(Settled::Recorded)), "{late:?}");
 }
 
 pub(crate) async fn r19_written_topics_are_told_with_their_counts<H: Harness>() {

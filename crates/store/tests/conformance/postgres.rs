@@ -51,6 +51,15 @@ impl Harness for PostgresHarness {
         Arc::new(PostgresStore::connect(self.database.url(), &options).unwrap())
     }
 
+    async fn sized(&self, bytes: u64) -> Arc<dyn Store> {
+        let options = PostgresOptions {
+            retention_bytes: Some(bytes),
+            rings: RINGS,
+            ..PostgresOptions::default()
+        };
+        Arc::new(PostgresStore::connect(self.database.url(), &options).unwrap())
+    }
+
     async fn operations(&self) -> Arc<dyn Operations> {
         let options = PostgresOptions { rings: RINGS, ..PostgresOptions::default() };
         Arc::new(PostgresStore::connect(self.database.url(), &options).unwrap())

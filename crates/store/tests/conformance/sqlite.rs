@@ -68,6 +68,15 @@ impl Harness for SqliteHarness {
         Arc::new(SqliteStore::open(self.path(), &options).await.unwrap())
     }
 
+    async fn sized(&self, bytes: u64) -> Arc<dyn Store> {
+        let options = SqliteOptions {
+            retention_bytes: Some(bytes),
+            create: true,
+            ..SqliteOptions::default()
+        };
+        Arc::new(SqliteStore::open(self.path(), &options).await.unwrap())
+    }
+
     async fn operations(&self) -> Arc<dyn Operations> {
         let options = SqliteOptions { create: true, ..SqliteOptions::default() };
         Arc::new(SqliteStore::open(self.path(), &options).await.unwrap())

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use posthaste_core::{Message, MessageId, PageLimit};
-use posthaste_store::{Aside, ParkedKey, Start, Store};
+use posthaste_store::{Aside, ParkedKey, Pin, Start, Store};
 use posthaste_testkit::eventually_async;
 
 use super::{
@@ -112,6 +112,82 @@ pub(crate) async fn sweep_without_subscriptions_deletes_nothing<H: Harness>() {
     tick(store.ticker().as_mut()).await;
     sweep(&*store).await;
     assert_eq!(held(&*store).await, 500);
+}
+
+/// Messages of a kilobyte each.
+async fn append_large(store: &dyn Store, count: usize) {
+    let messages: Vec<Message> =
+        (0..count).map(|_| Message::new("a").key("k").text("x".repeat(1_000))).collect();
+    store.append(&messages).await.unwrap();
+}
+
+pub(crate) async fn log_above_its_size_loses_the_oldest_published_messages_first<H: Harness>() {
+    let (harness, store) = migrated::<H>().await;
+    store.reconcile(&[subscription("s", &["*"], Start::Beginning)]).await.unwrap();
+    append_large(&*store, 1_500).await;
+    publish_all(&*store, "s").await;
+    let before = store.status().await.unwrap();
+    assert_eq!((before.size.bytes_max, &before.size.pin), (None, &None));
+    assert!(before.size.bytes > 1_500_000, "{:?}", before.size);
+    // A third of the messages has to go.
+    let limit = before.size.bytes - 500_000;
+    let sized = harness.sized(limit).await;
+    let sized = &*sized;
+    eventually_async("room", LIMIT, || async move {
+        sized.sweep().await.unwrap();
+        sized.status().await.unwrap().size.bytes <= limit
+    })
+    .await;
+    let status = sized.status().await.unwrap();
+    assert_eq!((status.size.bytes_max, &status.size.pin), (Some(limit), &None));
+    assert!((500..1_200).contains(&status.messages), "{} messages", status.messages);
+    let held = sized.recent(None, 2_000).await.unwrap();
+    let oldest = held[0].position;
+    let expected: Vec<i64> = (oldest..=before.head).collect();
+    let held: Vec<i64> = held.iter().map(|message| message.position).collect();
+    assert_eq!(held, expected, "the newest stay");
+    // Within its size, the retention time alone decides.
+    sweep(sized).await;
+    assert_eq!(sized.status().await.unwrap().messages, status.messages);
+}
+
+pub(crate) async fn log_above_its_size_keeps_what_is_pinned_and_names_who_pins_it<H: Harness>() {
+    let (harness, _) = migrated::<H>().await;
+    let store = harness.sized(1).await;
+    append_large(&*store, 500).await;
+    sweep(&*store).await;
+    let unread = store.sweep().await.unwrap();
+    assert_eq!((unread.pin, held(&*store).await), (Some(Pin::Unread), 500));
+
+    let specs = ["fast", "slow"].map(|name| subscription(name, &["*"], Start::Beginning));
+    store.reconcile(&specs).await.unwrap();
+    publish_all(&*store, "fast").await;
+    sweep(&*store).await;
+    let report = store.sweep().await.unwrap();
+    let slow = Some(Pin::Subscription("slow".to_owned()));
+    assert_eq!((&report.pin, held(&*store).await), (&slow, 500));
+    let size = store.status().await.unwrap().size;
+    assert_eq!(size.pin, slow);
+    assert!(size.over() > 0 && report.bytes_over > 0, "{size:?}, {report:?}");
+
+    let head = tick(store.ticker().as_mut()).await;
+    let (epoch, start) = store.acquire("slow", "one").await.unwrap();
+    let parked = ParkedKey {
+        key: "k".to_owned(),
+        place: start.moved_to(head, 1, None),
+        message: MessageId::from_u128(1),
+        attempts: 1,
+        reason: "no".to_owned(),
+        retry_in: None,
+        parked_for: Duration::ZERO,
+    };
+    store.set_aside("slow", epoch, &[Aside::ParkKey(parked)], None).await.unwrap();
+    publish_all(&*store, "slow").await;
+    sweep(&*store).await;
+    let key = Some(Pin::ParkedKey("slow".to_owned()));
+    assert_eq!(store.sweep().await.unwrap().pin, key);
+    assert_eq!(store.status().await.unwrap().size.pin, key);
+    assert!(held(&*store).await >= 400);
 }
 
 pub(crate) async fn positions_and_ticks_go_on_after_everything_was_swept<H: Harness>() {

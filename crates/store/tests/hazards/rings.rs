@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use posthaste_store::{RingSizes, Store, postgres::PostgresOptions};
+use posthaste_store::{Pin, RingSizes, Store, postgres::PostgresOptions};
 use posthaste_testkit::{Postgres, eventually_async};
 
 use super::database::{LIMIT, Log, enqueue, enqueue_many, quiet_server};
@@ -70,6 +70,8 @@ async fn slot_with_unsettled_messages_is_shared_and_emptied_later() {
         let report = log.store.sweep().await.unwrap();
         assert_eq!(report.slots_emptied, 0, "the lagging one needs every slot");
         shared = report.slots_shared;
+        let lagging = Pin::Subscription("lagging".to_owned());
+        assert_eq!(report.pin, (shared > 0).then_some(lagging));
     }
     assert_eq!(shared, 4, "every slot holds several laps");
     let slots = log.store.status().await.unwrap().slots.unwrap();
@@ -172,6 +174,51 @@ async fn slot_that_is_reached_again_during_the_sweep_is_kept() {
     let held: Vec<i64> = slots(&log).await.swap_remove(0);
     assert!(held.ends_with(&[40, 41, 42, 43, 44, 45]), "{held:?}");
     assert_eq!(log.publish("s").await.len(), 10);
+}
+
+/// Defence: what keeps a log above its size is told apart, so that the remedy fits.
+#[tokio::test]
+async fn log_above_its_size_tells_an_open_transaction_from_the_newest_messages() {
+    let postgres = quiet_server(&[]);
+    let log = Log::on(&postgres, &PostgresOptions { retention_bytes: Some(1), ..options() }).await;
+    log.subscribe("s").await;
+    let (mut open, writer) = (log.writer().await, log.writer().await);
+    let pin = async || {
+        log.store.sweep().await.unwrap();
+        let report = log.store.sweep().await.unwrap();
+        assert!(report.bytes_over > 0, "{report:?}");
+        assert_eq!(log.store.status().await.unwrap().size.pin, report.pin);
+        report.pin
+    };
+    enqueue_many(&writer, "a", 8).await;
+    assert_eq!(pin().await, Some(Pin::Subscription("s".to_owned())));
+    log.publish("s").await;
+    assert_eq!(pin().await, Some(Pin::Newest));
+    let open = open.transaction().await.unwrap();
+    enqueue(&open, "late").await;
+    enqueue_many(&writer, "b", 15).await;
+    log.publish("s").await;
+    assert_eq!(pin().await, Some(Pin::Transaction));
+    open.rollback().await.unwrap();
+    assert_eq!(pin().await, Some(Pin::Newest));
+}
+
+#[tokio::test]
+async fn ring_that_is_too_small_for_the_retention_time_says_so() {
+    let postgres = quiet_server(&[]);
+    let options = PostgresOptions { retention: LIMIT, ..options() };
+    let log = Log::on(&postgres, &options).await;
+    log.subscribe("s").await;
+    let writer = log.writer().await;
+    for lap in 0..3 {
+        enqueue_many(&writer, &lap.to_string(), 35).await;
+        assert_eq!(log.publish("s").await.len(), 35);
+        log.store.sweep().await.unwrap();
+    }
+    let report = log.store.sweep().await.unwrap();
+    assert!(report.slots_shared > 0, "{report:?}");
+    assert_eq!(report.pin, Some(Pin::Retention));
+    assert_eq!(log.store.status().await.unwrap().size.pin, Some(Pin::Retention));
 }
 
 /// What `status` calls dead is what transactions that rolled back have left, and nothing else.

@@ -7,7 +7,7 @@
 mod classify;
 mod preflight;
 mod settings;
-mod tls;
+pub(crate) mod tls;
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use tokio::{task, time::timeout};
 use crate::sink::{SinkError, SinkErrorKind};
 
 pub(super) use settings::{RedisServer, RedisSettings};
-pub(crate) use tls::install_crypto;
+use tls::install_crypto;
 
 /// An open connection that has answered a `PING`. Dropping it closes it.
 pub(super) struct RedisConnection {

@@ -20,7 +20,7 @@ pub(crate) fn install_crypto() {
 }
 
 /// The authorities in `ca_file`, or the system's, as PEM. Blocks on the file system.
-pub(super) fn roots(ca_file: Option<&Path>) -> io::Result<Vec<u8>> {
+pub(crate) fn roots(ca_file: Option<&Path>) -> io::Result<Vec<u8>> {
     let Some(path) = ca_file else { return system_roots() };
     let named = |error: &dyn std::fmt::Display| format!("ca_file {}: {error}", path.display());
     let pem = fs::read(path).map_err(|error| io::Error::new(error.kind(), named(&error)))?;
