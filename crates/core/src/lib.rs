@@ -7,6 +7,7 @@
 
 pub mod backoff;
 pub mod failure;
+pub mod lease;
 pub mod limits;
 pub mod look;
 pub mod message;
@@ -23,6 +24,7 @@ use std::time::{Duration, SystemTime};
 
 pub use backoff::Backoff;
 pub use failure::{FailurePolicy, OnRejection, Verdict};
+pub use lease::{LeaseView, RelayView, Shares};
 pub use limits::{InvalidMessage, Limits};
 pub use look::{Look, LookRule, SequenceState};
 pub use message::{Message, MessageId};

@@ -79,6 +79,12 @@ impl Ledger {
         matches!(*self.state.lock().await, Written::Fenced)
     }
 
+    /// Whether the database still takes places of this run; `settled` is recorded again.
+    pub(crate) async fn holds(&self, settled: &Place) -> Result<bool, StoreError> {
+        let answer = self.store.settle(self.gauge.name(), self.epoch, settled).await?;
+        Ok(answer == Settled::Recorded)
+    }
+
     /// Records a place, unless it or a newer one is recorded.
     pub(crate) async fn settle(&self, place: Place) -> Result<Settled, StoreError> {
         self.write(&[], Some(place)).await

@@ -9,6 +9,7 @@ pub mod clock;
 mod drain;
 mod envelope;
 mod failures;
+mod leases;
 mod ledger;
 mod marks;
 mod monitor;

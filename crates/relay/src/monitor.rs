@@ -25,8 +25,8 @@ pub enum State {
     Draining,
     /// Ended after a drain.
     Drained,
-    /// Another relay took the subscription over.
-    Fenced,
+    /// Another relay holds the subscription; this one takes over when its turn comes.
+    Standby,
     /// Stopped: somebody has to change something.
     Stopped,
 }
@@ -41,7 +41,7 @@ impl State {
         Self::Paused,
         Self::Draining,
         Self::Drained,
-        Self::Fenced,
+        Self::Standby,
         Self::Stopped,
     ];
 
@@ -55,7 +55,7 @@ impl State {
             Self::Paused => "paused",
             Self::Draining => "draining",
             Self::Drained => "drained",
-            Self::Fenced => "fenced",
+            Self::Standby => "standby",
             Self::Stopped => "stopped",
         }
     }
@@ -227,6 +227,15 @@ impl Gauge {
         if !self.is_paused() {
             tracing::info!(subscription = self.name, "paused");
             self.enter(State::Paused);
+        }
+    }
+
+    /// Another relay holds the subscription, or may by now; logged once per change.
+    pub(crate) fn standby(&self, holder: Option<&str>) {
+        if self.state() != State::Standby {
+            let holder = holder.unwrap_or("another relay");
+            tracing::info!(subscription = self.name, holder, "waits for its turn");
+            self.enter(State::Standby);
         }
     }
 

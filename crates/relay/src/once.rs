@@ -20,6 +20,9 @@ fn reason(subscription: &SubscriptionSnapshot) -> String {
     let SubscriptionSnapshot { name, state, published, last_error, .. } = subscription;
     let why = match (state, last_error) {
         (State::Paused, _) => format!("paused; `posthaste subscriptions resume {name}` ends that"),
+        (State::Standby, _) => {
+            "another relay holds it; what that one publishes is not waited for".to_owned()
+        }
         (_, Some(error)) => error.clone(),
         (_, None) if subscription.acquired => "there was more to publish".to_owned(),
         (_, None) => "it was not begun".to_owned(),

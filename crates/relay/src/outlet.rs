@@ -28,11 +28,19 @@ pub(crate) struct Outlet {
     /// Calls that the sink is known to have counted; `None` before the first connection, and for
     /// a sink that keeps no places.
     calls: Option<i64>,
-    operation_timeout: Duration,
+    bounds: Bounds,
     gauge: Arc<Gauge>,
     tracer: Option<Tracer>,
+}
+
+/// What bounds every try.
+pub(crate) struct Bounds {
+    /// Longest wait for an answer of the sink.
+    pub(crate) limit: Duration,
+    /// Nothing is sent from then on: the lease may be another relay's (FENCED).
+    pub(crate) until: watch::Receiver<Instant>,
     /// The run has to end.
-    stopped: watch::Receiver<bool>,
+    pub(crate) stopped: watch::Receiver<bool>,
 }
 
 /// What came of a try.
@@ -53,13 +61,11 @@ impl Outlet {
         target: Arc<dyn Target>,
         context: Context,
         lane: Lane,
-        operation_timeout: Duration,
+        bounds: Bounds,
         gauge: Arc<Gauge>,
         tracer: Option<Tracer>,
-        stopped: watch::Receiver<bool>,
     ) -> Self {
-        let (sink, calls) = (None, None);
-        Self { target, context, lane, sink, calls, operation_timeout, gauge, tracer, stopped }
+        Self { target, context, lane, sink: None, calls: None, bounds, gauge, tracer }
     }
 
     /// The target for people, without secrets.
@@ -77,7 +83,7 @@ impl Outlet {
     pub(crate) async fn connect(&mut self) -> Result<Option<Mark>, SinkError> {
         self.sink = None;
         let connect = self.target.connect(&self.context, &self.lane);
-        let connected = timeout(self.operation_timeout, connect).await;
+        let connected = timeout(self.bounds.limit, connect).await;
         let connected = connected.map_err(|_| self.late()).and_then(|connected| connected);
         let sink = connected.inspect_err(|error| self.failed(error))?;
         let mark = sink.mark().cloned();
@@ -91,7 +97,7 @@ impl Outlet {
     /// FENCED: ends at once when the run has to, also while it connects or waits; the sink that
     /// was in use is dropped with the try.
     pub(crate) async fn attempt(&mut self, page: &Page, batch: &[u32], marks: &dyn Marks) -> Tried {
-        let mut stopped = self.stopped.clone();
+        let mut stopped = self.bounds.stopped.clone();
         self.gauge.meter().attempts.add(1);
         let (at, began) = (self.tracer.as_ref().map(|_| clock::now()), Instant::now());
         let tried = tokio::select! {
@@ -123,6 +129,10 @@ impl Outlet {
             }
         }
         let began = Instant::now();
+        // A process that was stopped meanwhile finds its lease run out before its timer tells.
+        if began >= *self.bounds.until.borrow() {
+            return Tried::Stopped;
+        }
         match self.publish(&Batch::new(page, batch, marks)).await {
             Ok(receipt) => {
                 let names = self.target.destination();
@@ -145,7 +155,7 @@ impl Outlet {
             let doing = format!("{}: not connected", self.target.describe());
             return Err(SinkError::new(SinkErrorKind::Unavailable, doing));
         };
-        let answered = timeout(self.operation_timeout, sink.publish(batch)).await;
+        let answered = timeout(self.bounds.limit, sink.publish(batch)).await;
         let receipt = answered.map_err(|_| self.late())??;
         self.calls = sink.calls();
         self.sink = Some(sink);
@@ -165,7 +175,7 @@ impl Outlet {
     pub(crate) async fn close(&mut self) {
         let subscription = &*self.lane.name;
         if let Some(mut sink) = self.sink.take() {
-            match timeout(self.operation_timeout, sink.close()).await {
+            match timeout(self.bounds.limit, sink.close()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     tracing::debug!(subscription, "close the sink: {}", describe(&error));

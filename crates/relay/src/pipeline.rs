@@ -4,19 +4,21 @@
 
 use std::{panic::resume_unwind, sync::Arc};
 
-use posthaste_core::{Backoff, Epoch, Place, TopicFilter};
-use posthaste_store::{Settled, Store, StoreError};
+use posthaste_core::{Backoff, Place, TopicFilter};
+use posthaste_store::{Acquired, Settled, Store, StoreError};
 use tokio::{
     sync::{Mutex, mpsc, watch},
     task::JoinSet,
+    time::Instant,
 };
 
 use crate::{
-    drain::Draining,
+    drain::{Drain, Draining},
+    leases::{Hold, Word},
     ledger::Ledger,
     marks::{self, Beginning, Loss},
     monitor::{Gauge, State},
-    outlet::Outlet,
+    outlet::{Bounds, Outlet},
     pages::Pages,
     parked::Parked,
     policy::{self, Directive, describe},
@@ -46,6 +48,8 @@ pub(crate) struct Pipeline {
     pub(crate) newest: watch::Receiver<Option<Newest>>,
     pub(crate) gauge: Arc<Gauge>,
     pub(crate) draining: Draining,
+    /// What the relay's leases say of this subscription.
+    pub(crate) word: watch::Receiver<Word>,
     pub(crate) source: Arc<SourceMeter>,
     pub(crate) tracer: Option<Tracer>,
     /// Who holds the subscription, for people.
@@ -61,8 +65,8 @@ pub(crate) enum Outcome {
     Done,
     /// A person has paused it, and it was to end.
     Paused,
-    /// Another relay took over.
-    Fenced,
+    /// Another relay holds it, is to hold it, or could by now.
+    Lost,
     /// The database failed; the next run begins at the stored place.
     Store(StoreError),
     /// The sink says that the lane stands elsewhere than was known: begin anew where it stands.
@@ -72,35 +76,70 @@ pub(crate) enum Outcome {
 }
 
 /// What a run has taken over.
-struct Acquired {
+struct Taken {
     lane: Lane,
     place: Place,
+    /// Until when nobody else takes it, unless the lease is renewed.
+    until: Instant,
     parked: Arc<Parked>,
     is_paused: bool,
 }
 
 impl Pipeline {
-    /// Runs from the stored place, never from memory, until the drain or a failure.
-    pub(crate) async fn run(self) -> Outcome {
-        let Acquired { lane, place: settled, parked, is_paused } = match self.acquire().await {
-            Ok(acquired) => acquired,
+    /// Runs from the stored place, never from memory, until the drain, a failure, or the end of its
+    /// lease.
+    pub(crate) async fn run(mut self) -> Outcome {
+        let taken = match self.acquire().await {
+            Ok(Some(taken)) => taken,
+            Ok(None) => return Outcome::Lost,
             Err(error) => return Outcome::Store(error),
         };
-        let epoch = lane.epoch;
+        let (drain, draining) = Drain::new();
+        let mut relay = std::mem::replace(&mut self.draining, draining);
+        let epoch = taken.lane.epoch;
+        let ledger = Arc::new(Ledger::new(&self, epoch, taken.place));
+        let mut hold = Hold::new(epoch, taken.until, self.word.clone());
+        let until = hold.until();
+        let outcome = {
+            let carried = self.carry(taken, &ledger, until);
+            tokio::pin!(carried);
+            tokio::select! {
+                outcome = &mut carried => outcome,
+                // The ledger tells the stages to stop.
+                () = hold.keep(&mut relay, &drain, &ledger) => carried.await,
+            }
+        };
+        match outcome {
+            Outcome::Done | Outcome::Paused => {
+                self.gauge.enter(State::Draining);
+                let is_handed_over = hold.is_given() && !relay.has_begun();
+                match self.store.release(self.gauge.name(), epoch).await {
+                    Ok(()) if is_handed_over => Outcome::Lost,
+                    Ok(()) => outcome,
+                    Err(error) => Outcome::Store(error),
+                }
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Reads, publishes and settles under the lease.
+    async fn carry(
+        &self,
+        taken: Taken,
+        ledger: &Arc<Ledger>,
+        until: watch::Receiver<Instant>,
+    ) -> Outcome {
+        let Taken { lane, place: settled, parked, is_paused, .. } = taken;
         let turn = Arc::new(Mutex::new(()));
         let pause = is_paused.then(|| Arc::clone(&turn).try_lock_owned().ok()).flatten();
         if pause.is_some() && self.until.is_some() {
             // What was asked for would never be published.
-            return match self.leave(epoch).await {
-                Outcome::Done => Outcome::Paused,
-                failed => failed,
-            };
+            return Outcome::Paused;
         }
-        let ledger = Arc::new(Ledger::new(&self, epoch, settled));
-        let mut publisher = self.publisher(lane.clone(), &ledger);
-        let begin = match self.begin(&mut publisher, &ledger, settled).await {
+        let mut publisher = self.publisher(lane.clone(), ledger, until.clone());
+        let begin = match self.begin(&mut publisher, ledger, settled).await {
             Ok(begin) => begin,
-            Err(Outcome::Done) => return self.leave(epoch).await,
             Err(outcome) => return outcome,
         };
         let place = begin.place;
@@ -108,12 +147,11 @@ impl Pipeline {
 
         let (portions_in, mut portions) = mpsc::channel(PAGES_AHEAD);
         let (places_in, places) = watch::channel(place);
-        let mut retries = self.retries(&lane, &ledger, &parked, &turn, places.clone());
+        let mut retries = self.retries(&lane, ledger, &parked, &turn, places.clone(), until);
         retries.pause = pause;
-        let settler = Settler { ledger: Arc::clone(&ledger) };
-        let writes = Arc::clone(&ledger);
+        let settler = Settler { ledger: Arc::clone(ledger) };
         let (stopped, draining) = (ledger.stopped(), self.draining.clone());
-        let mut shared = Shared { ledger, parked, turn, draining, stopped };
+        let mut shared = Shared { ledger: Arc::clone(ledger), parked, turn, draining, stopped };
 
         let publish = async {
             let published = publisher.run(&mut portions, &places_in, &mut shared).await;
@@ -127,7 +165,7 @@ impl Pipeline {
         let retry = async {
             let retried = retries.run().await;
             if retried.is_err() {
-                writes.stop();
+                ledger.stop();
             }
             retries.close().await;
             retried
@@ -145,21 +183,10 @@ impl Pipeline {
         };
         let (read, published, settled, retried) = tokio::join!(read, publish, settle, retry);
 
-        let outcome = if writes.is_fenced().await {
-            Outcome::Fenced
-        } else {
-            conclude(read.and(retried), published, settled.map(drop))
-        };
-        if matches!(outcome, Outcome::Done) { self.leave(epoch).await } else { outcome }
-    }
-
-    /// Gives the subscription up.
-    async fn leave(&self, epoch: Epoch) -> Outcome {
-        self.gauge.enter(State::Draining);
-        match self.store.release(self.gauge.name(), epoch).await {
-            Ok(()) => Outcome::Done,
-            Err(error) => Outcome::Store(error),
+        if ledger.is_fenced().await {
+            return Outcome::Lost;
         }
+        conclude(read.and(retried), published, settled.map(drop))
     }
 
     /// Connects the sink and finds where to begin: what the sink says is compared with what was
@@ -170,7 +197,7 @@ impl Pipeline {
         ledger: &Ledger,
         settled: Place,
     ) -> Result<Beginning, Outcome> {
-        let Some(mark) = self.connect(publisher.outlet()).await? else {
+        let Some(mark) = self.connect(publisher.outlet(), ledger, &settled).await? else {
             return Ok(Beginning { place: settled, floor: None, loss: None });
         };
         let begin = marks::beginning(settled, &mark).map_err(|error| {
@@ -182,18 +209,29 @@ impl Pipeline {
         // Before anything is published: from here on the sink's count says what was.
         match ledger.settle(begin.place).await {
             Ok(Settled::Recorded) => Ok(begin),
-            Ok(Settled::Fenced) => Err(Outcome::Fenced),
+            Ok(Settled::Fenced) => Err(Outcome::Lost),
             Err(error) => Err(Outcome::Store(error)),
         }
     }
 
     /// Connects, and waits for a sink that is away. `None` for a sink that keeps no places.
-    async fn connect(&self, outlet: &mut Outlet) -> Result<Option<Mark>, Outcome> {
+    async fn connect(
+        &self,
+        outlet: &mut Outlet,
+        ledger: &Ledger,
+        settled: &Place,
+    ) -> Result<Option<Mark>, Outcome> {
         let backoff: Backoff = self.settings.retry.into();
-        let mut draining = self.draining.clone();
+        let (mut draining, mut stopped) = (self.draining.clone(), ledger.stopped());
         let mut failures = 0;
         loop {
-            let error = match outlet.connect().await {
+            let connected = tokio::select! {
+                biased;
+                _ = stopped.wait_for(|stopped| *stopped) => return Err(Outcome::Lost),
+                () = draining.begun() => return Err(Outcome::Done),
+                connected = outlet.connect() => connected,
+            };
+            let error = match connected {
                 Ok(mark) => {
                     self.gauge.running();
                     return Ok(mark);
@@ -201,7 +239,12 @@ impl Pipeline {
                 Err(error) => error,
             };
             if error.kind() == SinkErrorKind::Fenced {
-                return Err(Outcome::Fenced);
+                // A later relay, or a database that knows less than the sink.
+                return Err(match ledger.holds(settled).await {
+                    Ok(true) => Outcome::Sink(error),
+                    Ok(false) => Outcome::Lost,
+                    Err(error) => Outcome::Store(error),
+                });
             }
             if policy::after_sink_error(error.kind()) == Directive::Stop {
                 return Err(Outcome::Sink(error));
@@ -234,11 +277,19 @@ impl Pipeline {
         }
     }
 
-    /// Takes the subscription over, with its place and what it has set aside.
-    async fn acquire(&self) -> Result<Acquired, StoreError> {
-        let name = self.gauge.name();
+    /// Takes the subscription over, with its place and what it has set aside; `None` while another
+    /// relay holds it.
+    async fn acquire(&self) -> Result<Option<Taken>, StoreError> {
+        let (name, lease) = (self.gauge.name(), self.settings.lease);
         let log = self.store.incarnation().await?;
-        let (epoch, place) = self.store.acquire(name, &self.holder).await?;
+        let until = Instant::now() + lease;
+        let (epoch, place) = match self.store.acquire(name, &self.holder, lease).await? {
+            Acquired::Taken(epoch, place) => (epoch, place),
+            Acquired::Held { holder, left } => {
+                tracing::debug!(subscription = name, holder, ?left, "held by another relay");
+                return Ok(None);
+            }
+        };
         let parked = Arc::new(Parked::default());
         let aside = self.store.aside(name).await?;
         let is_paused = aside.is_paused;
@@ -251,7 +302,7 @@ impl Pipeline {
             self.gauge.running();
         }
         let lane = Lane { name: name.to_owned(), epoch, log };
-        Ok(Acquired { lane, place, parked, is_paused })
+        Ok(Some(Taken { lane, place, until, parked, is_paused }))
     }
 
     fn reader(&self) -> Reader {
@@ -265,8 +316,8 @@ impl Pipeline {
         }
     }
 
-    fn publisher(&self, lane: Lane, ledger: &Ledger) -> Publisher {
-        let outlet = self.outlet(lane, ledger);
+    fn publisher(&self, lane: Lane, ledger: &Ledger, until: watch::Receiver<Instant>) -> Publisher {
+        let outlet = self.outlet(lane, ledger, until);
         let (filter, failure) = (self.filter.clone(), self.failure.clone());
         Publisher::new(outlet, filter, &self.settings, failure, Arc::clone(&self.gauge))
     }
@@ -278,11 +329,13 @@ impl Pipeline {
         parked: &Arc<Parked>,
         turn: &Arc<Mutex<()>>,
         places: watch::Receiver<Place>,
+        until: watch::Receiver<Instant>,
     ) -> Retries {
         let of_retries = Lane { name: format!("{}:retries", lane.name), ..lane.clone() };
         Retries {
             store: Arc::clone(&self.store),
-            outlet: self.outlet(of_retries, ledger),
+            outlet: self.outlet(of_retries, ledger, until),
+            word: self.word.clone(),
             ledger: Arc::clone(ledger),
             parked: Arc::clone(parked),
             turn: Arc::clone(turn),
@@ -300,11 +353,12 @@ impl Pipeline {
         }
     }
 
-    fn outlet(&self, lane: Lane, ledger: &Ledger) -> Outlet {
+    fn outlet(&self, lane: Lane, ledger: &Ledger, until: watch::Receiver<Instant>) -> Outlet {
         let (target, context) = (Arc::clone(&self.target), self.context.clone());
         let (limit, gauge) = (self.settings.operation_timeout, Arc::clone(&self.gauge));
         let tracer = self.tracer.clone();
-        Outlet::new(target, context, lane, limit, gauge, tracer, ledger.stopped())
+        let bounds = Bounds { limit, until, stopped: ledger.stopped() };
+        Outlet::new(target, context, lane, bounds, gauge, tracer)
     }
 }
 
@@ -315,12 +369,12 @@ fn conclude(
     settled: Result<(), StoreError>,
 ) -> Outcome {
     match (settled, published, read) {
-        (_, Err(Ended::Sink(error)), _) if error.kind() == SinkErrorKind::Fenced => Outcome::Fenced,
+        (_, Err(Ended::Sink(error)), _) if error.kind() == SinkErrorKind::Fenced => Outcome::Lost,
         (_, Err(Ended::Sink(error)), _) => Outcome::Sink(error),
         (Err(error), _, _) | (_, Err(Ended::Store(error)), _) | (_, _, Err(error)) => {
             Outcome::Store(error)
         }
-        (Ok(()), Err(Ended::Fenced), _) => Outcome::Fenced,
+        (Ok(()), Err(Ended::Fenced), _) => Outcome::Lost,
         (Ok(()), Err(Ended::Elsewhere), _) => Outcome::Elsewhere,
         (Ok(()), Ok(()) | Err(Ended::Draining), Ok(())) => Outcome::Done,
     }

@@ -2,12 +2,13 @@
 
 use std::{error::Error, fmt, sync::Arc};
 
-use posthaste_core::{Backoff, TopicFilter};
+use posthaste_core::{Backoff, RelayView, TopicFilter};
 use posthaste_store::{Store, StoreError, SubscriptionSpec};
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 
 use crate::{
     drain::{Drain, Draining},
+    leases::{Renewer, Word},
     monitor::{Alive, Monitor, State},
     once,
     pages::Pages,
@@ -88,6 +89,9 @@ struct Running {
     pipelines: JoinSet<State>,
     /// Ticker, mover and sweep; the ticker's failure ends the relay.
     background: JoinSet<Result<(), StoreError>>,
+    /// Ends the renewing of leases, when the pipelines have ended.
+    leases: Drain,
+    renewing: JoinSet<()>,
 }
 
 impl Relay {
@@ -263,8 +267,21 @@ impl Relay {
             preflight::warn(targets, limit, signal).await;
             Ok(())
         });
-        let pipelines = self.pipelines(until, &newest, draining);
-        Running { drain, pipelines, background }
+        let names: Vec<String> = self.subscriptions.iter().map(|it| it.spec.name.clone()).collect();
+        let words: Vec<_> = names.iter().map(|_| watch::Sender::new(Word::default())).collect();
+        let heard = words.iter().map(watch::Sender::subscribe).collect();
+        let renewer = Renewer {
+            store: Arc::clone(&self.store),
+            relay: RelayView { holder: self.holder.to_string(), subscriptions: names },
+            lease: self.settings.lease,
+            words: words.into_iter().map(|word| (word, None)).collect(),
+        };
+        // Of its own, because leases are kept until the last pipeline has ended.
+        let (leases, ended) = Drain::new();
+        let mut renewing = JoinSet::new();
+        renewing.spawn(renewer.run(ended));
+        let pipelines = self.pipelines(until, &newest, draining, heard);
+        Running { drain, pipelines, background, leases, renewing }
     }
 
     fn pipelines(
@@ -272,13 +289,14 @@ impl Relay {
         until: Option<i64>,
         newest: &watch::Receiver<Option<Newest>>,
         draining: &Draining,
+        heard: Vec<watch::Receiver<Word>>,
     ) -> JoinSet<State> {
         let filters: Vec<TopicFilter> =
             self.subscriptions.iter().map(|s| s.spec.filter.clone()).collect();
         let limit = self.settings.page_limit();
         let pages = Arc::new(Pages::new(Arc::clone(&self.store), limit, &filters));
         let mut tasks = JoinSet::new();
-        for (nth, subscription) in self.subscriptions.iter().enumerate() {
+        for ((nth, subscription), word) in self.subscriptions.iter().enumerate().zip(heard) {
             let pipeline = Pipeline {
                 store: Arc::clone(&self.store),
                 pages: Arc::clone(&pages),
@@ -290,6 +308,7 @@ impl Relay {
                 newest: newest.clone(),
                 gauge: self.monitor.gauge(nth),
                 draining: draining.clone(),
+                word,
                 source: Arc::clone(self.monitor.source()),
                 tracer: self.tracer.clone(),
                 holder: Arc::clone(&self.holder),
@@ -319,6 +338,8 @@ impl Running {
             while let Some(ended) = self.background.join_next().await {
                 broken = broken.take().or(ended.ok().and_then(Result::err));
             }
+            self.leases.start();
+            while self.renewing.join_next().await.is_some() {}
         };
         let in_time = timeout(settings.drain_timeout, all).await.is_ok();
         if !in_time {
@@ -335,11 +356,7 @@ impl Running {
         if failed.is_empty() {
             return Ok(());
         }
-        let fenced = failed.iter().filter(|state| **state == State::Fenced).count();
-        let stopped = failed.len() - fenced;
-        Err(RelayError::new(format!(
-            "{stopped} subscription(s) stopped and {fenced} were taken over by another relay; \
-             the log says why"
-        )))
+        let stopped = failed.len();
+        Err(RelayError::new(format!("{stopped} subscription(s) stopped; the log says why")))
     }
 }

@@ -19,6 +19,7 @@ use tokio::{
 use crate::{
     drain::Draining,
     failures::Room,
+    leases::Word,
     ledger::Ledger,
     marks::{Again, CopyMarks, KeyMarks},
     monitor::Gauge,
@@ -35,9 +36,8 @@ use crate::{
 const KEY_STRIDE: i64 = 100_000;
 /// Messages that are tried again in one go.
 const DUE_MAX: u32 = 100;
-/// Pause between looks at what people changed, and without anything set aside.
+/// Pause between looks at what people changed of what is set aside.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The retry lane of one run of a pipeline.
 pub(crate) struct Retries {
@@ -58,6 +58,8 @@ pub(crate) struct Retries {
     pub(crate) draining: Draining,
     /// Another stage failed, or another relay holds the subscription.
     pub(crate) stopped: watch::Receiver<bool>,
+    /// What the relay's leases say: a lane with nothing to do looks when it is told to.
+    pub(crate) word: watch::Receiver<Word>,
     pub(crate) gauge: Arc<Gauge>,
     /// Attempts in a row that the sink could not take anything.
     pub(crate) setbacks: u32,
@@ -96,14 +98,13 @@ impl Retries {
                 return Ok(());
             }
             let is_quiet = self.parked.is_empty() && self.pause.is_none();
-            let interval = if is_quiet { IDLE_INTERVAL } else { LOOK_INTERVAL };
-            let look = looked + interval;
+            let look = looked + LOOK_INTERVAL;
             let place = *self.places.borrow_and_update();
             let (due, waits_for_place) = self.parked.next_due(&place);
             let due = due.filter(|_| self.pause.is_none());
             let next = due.map_or(look, |due| due.min(look));
             let (parked, draining) = (&self.parked, &mut self.draining);
-            let (places, stopped) = (&mut self.places, &mut self.stopped);
+            let (places, stopped, word) = (&mut self.places, &mut self.stopped, &mut self.word);
             tokio::select! {
                 biased;
                 () = draining.begun() => return Ok(()),
@@ -115,9 +116,14 @@ impl Retries {
                     continue;
                 }
                 () = parked.changed() => continue,
-                () = sleep_until(next) => {}
+                Ok(()) = word.changed(), if is_quiet => {
+                    if !word.borrow_and_update().needs_a_look {
+                        continue;
+                    }
+                }
+                () = sleep_until(next), if !is_quiet => {}
             }
-            if Instant::now() >= look {
+            if is_quiet || Instant::now() >= look {
                 self.look().await?;
                 looked = Instant::now();
             }

@@ -29,6 +29,11 @@ pub struct RelaySettings {
     pub page_stride: u32,
     /// Payload and header bytes that one page holds, at least one message.
     pub page_bytes: usize,
+    /// How long a relay holds a subscription without renewing its lease: after a crash another one
+    /// takes over that much later. Renewed three times in that time, on the database's clock.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub lease: Duration,
     /// Longest wait for any answer of the database or a sink.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
@@ -199,6 +204,7 @@ impl Default for RelaySettings {
             batch_bytes: 4 << 20,
             page_stride: 5_000,
             page_bytes: 4 << 20,
+            lease: Duration::from_secs(5),
             operation_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
             restart_delay: Duration::from_secs(1),
@@ -234,6 +240,7 @@ impl RelaySettings {
         check_times([
             ("busy_interval", self.busy_interval, Duration::from_millis(1), 60 * second),
             ("idle_interval", self.idle_interval, Duration::from_millis(1), 60 * second),
+            ("lease", self.lease, second / 10, 600 * second),
             ("operation_timeout", self.operation_timeout, second / 10, 600 * second),
             ("drain_timeout", self.drain_timeout, second / 10, 600 * second),
             ("restart_delay", self.restart_delay, Duration::from_millis(1), 600 * second),

@@ -7,6 +7,7 @@ use posthaste_core::Backoff;
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
+    leases::wait_for_turn,
     monitor::State,
     pipeline::{Outcome, Pipeline},
     policy::{self, Directive, describe},
@@ -17,8 +18,16 @@ pub(crate) async fn supervise(pipeline: Pipeline) -> State {
     let (gauge, source) = (Arc::clone(&pipeline.gauge), Arc::clone(&pipeline.source));
     let mut draining = pipeline.draining.clone();
     let backoff: Backoff = pipeline.settings.retry.into();
-    let mut failures = 0;
+    let mut word = pipeline.word.clone();
+    let (mut failures, mut waits) = (0, true);
     loop {
+        if waits && !wait_for_turn(&mut word, &mut draining).await {
+            if gauge.state() != State::Standby {
+                gauge.enter(State::Drained);
+            }
+            return State::Drained;
+        }
+        waits = false;
         let began = Instant::now();
         // A task of its own, so that a panic ends this run and nothing else.
         let mut task = JoinSet::new();
@@ -32,10 +41,12 @@ pub(crate) async fn supervise(pipeline: Pipeline) -> State {
                 gauge.enter(State::Paused);
                 return State::Paused;
             }
-            Some(Ok(Outcome::Fenced)) => {
-                let taken = "another relay took this subscription over; this one stops it";
-                gauge.stopped(State::Fenced, taken.to_owned());
-                return State::Fenced;
+            Some(Ok(Outcome::Lost)) => {
+                gauge.standby(word.borrow().holder.as_deref());
+                // What was said before tells of the lease that is lost.
+                word.mark_unchanged();
+                waits = true;
+                continue;
             }
             Some(Ok(Outcome::Sink(error))) => {
                 gauge.stopped(State::Stopped, describe(&error));

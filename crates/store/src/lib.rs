@@ -14,11 +14,12 @@ pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use posthaste_core::{
-    Epoch, Message, MessageId, Page, PageLimit, Place, SchemaName, TickRef, TopicFilter, Window,
+    Epoch, Message, MessageId, Page, PageLimit, Place, RelayView, SchemaName, TickRef, TopicFilter,
+    Window,
 };
 use uuid::Uuid;
 
@@ -29,10 +30,11 @@ pub use crate::{
         TopicTemplate,
     },
     model::{
-        Advance, Aside, AsideState, DeadLetter, DueMessages, FailedMessage, LogSize, Migration,
-        MigrationReport, Moved, ParkedKey, Pin, Progress, ReplayChunk, Replayed, Request, RewindTo,
-        Rewound, RingSizes, RoleNames, SchemaState, Selection, Settled, SlotCounts, Start, Status,
-        StoredMessage, SubscriptionSpec, SubscriptionStatus, SweepReport, WrittenTopic,
+        Acquired, Advance, Aside, AsideState, DeadLetter, DueMessages, FailedMessage, Lease,
+        Leases, LogSize, Migration, MigrationReport, Moved, ParkedKey, Pin, Progress, ReplayChunk,
+        Replayed, Request, RewindTo, Rewound, RingSizes, RoleNames, SchemaState, Selection,
+        Settled, SlotCounts, Start, Status, StoredMessage, SubscriptionSpec, SubscriptionStatus,
+        SweepReport, WrittenTopic,
     },
 };
 
@@ -105,9 +107,15 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// filters of those that do.
     async fn reconcile(&self, specs: &[SubscriptionSpec]) -> Result<()>;
 
-    /// Takes a subscription over for `holder`: raises its epoch, which fences every earlier
-    /// holder, then reads its place.
-    async fn acquire(&self, subscription: &str, holder: &str) -> Result<(Epoch, Place)>;
+    /// Takes a subscription over for `holder`, for the time of `lease`, unless another holder's
+    /// lease has not run out: raises its epoch, which fences every earlier holder, then reads its
+    /// place. Times are the database's.
+    async fn acquire(&self, subscription: &str, holder: &str, lease: Duration) -> Result<Acquired>;
+
+    /// Prolongs every lease of `relay` that has not run out by `lease` from now, notes that it is
+    /// alive, and tells of the leases of the subscriptions that it is configured for, and of
+    /// every relay that was alive within `lease`. Durable when it returns.
+    async fn renew(&self, relay: &RelayView, lease: Duration) -> Result<Leases>;
 
     /// Records the place of a subscription, unless its epoch has been raised meanwhile (FENCED).
     async fn settle(&self, subscription: &str, epoch: Epoch, place: &Place) -> Result<Settled>;
@@ -130,6 +138,9 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Gives a subscription up after its last settle. Nothing happens under an older epoch.
     async fn release(&self, subscription: &str, epoch: Epoch) -> Result<()>;
+
+    /// Forgets a relay that ends: the others share without it at once.
+    async fn leave(&self, holder: &str) -> Result<()>;
 
     /// Moves scheduled messages that are due on the database's clock into the log, at most `limit`,
     /// in the order in which they are due. In one transaction, and not the one that ticks: a

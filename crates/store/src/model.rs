@@ -3,7 +3,8 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use posthaste_core::{
-    Epoch, MessageId, Page, Place, Position, SchemaName, TickRef, Timestamp, TopicFilter, Window,
+    Epoch, MessageId, Page, Place, Position, RelayView, SchemaName, TickRef, Timestamp,
+    TopicFilter, Window,
 };
 
 /// What a look found.
@@ -64,6 +65,44 @@ pub struct ParkedKey {
     pub retry_in: Option<Duration>,
     /// How long it has been parked; not written.
     pub parked_for: Duration,
+}
+
+/// What came of an attempt to take a subscription over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Acquired {
+    /// It is this holder's, under this epoch and from this place on.
+    Taken(Epoch, Place),
+    /// Another relay holds it.
+    Held {
+        /// Its name.
+        holder: String,
+        /// Until its lease runs out, unless it is renewed.
+        left: Duration,
+    },
+}
+
+/// A subscription's lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The subscription.
+    pub subscription: String,
+    /// The epoch of its last holder.
+    pub epoch: Epoch,
+    /// Who holds it, while the lease lasts.
+    pub holder: Option<String>,
+    /// Whether a person has paused it.
+    pub is_paused: bool,
+    /// Whether a message is set aside until its next attempt, a replay among them.
+    pub has_parked: bool,
+}
+
+/// Leases, and the relays that share them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leases {
+    /// Of the subscriptions that were asked for, by name; those that do not exist are left out.
+    pub leases: Vec<Lease>,
+    /// Relays that are alive, the asking one among them.
+    pub relays: Vec<RelayView>,
 }
 
 /// A message that is set aside.

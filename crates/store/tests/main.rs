@@ -13,3 +13,5 @@ mod connections;
 #[cfg(feature = "postgres")]
 mod hazards;
 mod roles;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod taking;

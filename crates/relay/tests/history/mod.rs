@@ -7,6 +7,7 @@
 mod application;
 mod drains;
 mod faults;
+mod leases;
 mod long_transactions;
 mod order;
 mod scene;

@@ -1,6 +1,6 @@
 //! Order and settling with sinks that fail: a message is published only after the sink's word.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use posthaste_core::Message;
 use posthaste_relay::{Relay, State, Subscription, sink::Context};
@@ -8,7 +8,7 @@ use posthaste_store::Store;
 use posthaste_testkit::{Postgres, eventually_async};
 
 use super::{
-    scene::{self, Arrivals, LIMIT, published},
+    scene::{self, LIMIT, published},
     targets::{Mood, Moody},
 };
 use crate::pipeline::support::{Running, settings, subscription};
@@ -127,32 +127,4 @@ async fn r54_no_transaction_or_lock_is_held_while_a_batch_is_published() {
     target.turn(Mood::Accepts);
     assert!(running.monitor.wait_for(|all| all[0].published == 10).await);
     running.drain().await.unwrap();
-}
-
-#[tokio::test]
-async fn second_relay_fences_the_first_and_nothing_is_lost() {
-    let (database, store) = scene::prepare(Postgres::shared()).await;
-    let (first, second) = (Arrivals::default(), Arrivals::default());
-    let older = Running::start(scene::relay(&store, &first));
-    assert!(older.monitor.wait_for(|all| all[0].state == State::Running).await);
-    let newer = Running::start(scene::relay(&store, &second));
-    // It holds the subscription before the first message is written.
-    assert!(newer.monitor.wait_for(|all| all[0].state == State::Running).await);
-    let seed = super::seed::Seed::of("order::second_relay_fences_the_first");
-    let load = Duration::from_secs(2);
-    super::application::write_for(&database, &seed, 4, load, |rng, _| {
-        super::application::Plan::random(rng)
-    })
-    .await;
-    let fenced = |all: &[posthaste_relay::SubscriptionSnapshot]| all[0].state == State::Fenced;
-    tokio::time::timeout(LIMIT, older.monitor.wait_for(fenced)).await.unwrap();
-    let error = older.ended().await.unwrap_err();
-    assert!(error.to_string().contains("taken over"), "{error}");
-    let recorded = scene::recorded(&database).await;
-    scene::arrived(&recorded, &second).await;
-    newer.drain().await.unwrap();
-    // The second began where the first had settled; alone it tells the whole story.
-    let verdict = posthaste_testkit::history::check(&recorded, &second.entries());
-    assert!(verdict.is_at_least_once(), "{verdict}");
-    assert_eq!(store.status().await.unwrap().subscriptions[0].backlog, 0);
 }

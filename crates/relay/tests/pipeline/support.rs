@@ -41,6 +41,7 @@ pub(crate) fn settings() -> RelaySettings {
     settings.retry.initial = Duration::from_millis(10);
     settings.retry.cap = Duration::from_millis(200);
     settings.restart_delay = Duration::from_millis(10);
+    settings.lease = Duration::from_secs(1);
     settings
 }
 
@@ -82,6 +83,12 @@ impl Running {
     }
 
     /// How the relay ended by itself.
+    /// Ends it without a drain, as a crash would.
+    pub(crate) async fn kill(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled());
+    }
+
     pub(crate) async fn ended(self) -> Result<(), RelayError> {
         timeout(LIMIT, self.task).await.expect("the relay must end").unwrap()
     }

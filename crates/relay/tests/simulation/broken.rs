@@ -28,8 +28,6 @@ pub(crate) enum Broken {
     AsideForgets,
     /// The store settles under any epoch.
     SettleIgnoresEpoch,
-    /// An acquire whose caller has given up raises the epoch all the same.
-    AcquireComesLate,
     /// Windows lack the transactions that ran at their first tick.
     WindowWithoutLate,
     /// Pages lack their last message now and then.
@@ -111,18 +109,6 @@ fn checker_catches_a_settle_without_effect() {
 #[test]
 fn checker_catches_a_settle_under_an_old_epoch() {
     is_caught(Broken::SettleIgnoresEpoch, "FENCED", Faults { kill: 0.8, ..CALM });
-}
-
-#[test]
-fn checker_catches_an_acquire_that_comes_through_late() {
-    // A relay alone fences itself, and ends with its only subscription.
-    let plan = |seed| {
-        let mut plan = Plan { duration: Duration::from_secs(12), ..Plan::of(seed) };
-        plan.specs.truncate(1);
-        plan
-    };
-    let faults = Faults { store: 0.4, ..CALM };
-    is_caught_in(plan, Broken::AcquireComesLate, "COMPLETE", faults);
 }
 
 #[test]

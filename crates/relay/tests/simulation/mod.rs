@@ -82,7 +82,10 @@ fn relay_keeps_its_invariants_whatever_fails() {
             ("drains", total(|r| r.drains)),
         ];
         println!("{happened:?}");
-        assert!(happened.iter().all(|(_, count)| *count > 20), "too little happened: {happened:?}");
+        // A relay that lost its lease stops by itself: hardly one has to be told.
+        let is_enough =
+            |(what, count): &(&str, u64)| *count > 20 || (*what == "fenced settles" && *count > 0);
+        assert!(happened.iter().all(is_enough), "too little happened: {happened:?}");
     }
 }
 

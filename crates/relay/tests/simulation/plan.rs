@@ -103,8 +103,9 @@ fn settings(rng: &mut SmallRng) -> RelaySettings {
         batch_bytes: *[1 << 10, 1 << 20].choose(rng).unwrap(),
         page_stride: *[1, 7, 50, 5_000].choose(rng).unwrap(),
         page_bytes: *[1 << 10, 1 << 20].choose(rng).unwrap(),
+        lease: millis(rng.random_range(300..2_000)),
         operation_timeout: millis(rng.random_range(300..2_000)),
-        drain_timeout: millis(rng.random_range(4_000..8_000)),
+        drain_timeout: millis(rng.random_range(6_000..10_000)),
         restart_delay: millis(rng.random_range(1..500)),
         sweep_interval: millis(rng.random_range(500..5_000)),
         // The clock steps by whole milliseconds, so that jitter below one makes no difference and

@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_mins(1);
 
 /// A relay that runs.
 pub(crate) struct RelayTask {
-    number: u32,
+    pub(crate) number: u32,
     world: World,
     monitor: Monitor,
     stop: Option<oneshot::Sender<()>>,

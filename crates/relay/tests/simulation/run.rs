@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use rand::{Rng as _, rngs::SmallRng};
-use tokio::{runtime::Builder, task::JoinSet, time::sleep};
+use tokio::{
+    runtime::Builder,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 use super::{
     checks::Tally,
@@ -129,6 +133,14 @@ impl Fleet {
                 let relay = self.relays.remove(0);
                 relay.drain(self.is_alone).await;
                 self.is_alone |= self.relays.is_empty();
+            }
+            3 if is_violent => {
+                let until = Instant::now() + millis(&mut self.dice, 200, 2_500);
+                let relay = self.relays[0].number;
+                self.world.with(|state| {
+                    state.disturb("a relay stands still");
+                    state.stalled.insert(relay, until);
+                });
             }
             _ => {}
         }

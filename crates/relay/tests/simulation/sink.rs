@@ -218,6 +218,7 @@ impl SimSink {
         let mut apply_dice = dice.clone();
         let apply = move |state: &mut State| take(state, &mut apply_dice, call);
         sleep(before).await;
+        self.world.stand_still(self.relay).await;
         if self.world.with(|state| state.is_broken(Broken::SinkAnswersFirst)) {
             let world = self.world.clone();
             tokio::spawn(async move {

@@ -5,15 +5,16 @@ use std::{collections::BTreeMap, fmt, hash::Hash, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use posthaste_core::{
-    Epoch, Message, MessageId, Page, PageLimit, Place, Snapshot, TickRef, TopicFilter, Window,
+    Epoch, Message, MessageId, Page, PageLimit, Place, RelayView, Snapshot, TickRef, TopicFilter,
+    Window,
 };
 use posthaste_store::{
-    Aside, AsideState, DueMessages, MigrationReport, Moved, Result, SchemaState, Settled, Start,
-    Status, Store, StoreError, StoreErrorKind, StoredMessage, SubscriptionSpec, SweepReport,
-    Ticker,
+    Acquired, Aside, AsideState, DueMessages, Lease, Leases, MigrationReport, Moved, Result,
+    SchemaState, Settled, Start, Status, Store, StoreError, StoreErrorKind, StoredMessage,
+    SubscriptionSpec, SweepReport, Ticker,
 };
 use rand::{Rng as _, rngs::SmallRng};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::{
@@ -53,6 +54,7 @@ impl SimStore {
             (fate, latency(&mut dice), latency(&mut dice), state.life)
         });
         sleep(before).await;
+        self.world.stand_still(relay).await;
         match fate {
             Fate::Done | Fate::After => {
                 let effect = |state: &mut State| {
@@ -81,6 +83,10 @@ impl SimStore {
         let kinds =
             [StoreErrorKind::Unavailable, StoreErrorKind::Conflict, StoreErrorKind::Resources];
         Err(self.failure(kinds[dice.random_range(0..kinds.len())], doing))
+    }
+
+    fn holder(&self) -> String {
+        format!("relay-{:04}", self.relay)
     }
 
     /// Notes that a relay has been told of its loss.
@@ -211,18 +217,23 @@ impl Store for SimStore {
         Ok(())
     }
 
-    async fn acquire(&self, subscription: &str, _holder: &str) -> Result<(Epoch, Place)> {
+    async fn acquire(&self, subscription: &str, _: &str, lease: Duration) -> Result<Acquired> {
         let (relay, name) = (self.relay, subscription.to_owned());
-        self.world.with(|state| state.check_not_fenced(relay, subscription, "acquires"));
-        let read = name.clone();
-        let held = self
-            .call("read an epoch", subscription.to_owned(), move |state| epoch_of(state, &read))
-            .await?;
+        let (read, me) = (name.clone(), self.holder());
+        let look = move |state: &mut State| {
+            let held = held(state, &read)?.filter(|(other, _)| *other != me);
+            Ok((epoch_of(state, &read)?, held))
+        };
+        let (held, other) = self.call("read an epoch", subscription.to_owned(), look).await?;
+        if let Some((holder, left)) = other {
+            return Ok(Acquired::Held { holder, left });
+        }
+        let me = self.holder();
         let epoch = self
             .call("acquire", subscription.to_owned(), move |state| {
                 // A statement that comes through after its caller gave up must not fence whoever
                 // has the subscription by then.
-                if epoch_of(state, &name)? != held && !state.is_broken(Broken::AcquireComesLate) {
+                if epoch_of(state, &name)? != held {
                     return Err(StoreError::new(StoreErrorKind::Conflict, "acquire"));
                 }
                 if !state.acquired.insert((relay, name.clone())) {
@@ -230,10 +241,12 @@ impl Store for SimStore {
                     state.disturb("again");
                 }
                 state.pages.remove(&relay);
+                state.fenced.remove(&(relay, name.clone()));
                 state.database.sync();
                 state.note(&format!("{relay} acquires {name}"));
                 let subscribed = state.subscribed.get_mut(&name).ok_or_else(unknown)?;
                 subscribed.epoch += 1;
+                subscribed.holder = Some((me, Instant::now() + lease));
                 Ok(subscribed.epoch)
             })
             .await?;
@@ -243,7 +256,29 @@ impl Store for SimStore {
                 state.subscribed.get(&name).map(|found| found.place).ok_or_else(unknown)
             })
             .await?;
-        Ok((epoch, place))
+        Ok(Acquired::Taken(epoch, place))
+    }
+
+    async fn renew(&self, relay: &RelayView, lease: Duration) -> Result<Leases> {
+        // Relays call themselves something random; a seed repeats its history by their numbers.
+        let me = RelayView { holder: self.holder(), subscriptions: relay.subscriptions.clone() };
+        let mut told = self.call("renew", (), move |state| Ok(renew(state, &me, lease))).await?;
+        let holders = told.leases.iter_mut().filter_map(|lease| lease.holder.as_mut());
+        for name in holders.chain(told.relays.iter_mut().map(|relay| &mut relay.holder)) {
+            if *name == self.holder() {
+                name.clone_from(&relay.holder);
+            }
+        }
+        Ok(told)
+    }
+
+    async fn leave(&self, _: &str) -> Result<()> {
+        let holder = self.holder();
+        self.call("leave", (), move |state| {
+            state.relays.remove(&holder);
+            Ok(())
+        })
+        .await
     }
 
     async fn settle(&self, subscription: &str, epoch: Epoch, place: &Place) -> Result<Settled> {
@@ -286,8 +321,16 @@ impl Store for SimStore {
             .await
     }
 
-    async fn release(&self, subscription: &str, _: Epoch) -> Result<()> {
-        self.call("release", subscription.to_owned(), |_| Ok(())).await
+    async fn release(&self, subscription: &str, epoch: Epoch) -> Result<()> {
+        let name = subscription.to_owned();
+        self.call("release", subscription.to_owned(), move |state| {
+            let subscribed = state.subscribed.get_mut(&name).ok_or_else(unknown)?;
+            if subscribed.epoch == epoch {
+                subscribed.holder = None;
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn move_due(&self, _: u32) -> Result<Moved> {
@@ -328,6 +371,7 @@ fn create(state: &mut State, spec: SubscriptionSpec) {
         filter: spec.filter,
         start,
         epoch: 0,
+        holder: None,
         place,
         passed,
         retry_calls: 0,
@@ -335,6 +379,39 @@ fn create(state: &mut State, spec: SubscriptionSpec) {
         aside,
     };
     state.subscribed.insert(spec.name, subscribed);
+}
+
+/// Who holds a subscription, and for how long yet.
+fn held(state: &State, name: &str) -> Result<Option<(String, Duration)>> {
+    let subscribed = state.subscribed.get(name).ok_or_else(unknown)?;
+    let held = subscribed.holder.as_ref().filter(|(_, until)| *until > Instant::now());
+    Ok(held.map(|(holder, until)| (holder.clone(), *until - Instant::now())))
+}
+
+fn renew(state: &mut State, relay: &RelayView, lease: Duration) -> Leases {
+    let now = Instant::now();
+    for subscribed in state.subscribed.values_mut() {
+        let mine = subscribed.holder.as_mut().filter(|(holder, _)| *holder == relay.holder);
+        if let Some((_, until)) = mine.filter(|(_, until)| *until > now) {
+            *until = now + lease;
+        }
+    }
+    state.database.sync();
+    state.relays.insert(relay.holder.clone(), (now, relay.subscriptions.clone()));
+    let asked = state.subscribed.iter().filter(|(name, _)| relay.subscriptions.contains(name));
+    let leases = asked.map(|(name, subscribed)| Lease {
+        subscription: name.clone(),
+        epoch: subscribed.epoch,
+        holder: held(state, name).ok().flatten().map(|(holder, _)| holder),
+        is_paused: false,
+        has_parked: subscribed.aside.values().any(|waiting| waiting.due.is_some()),
+    });
+    let alive = state.relays.iter().filter(|(_, (seen, _))| now - *seen < lease);
+    let relays = alive.map(|(holder, (_, subscriptions))| RelayView {
+        holder: holder.clone(),
+        subscriptions: subscriptions.clone(),
+    });
+    Leases { leases: leases.collect(), relays: relays.collect() }
 }
 
 pub(super) fn epoch_of(state: &State, name: &str) -> Result<Epoch> {

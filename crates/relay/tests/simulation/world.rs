@@ -14,7 +14,7 @@ use posthaste_core::{Place, Position, Snapshot, Tick, TopicFilter};
 use posthaste_relay::sink::Mark;
 use posthaste_store::{FailedMessage, ParkedKey};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use super::{aside::Waiting, broken::Broken, checks::Tally, model::Database, plan::Plan};
@@ -42,6 +42,8 @@ pub(crate) struct Subscribed {
     pub(crate) filter: TopicFilter,
     pub(crate) start: Snapshot,
     pub(crate) epoch: i64,
+    /// Who holds it, and until when.
+    pub(crate) holder: Option<(String, Instant)>,
     pub(crate) place: Place,
     /// Messages that the place is known to have passed.
     pub(crate) passed: HashSet<Uuid>,
@@ -121,6 +123,10 @@ pub(crate) struct State {
     pub(crate) drained: HashSet<u32>,
     /// When a relay was told that it lost a subscription.
     pub(crate) fenced: HashMap<(u32, String), Instant>,
+    /// Relays, when they were last heard of, and what they could hold.
+    pub(crate) relays: BTreeMap<String, (Instant, Vec<String>)>,
+    /// Relays whose calls stand still, as those of a stopped process do, and until when.
+    pub(crate) stalled: HashMap<u32, Instant>,
     /// Who has acquired what, ever.
     pub(crate) acquired: HashSet<(u32, String)>,
     /// Pages that a relay of one subscription has read since it acquired it.
@@ -178,6 +184,8 @@ impl World {
             locked: BTreeSet::new(),
             drained: HashSet::new(),
             fenced: HashMap::new(),
+            relays: BTreeMap::new(),
+            stalled: HashMap::new(),
             acquired: HashSet::new(),
             pages: HashMap::new(),
             violations: Vec::new(),
@@ -185,6 +193,15 @@ impl World {
             history: Vec::new(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Waits until the calls of a relay go on.
+    pub(crate) async fn stand_still(&self, relay: u32) {
+        while let Some(until) = self.with(|state| state.stalled.get(&relay).copied())
+            && until > Instant::now()
+        {
+            sleep_until(until).await;
+        }
     }
 
     /// Looks at or changes the state; nothing waits meanwhile.

@@ -8,6 +8,7 @@ mod aside;
 mod connect;
 mod errors;
 mod import;
+mod leases;
 mod log;
 mod migrate;
 mod operations;
@@ -25,8 +26,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use posthaste_core::{
-    Epoch, Limits, Message, MessageId, Page, PageLimit, Place, SchemaName, TickRef, TopicFilter,
-    Window,
+    Epoch, Limits, Message, MessageId, Page, PageLimit, Place, RelayView, SchemaName, TickRef,
+    TopicFilter, Window,
 };
 use secrecy::SecretString;
 
@@ -38,8 +39,8 @@ use self::{
 use uuid::Uuid;
 
 use crate::{
-    Aside, AsideState, DueMessages, MigrationReport, Moved, Result, RingSizes, SchemaState,
-    Settled, Status, Store, StoredMessage, SubscriptionSpec, SweepReport, Ticker,
+    Acquired, Aside, AsideState, DueMessages, Leases, MigrationReport, Moved, Result, RingSizes,
+    SchemaState, Settled, Status, Store, StoredMessage, SubscriptionSpec, SweepReport, Ticker,
 };
 
 /// How to reach and use a PostgreSQL database.
@@ -193,8 +194,12 @@ impl Store for PostgresStore {
         subscriptions::reconcile(self, specs).await
     }
 
-    async fn acquire(&self, subscription: &str, holder: &str) -> Result<(Epoch, Place)> {
-        subscriptions::acquire(self, subscription, holder).await
+    async fn acquire(&self, subscription: &str, holder: &str, lease: Duration) -> Result<Acquired> {
+        leases::acquire(self, subscription, holder, lease).await
+    }
+
+    async fn renew(&self, relay: &RelayView, lease: Duration) -> Result<Leases> {
+        leases::renew(self, relay, lease).await
     }
 
     async fn settle(&self, subscription: &str, epoch: Epoch, place: &Place) -> Result<Settled> {
@@ -220,7 +225,11 @@ impl Store for PostgresStore {
     }
 
     async fn release(&self, subscription: &str, epoch: Epoch) -> Result<()> {
-        subscriptions::release(self, subscription, epoch).await
+        leases::release(self, subscription, epoch).await
+    }
+
+    async fn leave(&self, holder: &str) -> Result<()> {
+        leases::leave(self, holder).await
     }
 
     async fn move_due(&self, limit: u32) -> Result<Moved> {

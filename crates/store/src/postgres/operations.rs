@@ -100,8 +100,8 @@ impl PostgresStore {
     async fn unheld(&self, subscription: &str, is_forced: bool) -> Result<i32> {
         let schema = self.schema();
         let sql = format!(
-            "select s.id, l.holder from {schema}.subscription s \
-             join {schema}.lease l on l.subscription = s.id where s.name = $1"
+            "select s.id, case when l.expires_at > clock_timestamp() then l.holder end \
+             from {schema}.subscription s join {schema}.lease l on l.subscription = s.id where s.name = $1"
         );
         let loan = self.shared.connections.lend().await?;
         let name: &[(&(dyn ToSql + Sync), Type)] = &[(&subscription, Type::TEXT)];
@@ -336,7 +336,8 @@ impl Operations for PostgresStore {
             // The epoch is raised: a relay that was on its way in starts anew.
             let sql = format!(
                 "with lease as (update {schema}.lease set epoch = epoch + 1 \
-                 where subscription = {id} and holder is null returning epoch), \
+                 where subscription = {id} and (expires_at > clock_timestamp()) is not true \
+                 returning epoch), \
                  done as (insert into {schema}.progress (subscription, {PLACE_COLUMNS}, epoch) \
                  select {id}, $1, $2, null, null, null, null, null, epoch from lease returning 1), \
                  noted as (insert into {schema}.audit (actor, action, subscription, detail) \

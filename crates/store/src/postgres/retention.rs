@@ -2,7 +2,7 @@
 
 use posthaste_core::{Position, Ring, Snapshot};
 
-use super::{PostgresStore, connect::Loan, rows, slots::Knowledge};
+use super::{PostgresStore, connect::Loan, rows, slots::Knowledge, status::uncompiled};
 use crate::{LogSize, Pin, Result};
 
 /// What the subscriptions still need. Never empty.
@@ -58,7 +58,7 @@ pub(super) async fn needs(store: &PostgresStore, loan: &Loan) -> Result<Option<N
          left join {0}.tick t on t.n = k.base_tick order by 2, 3",
         store.schema()
     );
-    let rows = loan.bounded("read the places", loan.client().query_typed(&sql, &[])).await?;
+    let rows = uncompiled(loan, "read the places", &sql).await?;
     let Some(first) = rows.first() else { return Ok(None) };
     let mut needs = Needs { places: Vec::new(), tick: first.get(1) };
     for row in &rows {

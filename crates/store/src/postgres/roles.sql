@@ -32,7 +32,8 @@ grant insert on @schema@.tick, @schema@.progress to @relay@;
 -- Its row is locked while a tick is committed; `singleton` can be nothing but true.
 grant update (singleton) on @schema@.meta to @relay@;
 grant insert, update on @schema@.subscription, @schema@.lease to @relay@;
-grant insert, update, delete on @schema@.parked_key, @schema@.failed_message to @relay@;
+grant insert, update, delete on @schema@.parked_key, @schema@.failed_message, @schema@.relay
+  to @relay@;
 -- Scheduled messages move into the log; tokens are forgotten.
 grant insert (id, topic, key, payload, content_type, headers, correlation_id)
   on @schema@.log to @relay@;
@@ -54,7 +55,7 @@ $$;
 
 -- Viewers: everything but payloads and headers.
 grant select on @schema@.subscription, @schema@.lease, @schema@.tick, @schema@.progress,
-  @schema@.parked_key, @schema@.audit, @schema@.place to @viewer@;
+  @schema@.parked_key, @schema@.audit, @schema@.place, @schema@.relay to @viewer@;
 grant select (position, id, topic, key, content_type, correlation_id, enqueued_at) on @schema@.log to @viewer@;
 grant select (n, id, topic, key, content_type, correlation_id, enqueued_at, deliver_at)
   on @schema@.scheduled to @viewer@;

@@ -96,7 +96,9 @@ async fn subscription_states(
     // lies below it.
     let sql = format!(
         "select base_tick, base_id, head_tick, head_id, position, message_id, null::bigint, \
-         p.settled_at, p.subscription, p.topics, p.prefixes, p.epoch, p.holder, \
+         p.settled_at, p.subscription, p.topics, p.prefixes, p.epoch, \
+         (select case when l.expires_at > clock_timestamp() then l.holder end \
+         from {schema}.lease l where l.subscription = p.subscription_id), \
          w.backlog, coalesce(w.lag, 0)::bigint, \
          (select count(*) from {schema}.parked_key k where k.subscription = p.subscription_id), \
          f.parked, f.dead, \
@@ -124,7 +126,7 @@ async fn subscription_states(
 /// Runs a query over all slots without just-in-time compilation. The planner takes a log that was
 /// never analysed for a dear one and would compile an expression per slot: measured 8 s of
 /// compiling for 2 ms of work.
-async fn uncompiled(loan: &Loan, doing: &str, sql: &str) -> Result<Vec<Row>> {
+pub(super) async fn uncompiled(loan: &Loan, doing: &str, sql: &str) -> Result<Vec<Row>> {
     let begin = "begin isolation level read committed; set local jit = off";
     loan.bounded(doing, loan.client().simple_query(begin)).await?;
     let rows = loan.bounded(doing, loan.client().query_typed(sql, &[])).await?;

@@ -1,16 +1,12 @@
-//! Subscriptions: creating them, taking them over, and settling their places.
+//! Subscriptions: creating them, and settling their places.
 
 use posthaste_core::{Epoch, Place, Snapshot, TickRef, Within};
 use tokio_postgres::{
-    GenericClient, IsolationLevel, Row,
+    GenericClient, Row,
     types::{ToSql, Type},
 };
 
-use super::{
-    PostgresStore,
-    connect::{Loan, bounded},
-    ticker::force_tick,
-};
+use super::{PostgresStore, connect::Loan, ticker::force_tick};
 use crate::{Result, Settled, Start, StoreError, StoreErrorKind, SubscriptionSpec};
 
 /// Columns of a place, in the order [`place`] reads them.
@@ -85,72 +81,6 @@ async fn create(store: &PostgresStore, loan: &mut Loan, spec: &SubscriptionSpec)
     ];
     loan.bounded("create a subscription", loan.client().execute_typed(&sql, params)).await?;
     Ok(())
-}
-
-/// Raises the epoch, then reads the place: every settle of an earlier holder is either visible to
-/// that read or refused (FENCED).
-///
-/// The epoch is raised only from the value that was read: a statement that outlived its time-out
-/// and runs late must not fence whoever holds the subscription by then. And it is raised durably,
-/// whatever the role's `synchronous_commit`, so that a crash never hands an epoch out twice.
-pub(super) async fn acquire(
-    store: &PostgresStore,
-    subscription: &str,
-    holder: &str,
-) -> Result<(Epoch, Place)> {
-    let mut loan = store.shared.connections.lend().await?;
-    let schema = store.schema();
-    let unknown = || {
-        let doing = format!("acquire a subscription: {subscription:?} does not exist");
-        StoreError::new(StoreErrorKind::Invalid, doing)
-    };
-    let lease = format!(
-        "select l.epoch, l.subscription from {schema}.lease l \
-         join {schema}.subscription s on s.id = l.subscription where s.name = $1"
-    );
-    let name: &[(&(dyn ToSql + Sync), Type)] = &[(&subscription, Type::TEXT)];
-    let rows = loan.bounded("read a lease", loan.client().query_typed(&lease, name)).await?;
-    let (read, id): (i64, i32) =
-        rows.first().map(|row| (row.get(0), row.get(1))).ok_or_else(unknown)?;
-    let epoch = read + 1;
-    if !raise(store, &mut loan, id, read, holder).await? {
-        let doing = format!("acquire {subscription:?}: another relay acquired it meanwhile");
-        return Err(StoreError::new(StoreErrorKind::Conflict, doing));
-    }
-    let newest = format!(
-        "select {PLACE_COLUMNS} from {schema}.progress where subscription = {id} \
-         order by n desc limit 1"
-    );
-    let rows = loan.bounded("read a place", loan.client().query_typed(&newest, &[])).await?;
-    let place = rows.first().map(place).ok_or_else(unknown)?;
-    loan.give_back();
-    Ok((epoch, place))
-}
-
-/// Raises a lease's epoch from `read`; false when it has been raised meanwhile.
-async fn raise(
-    store: &PostgresStore,
-    loan: &mut Loan,
-    id: i32,
-    read: Epoch,
-    holder: &str,
-) -> Result<bool> {
-    let sql = format!(
-        "update {}.lease set epoch = epoch + 1, holder = $2, acquired_at = clock_timestamp() \
-         where subscription = {id} and epoch = $1",
-        store.schema()
-    );
-    let limit = loan.operation_timeout();
-    let work = async {
-        let begin = loan.client_mut().build_transaction();
-        let transaction = begin.isolation_level(IsolationLevel::ReadCommitted).start().await?;
-        transaction.batch_execute("set local synchronous_commit = on").await?;
-        let params: &[(&(dyn ToSql + Sync), Type)] = &[(&read, Type::INT8), (&holder, Type::TEXT)];
-        let raised = transaction.execute_typed(&sql, params).await?;
-        transaction.commit().await?;
-        Ok(raised == 1)
-    };
-    bounded(limit, "acquire a subscription", work).await
 }
 
 /// A place about to be appended, guarded by the lease row.
@@ -268,21 +198,6 @@ async fn is_held(
         &[(&subscription, Type::TEXT), (&epoch, Type::INT8)];
     let rows = loan.bounded("read a lease", loan.client().query_typed(&sql, params)).await?;
     Ok(rows.first().is_some_and(|row| row.get(0)))
-}
-
-/// Clears the holder, unless somebody took over meanwhile.
-pub(super) async fn release(store: &PostgresStore, subscription: &str, epoch: Epoch) -> Result<()> {
-    let schema = store.schema();
-    let sql = format!(
-        "update {schema}.lease set holder = null where epoch = $2 and subscription = \
-         (select id from {schema}.subscription where name = $1)"
-    );
-    let params: &[(&(dyn ToSql + Sync), Type)] =
-        &[(&subscription, Type::TEXT), (&epoch, Type::INT8)];
-    let loan = store.shared.connections.lend().await?;
-    loan.bounded("release a subscription", loan.client().execute_typed(&sql, params)).await?;
-    loan.give_back();
-    Ok(())
 }
 
 /// A place from the first columns of `row`, which are [`PLACE_COLUMNS`].

@@ -11,6 +11,7 @@ mod aside;
 mod connection;
 mod faults;
 mod headers;
+mod leases;
 mod mounts;
 mod operations;
 mod pages;
@@ -32,8 +33,8 @@ use std::{
 
 use async_trait::async_trait;
 use posthaste_core::{
-    Epoch, Message, MessageId, Page, PageLimit, Place, Position, SchemaName, TickRef, TopicFilter,
-    Window,
+    Epoch, Message, MessageId, Page, PageLimit, Place, Position, RelayView, SchemaName, TickRef,
+    TopicFilter, Window,
 };
 use uuid::Uuid;
 
@@ -45,10 +46,10 @@ use self::{
     worker::Worker,
 };
 use crate::{
-    Aside, AsideState, DeadLetter, DueMessages, Import, ImportSource, MigrationReport, Moved,
-    Operations, ReplayChunk, Replayed, Request, Result, RewindTo, Rewound, RoleNames, SchemaState,
-    Selection, Settled, Status, Store, StoreError, StoreErrorKind, StoredMessage, SubscriptionSpec,
-    SweepReport, TableColumn, TableName, Ticker, WrittenTopic,
+    Acquired, Aside, AsideState, DeadLetter, DueMessages, Import, ImportSource, Leases,
+    MigrationReport, Moved, Operations, ReplayChunk, Replayed, Request, Result, RewindTo, Rewound,
+    RoleNames, SchemaState, Selection, Settled, Status, Store, StoreError, StoreErrorKind,
+    StoredMessage, SubscriptionSpec, SweepReport, TableColumn, TableName, Ticker, WrittenTopic,
 };
 
 /// How to open a SQLite log.
@@ -282,12 +283,17 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn acquire(&self, subscription: &str, holder: &str) -> Result<(Epoch, Place)> {
+    async fn acquire(&self, subscription: &str, holder: &str, lease: Duration) -> Result<Acquired> {
         let (name, holder) = (subscription.to_owned(), holder.to_owned());
         self.write("take a subscription over", move |scope| {
-            subscriptions::acquire(scope, &name, &holder)
+            leases::acquire(scope, &name, &holder, lease)
         })
         .await
+    }
+
+    async fn renew(&self, relay: &RelayView, lease: Duration) -> Result<Leases> {
+        let relay = relay.clone();
+        self.write("renew the leases", move |scope| leases::renew(scope, &relay, lease)).await
     }
 
     async fn settle(&self, subscription: &str, epoch: Epoch, place: &Place) -> Result<Settled> {
@@ -323,10 +329,13 @@ impl Store for SqliteStore {
 
     async fn release(&self, subscription: &str, epoch: Epoch) -> Result<()> {
         let name = subscription.to_owned();
-        self.write("release a subscription", move |scope| {
-            subscriptions::release(scope, &name, epoch)
-        })
-        .await
+        self.write("release a subscription", move |scope| leases::release(scope, &name, epoch))
+            .await
+    }
+
+    async fn leave(&self, holder: &str) -> Result<()> {
+        let holder = holder.to_owned();
+        self.write("leave the relays", move |scope| leases::leave(scope, &holder)).await
     }
 
     async fn move_due(&self, limit: u32) -> Result<Moved> {

@@ -393,7 +393,8 @@ pub(super) fn remove(scope: &Scope<'_>, name: &str, request: &Request) -> Result
 
 fn unheld(scope: &Scope<'_>, name: &str, is_forced: bool) -> Result<Subscription> {
     let subscription = subscriptions::by_name(scope, name)?;
-    if let Some(holder) = subscription.holder.as_ref().filter(|_| !is_forced) {
+    let now = scope.now_micros()?;
+    if let Some((holder, _)) = subscription.held(now).filter(|_| !is_forced) {
         let doing = format!("the relay {holder} holds {name:?}; stop that relay first");
         return Err(StoreError::new(StoreErrorKind::Conflict, doing));
     }

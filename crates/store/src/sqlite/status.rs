@@ -44,6 +44,7 @@ fn state_of(scope: &Scope<'_>, subscription: Subscription) -> Result<Subscriptio
             Ok((count(row, 0)?, count(row, 1)?, count(row, 2)?))
         })?
         .unwrap_or_default();
+    let holder = subscription.held(now).map(|(holder, _)| holder.to_owned());
     Ok(SubscriptionStatus {
         is_paused: subscription.is_paused,
         parked_keys,
@@ -53,7 +54,7 @@ fn state_of(scope: &Scope<'_>, subscription: Subscription) -> Result<Subscriptio
         name: subscription.name,
         filter: subscription.filter,
         epoch: subscription.epoch,
-        holder: subscription.holder,
+        holder,
         progress,
         backlog,
     })

@@ -1,4 +1,4 @@
-//! Subscriptions: creating them, taking them over, recording their places.
+//! Subscriptions: creating them, recording their places.
 //!
 //! Every function writes and runs under the write lock (`Session::write`), so what it reads
 //! cannot change before it commits: an epoch that was compared is still the epoch (FENCED).
@@ -20,7 +20,9 @@ pub(super) struct Subscription {
     pub(super) name: String,
     pub(super) filter: TopicFilter,
     pub(super) epoch: Epoch,
-    pub(super) holder: Option<String>,
+    holder: Option<String>,
+    /// When its holder's lease runs out, in microseconds.
+    expires_at: Option<i64>,
     pub(super) start_position: Position,
     pub(super) is_paused: bool,
     pub(super) retry_calls: i64,
@@ -68,20 +70,6 @@ fn start_of(scope: &Scope<'_>, start: Start) -> Result<StoredTick> {
     }
 }
 
-/// Raises the epoch, which fences every earlier holder, then reads the place.
-pub(super) fn acquire(scope: &Scope<'_>, name: &str, holder: &str) -> Result<(Epoch, Place)> {
-    let raised = scope.run(
-        "update @schema@_subscription set epoch = epoch + 1, holder = ?2, acquired_at = ?3 \
-         where name = ?1",
-        (name, holder, scope.now_micros()?),
-    )?;
-    if raised == 0 {
-        return Err(unknown(name));
-    }
-    let subscription = by_name(scope, name)?;
-    Ok((subscription.epoch, progress(scope, &subscription)?.place))
-}
-
 /// Records a place, unless the epoch has been raised.
 pub(super) fn settle(
     scope: &Scope<'_>,
@@ -125,19 +113,10 @@ pub(super) fn through(scope: &Scope<'_>, place: &Place) -> Result<Position> {
     Ok(position.clamp(base, head.max(base)))
 }
 
-/// Clears the holder, under its own epoch only.
-pub(super) fn release(scope: &Scope<'_>, name: &str, epoch: Epoch) -> Result<()> {
-    scope.run(
-        "update @schema@_subscription set holder = null where name = ?1 and epoch = ?2",
-        (name, epoch),
-    )?;
-    Ok(())
-}
-
 /// Every subscription, by name.
 pub(super) fn list(scope: &Scope<'_>) -> Result<Vec<Subscription>> {
     let sql = "select id, name, topics, prefixes, epoch, holder, start_tick, start_id, \
-               start_position, paused_at is not null, retry_calls \
+               start_position, paused_at is not null, retry_calls, expires_at \
                from @schema@_subscription order by name";
     scope.all(sql, [], Subscription::from_row)
 }
@@ -165,6 +144,12 @@ pub(super) fn progress(scope: &Scope<'_>, subscription: &Subscription) -> Result
 }
 
 impl Subscription {
+    /// Who holds it, and for how long yet, in microseconds.
+    pub(super) fn held(&self, now: i64) -> Option<(&str, i64)> {
+        let left = self.expires_at? - now;
+        Some((self.holder.as_deref()?, left)).filter(|_| left > 0)
+    }
+
     fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             id: row.get(0)?,
@@ -176,13 +161,14 @@ impl Subscription {
             start_position: row.get(8)?,
             is_paused: row.get(9)?,
             retry_calls: row.get(10)?,
+            expires_at: row.get(11)?,
         })
     }
 }
 
 pub(super) fn by_name(scope: &Scope<'_>, name: &str) -> Result<Subscription> {
     let sql = "select id, name, topics, prefixes, epoch, holder, start_tick, start_id, \
-               start_position, paused_at is not null, retry_calls \
+               start_position, paused_at is not null, retry_calls, expires_at \
                from @schema@_subscription where name = ?1";
     scope.first(sql, [name], Subscription::from_row)?.ok_or_else(|| unknown(name))
 }
@@ -199,7 +185,7 @@ pub(super) fn uuid(row: &Row<'_>, column: usize) -> rusqlite::Result<Uuid> {
     Ok(Uuid::from_bytes(row.get(column)?))
 }
 
-fn strings(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<String>> {
+pub(super) fn strings(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<String>> {
     let text = row.get_ref(column)?.as_str()?;
     serde_json::from_str(text).map_err(|cause| {
         let kind = rusqlite::types::Type::Text;

@@ -9,6 +9,7 @@ use super::{
     harness::{Harness, LONG, migrated},
     reader::{Received, WIDE, publish_all, subscription, tick},
 };
+use crate::taking::taken;
 
 /// Five messages, of the keys a, b, a, none, a, seen by one tick; and who reads them.
 struct Scene {
@@ -31,7 +32,7 @@ async fn scene<H: Harness>() -> (H, Scene) {
         .collect();
     let ids = store.append(&messages).await.unwrap();
     let head = tick(store.ticker().as_mut()).await;
-    let (epoch, start) = store.acquire("s", "one").await.unwrap();
+    let (epoch, start) = taken(&*store, "s", "one").await;
     (harness, Scene { store, ids, head, epoch, start })
 }
 
@@ -153,7 +154,7 @@ pub(crate) async fn key_is_due_behind_the_dead_letter_that_held_it<H: Harness>()
 pub(crate) async fn nothing_is_set_aside_under_an_older_epoch<H: Harness>() {
     let (harness, scene) = scene::<H>().await;
     let other = harness.open(LONG).await;
-    let (epoch, _) = other.acquire("s", "two").await.unwrap();
+    let (epoch, _) = taken(&*other, "s", "two").await;
     let changes =
         [Aside::ParkKey(scene.parked("a", 3, None)), Aside::Keep(scene.failed(3, None, true))];
     let place = scene.before(4);
@@ -161,12 +162,12 @@ pub(crate) async fn nothing_is_set_aside_under_an_older_epoch<H: Harness>() {
     assert_eq!(stale, Settled::Fenced);
     let aside = other.aside("s").await.unwrap();
     assert!(aside.keys.is_empty() && aside.messages.is_empty(), "{aside:?}");
-    assert_eq!(other.acquire("s", "three").await.unwrap().1, scene.start);
+    assert_eq!(taken(&*other, "s", "three").await.1, scene.start);
 
     let epoch = epoch + 1;
     let changed = other.set_aside("s", epoch, &changes, Some(&place)).await.unwrap();
     assert_eq!(changed, Settled::Recorded);
-    assert_eq!(other.acquire("s", "four").await.unwrap().1, place);
+    assert_eq!(taken(&*other, "s", "four").await.1, place);
     assert_eq!(other.aside("s").await.unwrap().keys.len(), 1);
 }
 

@@ -56,6 +56,12 @@ macro_rules! every_case {
                 status_counts_what_matches_and_is_not_settled,
                 status_tells_of_slots_and_dead_tuples_where_there_are_any,
             }
+            leases {
+                lease_keeps_others_out_until_it_runs_out,
+                released_subscription_is_taken_at_once,
+                renewal_prolongs_what_is_held_and_nothing_else,
+                renewal_tells_of_the_relays_that_are_alive,
+            }
             aside {
                 what_is_set_aside_comes_back_as_it_was_written,
                 due_messages_come_byte_for_byte_and_those_that_wait_do_not,
@@ -137,6 +143,7 @@ macro_rules! every_concurrent_case {
 mod aside;
 mod concurrent;
 mod harness;
+mod leases;
 mod messages;
 mod migrations;
 mod operations;

@@ -12,6 +12,7 @@ use super::{
     harness::{Harness, LONG},
     reader::{publish_all, subscription, tick},
 };
+use crate::taking::{LEASE, taken};
 
 /// Six messages of two topics and keys, published by `s` except for three dead letters.
 struct Scene {
@@ -34,7 +35,7 @@ async fn scene<H: Harness>() -> (H, Scene) {
         .collect();
     let ids = store.append(&messages).await.unwrap();
     let head = tick(store.ticker().as_mut()).await;
-    let (epoch, start) = store.acquire("s", "one").await.unwrap();
+    let (epoch, start) = taken(&*store, "s", "one").await;
     let scene = Scene { store, ids, head, epoch };
     let held = ParkedKey {
         key: "k1".to_owned(),
@@ -292,7 +293,7 @@ pub(crate) async fn rewound_subscription_gets_again_what_it_had<H: Harness>() {
     let none = store.rewind("s", RewindTo::Time(later), &preview()).await.unwrap();
     assert_eq!((none.messages, none.place.base), (0, scene.head));
     store.rewind("s", RewindTo::Beginning, &request()).await.unwrap();
-    let (epoch, place) = store.acquire("s", "two").await.unwrap();
+    let (epoch, place) = taken(&**store, "s", "two").await;
     assert_eq!(place, Place::beginning());
     // Whoever held it before is fenced.
     let stale = store.settle("s", scene.epoch, &Place::at(scene.head)).await.unwrap();
@@ -314,7 +315,7 @@ pub(crate) async fn removed_subscription_leaves_nothing<H: Harness>() {
     assert!(scene.positions(&all()).await.is_empty());
     assert_eq!(harness.audit().await, [("ann".to_owned(), "remove".to_owned())]);
     // Another store on the database finds it gone as well.
-    let error = harness.open(LONG).await.acquire("s", "two").await.unwrap_err();
+    let error = harness.open(LONG).await.acquire("s", "two", LEASE).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Invalid, "{error}");
 }
 

@@ -7,6 +7,7 @@ use super::{
     harness::{Harness, commit, migrated},
     reader::{Reader, WIDE, publish_all, subscription, tick},
 };
+use crate::taking::taken;
 
 pub(crate) async fn big_window_is_paged_in_order_without_gaps_or_repeats<H: Harness>() {
     let (_harness, store) = migrated::<H>().await;
@@ -88,7 +89,7 @@ pub(crate) async fn settled_reach_never_covers_what_commits_later<H: Harness>() 
     store.reconcile(&[subscription("s", &["*"], Start::Beginning)]).await.unwrap();
     commit(&harness, &["a", "b"]).await;
     tick(store.ticker().as_mut()).await;
-    let (epoch, place) = store.acquire("s", "one").await.unwrap();
+    let (epoch, place) = taken(&*store, "s", "one").await;
     let mut reader = Reader::at(place);
     reader.step(&*store).await;
     assert_eq!(reader.received.len(), 2);

@@ -11,6 +11,7 @@ use super::{
     harness::{Application, Harness, migrated},
     reader::{Reader, subscription, tick},
 };
+use crate::taking::taken;
 
 /// Repeats one schedule: `POSTHASTE_SEED=… cargo test -p posthaste-store random`.
 const SEED: &str = "POSTHASTE_SEED";
@@ -72,7 +73,7 @@ impl<H: Harness> World<H> {
         store.reconcile(&specs).await.unwrap();
         let mut relays = Vec::new();
         for (name, topics) in SUBSCRIPTIONS {
-            let (epoch, place) = store.acquire(name, "first").await.unwrap();
+            let (epoch, place) = taken(&*store, name, "first").await;
             let filter = TopicFilter::new(topics).unwrap();
             let reader = Reader { filter, ..Reader::at(place) };
             relays.push(Relay { name, epoch, stale: None, reader, settled: 0 });
@@ -173,7 +174,7 @@ impl<H: Harness> World<H> {
     async fn restart(&mut self) {
         let store = Arc::clone(&self.store);
         let relay = self.any_relay();
-        let (epoch, place) = store.acquire(relay.name, "next").await.unwrap();
+        let (epoch, place) = taken(&*store, relay.name, "next").await;
         assert!(epoch > relay.epoch);
         relay.stale = Some(relay.epoch);
         relay.epoch = epoch;

@@ -1,5 +1,6 @@
 //! A reader as the relay is one: follows the ticks, reads windows page by page, moves its place.
 
+use crate::taking::taken;
 use posthaste_core::{MessageId, MessageRef, PageLimit, Place, Position, TickRef, TopicFilter};
 use posthaste_store::{Start, Store, SubscriptionSpec, Ticker};
 
@@ -115,7 +116,7 @@ pub(crate) fn subscription(name: &str, patterns: &[&str], start: Start) -> Subsc
 /// Ticks, takes the subscription over, reads it to its end and settles.
 pub(crate) async fn publish_all(store: &dyn Store, name: &str) -> Vec<MessageId> {
     tick(store.ticker().as_mut()).await;
-    let (epoch, place) = store.acquire(name, "publish_all").await.unwrap();
+    let (epoch, place) = taken(store, name, "publish_all").await;
     let status = store.status().await.unwrap();
     let state = status.subscriptions.into_iter().find(|state| state.name == name).unwrap();
     let mut reader = Reader { filter: state.filter, ..Reader::at(place) };

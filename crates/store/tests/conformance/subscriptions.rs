@@ -8,6 +8,7 @@ use super::{
     harness::{Harness, LONG, commit, migrated},
     reader::{Reader, WIDE, publish_all, subscription, tick},
 };
+use crate::taking::{LEASE, taken};
 
 async fn state(store: &dyn Store, name: &str) -> SubscriptionStatus {
     let status = store.status().await.unwrap();
@@ -17,7 +18,7 @@ async fn state(store: &dyn Store, name: &str) -> SubscriptionStatus {
 pub(crate) async fn settled_place_is_what_the_next_holder_acquires<H: Harness>() {
     let (harness, store) = migrated::<H>().await;
     store.reconcile(&[subscription("s", &["*"], Start::Beginning)]).await.unwrap();
-    let (first, place) = store.acquire("s", "one").await.unwrap();
+    let (first, place) = taken(&*store, "s", "one").await;
     assert_eq!(place, Place::beginning());
     let mut expected = commit(&harness, &["a"; 10]).await;
     tick(store.ticker().as_mut()).await;
@@ -29,7 +30,7 @@ pub(crate) async fn settled_place_is_what_the_next_holder_acquires<H: Harness>()
     tick(store.ticker().as_mut()).await;
 
     let other = harness.open(LONG).await;
-    let (second, place) = other.acquire("s", "two").await.unwrap();
+    let (second, place) = taken(&*other, "s", "two").await;
     assert!(second > first);
     assert_eq!(place, reader.place);
     reader.drain(&*other).await;
@@ -41,10 +42,10 @@ pub(crate) async fn settled_tick_is_what_the_next_holder_acquires<H: Harness>() 
     store.reconcile(&[subscription("s", &["*"], Start::Beginning)]).await.unwrap();
     commit(&harness, &["a"]).await;
     let head = tick(store.ticker().as_mut()).await;
-    let (epoch, place) = store.acquire("s", "one").await.unwrap();
+    let (epoch, place) = taken(&*store, "s", "one").await;
     let place = place.finished(head);
     assert_eq!(store.settle("s", epoch, &place).await.unwrap(), Settled::Recorded);
-    assert_eq!(store.acquire("s", "two").await.unwrap().1, place);
+    assert_eq!(taken(&*store, "s", "two").await.1, place);
     assert_eq!(state(&*store, "s").await.progress.place, place);
     assert!(state(&*store, "s").await.progress.at.is_some());
 }
@@ -54,8 +55,8 @@ pub(crate) async fn stale_settle_is_fenced_after_takeover<H: Harness>() {
     store.reconcile(&[subscription("s", &["*"], Start::Beginning)]).await.unwrap();
     commit(&harness, &["a"]).await;
     let head = tick(store.ticker().as_mut()).await;
-    let (stale, _) = store.acquire("s", "one").await.unwrap();
-    let (epoch, before) = harness.open(LONG).await.acquire("s", "two").await.unwrap();
+    let (stale, _) = taken(&*store, "s", "one").await;
+    let (epoch, before) = taken(&*harness.open(LONG).await, "s", "two").await;
     let settled = store.settle("s", stale, &Place::at(head)).await.unwrap();
     assert_eq!(settled, Settled::Fenced);
     assert_eq!(state(&*store, "s").await.progress.place, before);
@@ -68,7 +69,7 @@ pub(crate) async fn place_of_another_incarnation_cannot_be_settled<H: Harness>()
     store.reconcile(&[subscription("s", &["*"], Start::Beginning)]).await.unwrap();
     commit(&harness, &["a"]).await;
     let head = tick(store.ticker().as_mut()).await;
-    let (epoch, before) = store.acquire("s", "one").await.unwrap();
+    let (epoch, before) = taken(&*store, "s", "one").await;
     let elsewhere = TickRef { id: Uuid::new_v4(), ..head };
     let error = store.settle("s", epoch, &Place::at(elsewhere)).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Rewound, "{error}");
@@ -78,14 +79,14 @@ pub(crate) async fn place_of_another_incarnation_cannot_be_settled<H: Harness>()
 pub(crate) async fn release_clears_the_holder_under_its_own_epoch_only<H: Harness>() {
     let (_harness, store) = migrated::<H>().await;
     store.reconcile(&[subscription("s", &["*"], Start::Beginning)]).await.unwrap();
-    let (first, _) = store.acquire("s", "one").await.unwrap();
-    let (second, _) = store.acquire("s", "two").await.unwrap();
+    let (first, _) = taken(&*store, "s", "one").await;
+    let (second, _) = taken(&*store, "s", "two").await;
     store.release("s", first).await.unwrap();
     assert_eq!(state(&*store, "s").await.holder.as_deref(), Some("two"));
     store.release("s", second).await.unwrap();
     let released = state(&*store, "s").await;
     assert_eq!((released.holder, released.epoch), (None, second));
-    assert!(store.acquire("s", "three").await.unwrap().0 > second);
+    assert!(taken(&*store, "s", "three").await.0 > second);
 }
 
 pub(crate) async fn subscription_from_now_skips_what_was_committed_before<H: Harness>() {
@@ -132,7 +133,7 @@ pub(crate) async fn reconciling_again_keeps_the_place_and_updates_the_filter<H: 
 
 pub(crate) async fn unknown_subscription_is_named<H: Harness>() {
     let (_harness, store) = migrated::<H>().await;
-    let error = store.acquire("nobody", "one").await.unwrap_err();
+    let error = store.acquire("nobody", "one", LEASE).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Invalid, "{error}");
     assert!(error.to_string().contains("\"nobody\""), "{error}");
 }

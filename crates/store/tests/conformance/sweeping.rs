@@ -10,6 +10,7 @@ use super::{
     harness::{Harness, commit, migrated},
     reader::{Reader, WIDE, publish_all, subscription, tick},
 };
+use crate::taking::taken;
 
 /// Sweeps needed until nothing changes: a slot is sealed by one and emptied by another.
 const SWEEPS: u32 = 4;
@@ -43,7 +44,7 @@ pub(crate) async fn sweep_keeps_what_a_parked_key_needs<H: Harness>() {
     store.reconcile(&[subscription("s", &["*"], Start::Beginning)]).await.unwrap();
     let ids = append(&*store, 500).await;
     let head = tick(store.ticker().as_mut()).await;
-    let (epoch, start) = store.acquire("s", "one").await.unwrap();
+    let (epoch, start) = taken(&*store, "s", "one").await;
     let place = start.moved_to(head, 100, None);
     let parked = ParkedKey {
         key: "k".to_owned(),
@@ -69,7 +70,7 @@ pub(crate) async fn sweep_keeps_what_a_lagging_subscription_needs<H: Harness>() 
     publish_all(&*store, "fast").await;
 
     tick(store.ticker().as_mut()).await;
-    let (epoch, place) = store.acquire("slow", "one").await.unwrap();
+    let (epoch, place) = taken(&*store, "slow", "one").await;
     let mut reader =
         Reader { limit: PageLimit { stride: 150, bytes: WIDE.bytes }, ..Reader::at(place) };
     reader.step(&*store).await;
@@ -171,7 +172,7 @@ pub(crate) async fn log_above_its_size_keeps_what_is_pinned_and_names_who_pins_i
     assert!(size.over() > 0 && report.bytes_over > 0, "{size:?}, {report:?}");
 
     let head = tick(store.ticker().as_mut()).await;
-    let (epoch, start) = store.acquire("slow", "one").await.unwrap();
+    let (epoch, start) = taken(&*store, "slow", "one").await;
     let parked = ParkedKey {
         key: "k".to_owned(),
         place: start.moved_to(head, 1, None),

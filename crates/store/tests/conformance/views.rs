@@ -7,6 +7,7 @@ use super::{
     harness::{Harness, commit, migrated},
     reader::{publish_all, subscription, tick},
 };
+use crate::taking::taken;
 
 /// State and whether it is dated, for each row of the view `messages`.
 async fn states<H: Harness>(harness: &H) -> Vec<(String, String, bool)> {
@@ -72,7 +73,7 @@ pub(crate) async fn messages_before_a_subscriptions_start_are_not_its_own<H: Har
     assert!(rows.iter().map(|row| row.id).eq(ids), "{rows:?}");
     // Not even after a settle that covers them.
     let head = tick(store.ticker().as_mut()).await;
-    let (epoch, _) = store.acquire("s", "one").await.unwrap();
+    let (epoch, _) = taken(&*store, "s", "one").await;
     store.settle("s", epoch, &Place::at(head)).await.unwrap();
     assert_eq!(states(&harness).await, [row("s", true)]);
     assert!(harness.outbox().await.iter().map(|(_, at)| at.is_some()).eq([false, true]));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::taking::taken;
 use posthaste_core::{PageLimit, Place, TickRef, TopicFilter};
 use posthaste_store::{
     Start, Store, SubscriptionSpec, Ticker,
@@ -71,7 +72,7 @@ impl Log {
     /// Ticks, takes the subscription over, reads it to its end and settles; answers the texts.
     pub(crate) async fn publish(&self, name: &str) -> Vec<String> {
         tick(self.store.ticker().as_mut()).await;
-        let (epoch, mut place) = self.store.acquire(name, "test").await.unwrap();
+        let (epoch, mut place) = taken(&self.store, name, "test").await;
         let texts = read(&self.store, &mut place).await;
         self.store.settle(name, epoch, &place).await.unwrap();
         texts

@@ -7,6 +7,7 @@ use posthaste_store::{Settled, Store, postgres::PostgresStore};
 use tokio::task::JoinHandle;
 
 use super::database::{Log, enqueue, tick};
+use crate::taking::taken;
 
 const RAISE: &str = "update posthaste.lease set epoch = epoch + 1, holder = 'another'";
 const PLACES: &str = "select count(*) from posthaste.progress";
@@ -16,7 +17,7 @@ async fn held(log: &Log) -> (i64, Place) {
     log.subscribe("s").await;
     enqueue(&log.writer().await, "message").await;
     let newest = tick(log.store.ticker().as_mut()).await;
-    let (epoch, place) = log.store.acquire("s", "holder").await.unwrap();
+    let (epoch, place) = taken(&log.store, "s", "holder").await;
     (epoch, place.finished(newest))
 }
 
@@ -55,7 +56,7 @@ async fn settle_beside_a_takeover_that_is_rolled_back_is_recorded() {
     let settle = blocked_settle(&log, epoch, place).await;
     takeover.rollback().await.unwrap();
     assert_eq!(settle.await.unwrap(), Settled::Recorded);
-    assert_eq!(log.store.acquire("s", "next").await.unwrap().1, place);
+    assert_eq!(taken(&log.store, "s", "next").await.1, place);
 }
 
 /// Defence: `acquire` raises the epoch before it reads the place, and the raise waits for a settle
@@ -74,7 +75,7 @@ async fn takeover_waits_for_a_settle_and_begins_at_its_place() {
     );
     assert_eq!(settle.execute(&settled, &[]).await.unwrap(), 1);
     let store = log.store.clone();
-    let takeover = tokio::spawn(async move { store.acquire("s", "another").await.unwrap() });
+    let takeover = tokio::spawn(async move { taken(&store, "s", "another").await });
     log.somebody_waits().await;
     settle.commit().await.unwrap();
     let (raised, found) = takeover.await.unwrap();

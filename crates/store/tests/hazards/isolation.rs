@@ -9,6 +9,7 @@ use posthaste_testkit::{Database, Postgres};
 use tokio::task::JoinSet;
 
 use super::database::{Log, enqueue, enqueue_many, read, tick};
+use crate::taking::taken;
 
 async fn strict_database() -> Database {
     let database = Postgres::shared().database().await;
@@ -72,7 +73,7 @@ async fn stale_settle_is_fenced_in_a_repeatable_read_database() {
     log.subscribe("s").await;
     enqueue_many(&log.writer().await, "message ", 3).await;
     let newest = tick(log.store.ticker().as_mut()).await;
-    let (epoch, place) = log.store.acquire("s", "holder").await.unwrap();
+    let (epoch, place) = taken(&log.store, "s", "holder").await;
     let mut another = log.writer().await;
     let takeover = another.transaction().await.unwrap();
     takeover.batch_execute("update posthaste.lease set epoch = epoch + 1").await.unwrap();

@@ -6,6 +6,7 @@ use posthaste_core::{Place, TickRef};
 use posthaste_store::Store;
 
 use super::database::{Log, enqueue, tick};
+use crate::taking::taken;
 
 /// Numbers in one slot of either ring, and the slots (see the migration).
 const SLOT_SIZE: i64 = 32_768;
@@ -48,7 +49,7 @@ async fn place_of_an_idle_subscription_outlives_the_slot_it_was_settled_in() {
         let now = log.store.status().await.unwrap().subscriptions[0].progress;
         assert_eq!(now, place, "the place and the time it was settled at");
     }
-    let (_, acquired) = log.store.acquire("idle", "next").await.unwrap();
+    let (_, acquired) = taken(&log.store, "idle", "next").await;
     assert_eq!(acquired, place.place);
 }
 
@@ -79,7 +80,7 @@ async fn ticks_that_a_lagging_place_names_are_kept() {
     log.publish("prompt").await;
     let old = rows(&log, "tick").await;
     let ahead = set_tick(&log, SLOTS - 2).await;
-    let (epoch, place) = log.store.acquire("prompt", "test").await.unwrap();
+    let (epoch, place) = taken(&log.store, "prompt", "test").await;
     log.store.settle("prompt", epoch, &place.finished(ahead)).await.unwrap();
     log.store.sweep().await.unwrap();
     assert_eq!(rows(&log, "tick").await, old + 1, "nothing is emptied under a place");

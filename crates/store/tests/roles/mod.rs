@@ -1,5 +1,6 @@
 //! Every role on every object, and the attacks that the grants and pinned search paths keep out.
 
+use crate::taking::taken;
 use posthaste_core::{Message, TopicFilter};
 use posthaste_store::{
     Aside, FailedMessage, Operations as _, RoleNames, Start, Store as _, SubscriptionSpec,
@@ -11,8 +12,8 @@ use tokio_postgres::{Client, error::SqlState};
 const ROLES: [&str; 4] = ["writer", "relay", "worker", "viewer"];
 
 /// What viewers see whole.
-const SEEN: [&str; 7] =
-    ["subscription", "lease", "tick", "progress", "parked_key", "audit", "place"];
+const SEEN: [&str; 8] =
+    ["subscription", "lease", "tick", "progress", "parked_key", "audit", "place", "relay"];
 
 /// A migrated database with roles of its own, since roles belong to the whole cluster, and a
 /// login for each.
@@ -96,7 +97,9 @@ async fn every_role_may_do_to_every_table_what_its_task_needs_and_no_more() {
                 ("relay", _) if is_slot => "select truncate",
                 ("relay", "tick" | "progress") => "select insert",
                 ("relay", "subscription" | "lease") => "select insert update",
-                ("relay", "parked_key" | "failed_message") => "select insert update delete",
+                ("relay", "parked_key" | "failed_message" | "relay") => {
+                    "select insert update delete"
+                }
                 ("relay", "scheduled" | "token") => "select update delete",
                 ("writer", "scheduled") => "delete",
                 ("relay", _) | (_, "meta") => "select",
@@ -161,7 +164,7 @@ async fn relay_publishes_with_its_role_alone() {
     let spec = SubscriptionSpec { name: "s".to_owned(), filter, start: Start::Beginning };
     relay.reconcile(&[spec]).await.unwrap();
     let tick = relay.ticker().advance().await.unwrap().tick;
-    let (epoch, place) = relay.acquire("s", "one").await.unwrap();
+    let (epoch, place) = taken(&relay, "s", "one").await;
     let window = relay.window(place.base, None).await.unwrap().unwrap();
     let limit = posthaste_core::PageLimit { stride: 100, bytes: 1 << 20 };
     let page = relay.read(&window, 0, &TopicFilter::all(), limit).await.unwrap().unwrap();

@@ -1,0 +1,98 @@
+//! Leases: who holds a subscription, and until when.
+
+use std::time::Duration;
+
+use posthaste_core::{Place, RelayView};
+use posthaste_store::{Acquired, Leases, Settled, Start, Store};
+
+use super::{
+    harness::{Harness, LONG, commit, migrated},
+    reader::{subscription, tick},
+};
+use crate::taking::{LEASE, taken};
+
+/// Runs out while a test looks on.
+const SHORT: Duration = Duration::from_millis(150);
+
+fn relay(holder: &str) -> RelayView {
+    let subscriptions = vec!["s".to_owned(), "t".to_owned(), "unknown".to_owned()];
+    RelayView { holder: holder.to_owned(), subscriptions }
+}
+
+async fn renewed(store: &dyn Store, holder: &str) -> Leases {
+    store.renew(&relay(holder), LEASE).await.unwrap()
+}
+
+/// Who holds `s` and `t`.
+fn holders(leases: &Leases) -> Vec<(&str, Option<&str>)> {
+    leases.leases.iter().map(|it| (&*it.subscription, it.holder.as_deref())).collect()
+}
+
+async fn two<H: Harness>() -> (H, std::sync::Arc<dyn Store>) {
+    let (harness, store) = migrated::<H>().await;
+    let all = ["s", "t"].map(|name| subscription(name, &["*"], Start::Beginning));
+    store.reconcile(&all).await.unwrap();
+    (harness, store)
+}
+
+pub(crate) async fn lease_keeps_others_out_until_it_runs_out<H: Harness>() {
+    let (harness, store) = two::<H>().await;
+    let Acquired::Taken(first, _) = store.acquire("s", "one", SHORT).await.unwrap() else {
+        panic!("nobody holds it")
+    };
+    let other = harness.open(LONG).await;
+    let Acquired::Held { holder, left } = other.acquire("s", "two", LEASE).await.unwrap() else {
+        panic!("it is held")
+    };
+    assert!(holder == "one" && left <= SHORT, "{holder} for {left:?}");
+    // Its own holder may take it again, which fences its earlier self.
+    let Acquired::Taken(again, _) = store.acquire("s", "one", SHORT).await.unwrap() else {
+        panic!("it is its own")
+    };
+    assert_eq!(again, first + 1);
+    let second = loop {
+        match other.acquire("s", "two", LEASE).await.unwrap() {
+            Acquired::Taken(epoch, _) => break epoch,
+            Acquired::Held { left, .. } => tokio::time::sleep(left).await,
+        }
+    };
+    assert_eq!(second, again + 1);
+    commit(&harness, &["a"]).await;
+    let head = tick(store.ticker().as_mut()).await;
+    let stale = store.settle("s", again, &Place::at(head)).await.unwrap();
+    assert_eq!(stale, Settled::Fenced);
+}
+
+pub(crate) async fn released_subscription_is_taken_at_once<H: Harness>() {
+    let (harness, store) = two::<H>().await;
+    let (epoch, _) = taken(&*store, "s", "one").await;
+    store.release("s", epoch).await.unwrap();
+    let taken = harness.open(LONG).await.acquire("s", "two", LEASE).await.unwrap();
+    assert!(matches!(taken, Acquired::Taken(..)), "{taken:?}");
+}
+
+pub(crate) async fn renewal_prolongs_what_is_held_and_nothing_else<H: Harness>() {
+    let (_harness, store) = two::<H>().await;
+    store.acquire("s", "one", SHORT).await.unwrap();
+    store.acquire("t", "two", SHORT).await.unwrap();
+    let told = renewed(&*store, "one").await;
+    assert_eq!(holders(&told), [("s", Some("one")), ("t", Some("two"))]);
+    tokio::time::sleep(SHORT).await;
+    // What has run out is nobody's, and a renewal that comes too late does not bring it back.
+    let told = renewed(&*store, "two").await;
+    assert_eq!(holders(&told), [("s", Some("one")), ("t", None)]);
+    let held = store.acquire("s", "two", LEASE).await.unwrap();
+    assert!(matches!(held, Acquired::Held { .. }), "{held:?}");
+}
+
+pub(crate) async fn renewal_tells_of_the_relays_that_are_alive<H: Harness>() {
+    let (harness, store) = two::<H>().await;
+    let other = harness.open(LONG).await;
+    assert_eq!(renewed(&*store, "one").await.relays, [relay("one")]);
+    assert_eq!(renewed(&*other, "two").await.relays, [relay("one"), relay("two")]);
+    store.leave("one").await.unwrap();
+    assert_eq!(renewed(&*other, "two").await.relays, [relay("two")]);
+    tokio::time::sleep(SHORT).await;
+    let told = store.renew(&relay("three"), SHORT).await.unwrap();
+    assert_eq!(told.relays, [relay("three")]);
+}
