@@ -195,6 +195,8 @@ async fn r12_server_that_died_of_a_full_disk_loses_nothing_and_the_relay_goes_on
     let away = async || is_away(&running.monitor.snapshot());
     eventually_async("a relay without its database", LIMIT, away).await;
     scene.disk.free();
+    // What is left of it may take its time over a shutdown.
+    scene.postgres.kill();
     scene.postgres.restart();
 
     eventually_async("all messages", LIMIT, async || {
