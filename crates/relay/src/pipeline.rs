@@ -5,7 +5,7 @@
 use std::{panic::resume_unwind, sync::Arc};
 
 use posthaste_core::{Backoff, Epoch, Place, TopicFilter};
-use posthaste_store::{Settled, Store, StoreError};
+use posthaste_store::{Lineage, Settled, Store, StoreError, StoreErrorKind};
 use tokio::{
     sync::{Mutex, mpsc, watch},
     task::JoinSet,
@@ -82,10 +82,34 @@ struct Acquired {
 impl Pipeline {
     /// Runs from the stored place, never from memory, until the drain or a failure.
     pub(crate) async fn run(self) -> Outcome {
-        let Acquired { lane, place: settled, parked, is_paused } = match self.acquire().await {
-            Ok(acquired) => acquired,
+        let (epoch, place) = match self.store.acquire(self.gauge.name(), &self.holder).await {
+            Ok(held) => held,
             Err(error) => return Outcome::Store(error),
         };
+        let outcome = match self.take_over(epoch, place).await {
+            Ok(acquired) => self.run_from(acquired).await,
+            Err(error) => Outcome::Store(error),
+        };
+        if let Outcome::Store(error) = &outcome
+            && error.kind() == StoreErrorKind::Rewound
+        {
+            self.halt(epoch, error).await;
+        }
+        outcome
+    }
+
+    /// Writes down that the log is not the one that was read, so that no relay goes on before
+    /// somebody has looked.
+    async fn halt(&self, epoch: Epoch, found: &StoreError) {
+        let name = self.gauge.name();
+        if let Err(error) = self.store.halt(name, epoch, found.doing()).await {
+            // The next relay finds the same.
+            tracing::warn!(subscription = name, "halt it: {}", describe(&error));
+        }
+    }
+
+    async fn run_from(&self, acquired: Acquired) -> Outcome {
+        let Acquired { lane, place: settled, parked, is_paused } = acquired;
         let epoch = lane.epoch;
         let turn = Arc::new(Mutex::new(()));
         let pause = is_paused.then(|| Arc::clone(&turn).try_lock_owned().ok()).flatten();
@@ -96,7 +120,7 @@ impl Pipeline {
                 failed => failed,
             };
         }
-        let ledger = Arc::new(Ledger::new(&self, epoch, settled));
+        let ledger = Arc::new(Ledger::new(self, epoch, settled));
         let mut publisher = self.publisher(lane.clone(), &ledger);
         let begin = match self.begin(&mut publisher, &ledger, settled).await {
             Ok(begin) => begin,
@@ -110,6 +134,13 @@ impl Pipeline {
         let (places_in, places) = watch::channel(place);
         let mut retries = self.retries(&lane, &ledger, &parked, &turn, places.clone());
         retries.pause = pause;
+        if lane.adopts {
+            match self.adopt(&mut retries.outlet, epoch).await {
+                Ok(()) => {}
+                Err(Outcome::Done) => return self.leave(epoch).await,
+                Err(outcome) => return outcome,
+            }
+        }
         let settler = Settler { ledger: Arc::clone(&ledger) };
         let writes = Arc::clone(&ledger);
         let (stopped, draining) = (ledger.stopped(), self.draining.clone());
@@ -170,13 +201,20 @@ impl Pipeline {
         ledger: &Ledger,
         settled: Place,
     ) -> Result<Beginning, Outcome> {
-        let Some(mark) = self.connect(publisher.outlet()).await? else {
-            return Ok(Beginning { place: settled, floor: None, loss: None });
+        let mark = match self.connect(publisher.outlet()).await {
+            Ok(Some(mark)) => mark,
+            Ok(None) => return Ok(Beginning { place: settled, floor: None, loss: None }),
+            Err(Outcome::Fenced) => return Err(self.fenced(ledger).await),
+            Err(outcome) => return Err(outcome),
         };
-        let begin = marks::beginning(settled, &mark).map_err(|error| {
+        let unreadable = |error| {
             let doing = format!("{}: its place cannot be read", self.target.describe());
             Outcome::Sink(SinkError::caused(SinkErrorKind::Misconfigured, doing, error))
-        })?;
+        };
+        if let Some(marked) = marks::place(&mark).map_err(unreadable)? {
+            self.store.confirm_mark(&marked).await.map_err(Outcome::Store)?;
+        }
+        let begin = marks::beginning(settled, &mark).map_err(unreadable)?;
         self.tell(&begin, &settled);
         publisher.begin_above(begin.floor.clone());
         // Before anything is published: from here on the sink's count says what was.
@@ -185,6 +223,29 @@ impl Pipeline {
             Ok(Settled::Fenced) => Err(Outcome::Fenced),
             Err(error) => Err(Outcome::Store(error)),
         }
+    }
+
+    /// The sink is held with a later epoch: another relay has taken over, or the database has gone
+    /// back to before it handed that epoch out.
+    async fn fenced(&self, ledger: &Ledger) -> Outcome {
+        match ledger.is_held().await {
+            Ok(false) => Outcome::Fenced,
+            Ok(true) => {
+                let doing = format!(
+                    "{} is held with an epoch that {} has not handed out yet",
+                    self.target.describe(),
+                    self.store.describe()
+                );
+                Outcome::Store(StoreError::new(StoreErrorKind::Rewound, doing))
+            }
+            Err(error) => Outcome::Store(error),
+        }
+    }
+
+    /// After a rebase: takes the second lane over as well, and writes down that both are taken.
+    async fn adopt(&self, retries: &mut Outlet, epoch: Epoch) -> Result<(), Outcome> {
+        self.connect(retries).await?;
+        self.store.adopted(self.gauge.name(), epoch).await.map_err(Outcome::Store)
     }
 
     /// Connects, and waits for a sink that is away. `None` for a sink that keeps no places.
@@ -234,11 +295,11 @@ impl Pipeline {
         }
     }
 
-    /// Takes the subscription over, with its place and what it has set aside.
-    async fn acquire(&self) -> Result<Acquired, StoreError> {
+    /// Checks that the log is the one that was read, and loads what is set aside.
+    async fn take_over(&self, epoch: Epoch, place: Place) -> Result<Acquired, StoreError> {
         let name = self.gauge.name();
-        let log = self.store.incarnation().await?;
-        let (epoch, place) = self.store.acquire(name, &self.holder).await?;
+        let remembered = self.gauge.last_settled();
+        let lineage = self.store.confirm(name, &place, remembered.as_ref()).await?;
         let parked = Arc::new(Parked::default());
         let aside = self.store.aside(name).await?;
         let is_paused = aside.is_paused;
@@ -250,7 +311,8 @@ impl Pipeline {
         } else {
             self.gauge.running();
         }
-        let lane = Lane { name: name.to_owned(), epoch, log };
+        let Lineage { log, adopts } = lineage;
+        let lane = Lane { name: name.to_owned(), epoch, log, adopts };
         Ok(Acquired { lane, place, parked, is_paused })
     }
 

@@ -8,6 +8,7 @@
 //! only. It needs Linux: the guard reads `/proc`.
 
 mod account;
+mod backup;
 mod cache;
 mod cluster;
 mod database;
@@ -24,6 +25,7 @@ mod server;
 mod tls;
 mod wait;
 
+pub use backup::Dump;
 pub use database::Database;
 pub use disk::Disk;
 pub use error::TestkitError;

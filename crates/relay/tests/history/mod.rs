@@ -9,6 +9,7 @@ mod drains;
 mod faults;
 mod long_transactions;
 mod order;
+mod rewound;
 mod scene;
 mod seed;
 mod targets;

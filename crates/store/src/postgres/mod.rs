@@ -11,7 +11,9 @@ mod import;
 mod log;
 mod migrate;
 mod operations;
+mod rebase;
 mod retention;
+mod rewound;
 mod rows;
 mod scheduled;
 mod slots;
@@ -38,8 +40,8 @@ use self::{
 use uuid::Uuid;
 
 use crate::{
-    Aside, AsideState, DueMessages, MigrationReport, Moved, Result, RingSizes, SchemaState,
-    Settled, Status, Store, StoredMessage, SubscriptionSpec, SweepReport, Ticker,
+    Aside, AsideState, DueMessages, Lineage, MigrationReport, Moved, Result, RingSizes,
+    SchemaState, Settled, Status, Store, StoredMessage, SubscriptionSpec, SweepReport, Ticker,
 };
 
 /// How to reach and use a PostgreSQL database.
@@ -195,6 +197,27 @@ impl Store for PostgresStore {
 
     async fn acquire(&self, subscription: &str, holder: &str) -> Result<(Epoch, Place)> {
         subscriptions::acquire(self, subscription, holder).await
+    }
+
+    async fn confirm(
+        &self,
+        subscription: &str,
+        place: &Place,
+        remembered: Option<&Place>,
+    ) -> Result<Lineage> {
+        rewound::confirm(self, subscription, place, remembered).await
+    }
+
+    async fn confirm_mark(&self, mark: &Place) -> Result<()> {
+        rewound::confirm_mark(self, mark).await
+    }
+
+    async fn halt(&self, subscription: &str, epoch: Epoch, found: &str) -> Result<()> {
+        rewound::halt(self, subscription, epoch, found).await
+    }
+
+    async fn adopted(&self, subscription: &str, epoch: Epoch) -> Result<()> {
+        rewound::adopted(self, subscription, epoch).await
     }
 
     async fn settle(&self, subscription: &str, epoch: Epoch, place: &Place) -> Result<Settled> {

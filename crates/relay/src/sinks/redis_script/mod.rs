@@ -263,7 +263,7 @@ async fn claim(
     load_script(connection, TEXT).await?;
     let mut command = redis::cmd("EVALSHA");
     command.arg(redis::Script::new(TEXT).get_hash()).arg(1).arg(place_key);
-    command.arg(lane.epoch).arg(lane.log.to_string());
+    command.arg(lane.epoch).arg(lane.log.to_string()).arg(i32::from(lane.adopts));
     let answer = connection.query(&command).await;
     let answer = answer.map_err(|error| connection.fault(CLAIMING, error))?;
     let parts: Vec<Vec<u8>> = FromRedisValue::from_redis_value(answer)
@@ -309,7 +309,8 @@ fn fenced(place_key: &str, lane: &Lane, epoch: &str) -> SinkError {
 fn foreign(place_key: &str) -> SinkError {
     let doing = format!(
         "the place {place_key:?} in Redis belongs to the log of another database; give this \
-         subscription another name or prefix, or delete that key"
+         subscription another name or prefix, or, if this database is a restored copy of that one, \
+         run `posthaste subscriptions rebase`"
     );
     SinkError::new(SinkErrorKind::Misconfigured, doing)
 }
