@@ -189,6 +189,9 @@ async fn relay_that_outlives_its_database_stops_when_it_comes_back_older() {
     let monitor = running.monitor.clone();
     running.ended().await.unwrap_err();
     let found = monitor.snapshot().remove(0);
-    assert_eq!(found.state, State::Stopped);
-    assert!(found.last_error.unwrap().contains("this relay has settled"));
+    assert_eq!(found.state, State::Stopped, "{found:?}");
+    assert!(found.last_error.unwrap().contains("posthaste subscriptions rebase"));
+    // Noted in the database, so that a relay that remembers nothing stops as well.
+    let (relay, _consumer) = relay_to_local(&store);
+    Running::start(relay).ended().await.unwrap_err();
 }
