@@ -16,7 +16,7 @@ fn restored_file_stops_the_relay_and_is_explained_and_rebased() {
         redis.url()
     ));
     let publish = |text: &str| {
-        place.run(&["enqueue", "t", "--payload", text]).succeeds();
+        place.run(&["enqueue", "t", "--text", text]).succeeds();
         place.run(&["relay", "--once"]).succeeds();
     };
     place.run(&["migrate"]).succeeds();
@@ -25,7 +25,7 @@ fn restored_file_stops_the_relay_and_is_explained_and_rebased() {
     std::fs::copy(&log, &saved).unwrap();
     publish("lost");
     std::fs::copy(&saved, &log).unwrap();
-    place.run(&["enqueue", "t", "--payload", "instead"]).succeeds();
+    place.run(&["enqueue", "t", "--text", "instead"]).succeeds();
 
     let stopped = place.run(&["relay", "--once"]).fails(1);
     assert!(stopped.stderr.contains("posthaste subscriptions rebase"), "{}", stopped.stderr);
