@@ -12,6 +12,7 @@ mod backup;
 mod cache;
 mod cluster;
 mod database;
+mod deployments;
 mod disk;
 mod error;
 pub mod exposition;
@@ -27,6 +28,7 @@ mod wait;
 
 pub use backup::Dump;
 pub use database::Database;
+pub use deployments::{RedisCluster, RedisSentinels};
 pub use disk::Disk;
 pub use error::TestkitError;
 pub use postgres::{Auth, PgVersion, Postgres, PostgresOptions};
