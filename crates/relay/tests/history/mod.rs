@@ -6,6 +6,7 @@
 
 mod application;
 mod drains;
+mod failover;
 mod faults;
 mod long_transactions;
 mod order;

@@ -123,6 +123,18 @@ async fn sentinels_that_do_not_know_the_name_are_told_apart_from_those_that_are_
     assert!(error.to_string().contains("\"other\""), "{error}");
 }
 
+#[tokio::test]
+async fn sentinel_that_has_not_heard_of_a_change_is_not_believed() {
+    let sentinels = RedisSentinels::start();
+    let target = target(KIND, "redis://mymaster/0", watched(&sentinels));
+    drop(connect(&*target).await);
+    let elsewhere = redis::cmd("REPLICAOF").arg("127.0.0.1").arg(1).to_owned();
+    elsewhere.exec_async(&mut client(&sentinels.nodes[0]).await).await.unwrap();
+    let error = target.connect(&Context::default(), &lane("s")).await.err().unwrap();
+    assert_eq!(error.kind(), SinkErrorKind::Unavailable, "{error:?}");
+    assert!(error.to_string().contains("a slave for itself"), "{error}");
+}
+
 #[test]
 fn faulty_settings_of_sentinels_name_the_key() {
     let sentinels = || setting("sentinels", vec![toml::Value::from("a:1")]);
