@@ -14,6 +14,7 @@ mod once;
 mod operations;
 mod relay;
 mod replays;
+mod rewound;
 mod room;
 mod secrets;
 mod servers;

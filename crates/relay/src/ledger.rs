@@ -79,10 +79,13 @@ impl Ledger {
         matches!(*self.state.lock().await, Written::Fenced)
     }
 
-    /// Whether the database still takes places of this run; `settled` is recorded again.
-    pub(crate) async fn holds(&self, settled: &Place) -> Result<bool, StoreError> {
-        let answer = self.store.settle(self.gauge.name(), self.epoch, settled).await?;
-        Ok(answer == Settled::Recorded)
+    /// Whether the database says that nobody has taken the subscription over: it records the place
+    /// that it has.
+    pub(crate) async fn is_held(&self) -> Result<bool, StoreError> {
+        let state = self.state.lock().await;
+        let Written::Place(place) = *state else { return Ok(false) };
+        let settled = self.store.settle(self.gauge.name(), self.epoch, &place).await?;
+        Ok(settled == Settled::Recorded)
     }
 
     /// Records a place, unless it or a newer one is recorded.

@@ -114,11 +114,10 @@ pub(crate) fn beginning(settled: Place, mark: &Mark) -> Result<Beginning, Invali
         Beginning { place: settled.counted(Some(mark.calls)), floor: None, loss: None };
     let Some(counted) = settled.calls else { return Ok(at_settled) };
     let has_lost = mark.calls < counted;
-    if mark.text.is_empty() {
+    let Some(marked) = place(mark)? else {
         let loss = has_lost.then_some(Loss::Place);
         return Ok(Beginning { loss, ..at_settled });
-    }
-    let marked = mark.text.parse::<Place>()?.counted(Some(mark.calls));
+    };
     if settled.covers(&marked) && !has_lost {
         return Ok(at_settled);
     }
@@ -136,6 +135,14 @@ pub(crate) fn beginning(settled: Place, mark: &Mark) -> Result<Beginning, Invali
     let place = marked.moved_to(head, first - 1, None);
     let floor = Floor { head: head.n, through: position, message: marked.message, open };
     Ok(Beginning { place, floor: Some(floor), loss })
+}
+
+/// The place that the sink keeps for the first lane, if it has come to any.
+pub(crate) fn place(mark: &Mark) -> Result<Option<Place>, InvalidPlace> {
+    if mark.text.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(mark.text.parse::<Place>()?.counted(Some(mark.calls))))
 }
 
 /// What the second lane hands over in one batch.

@@ -260,6 +260,11 @@ impl Gauge {
         self.tell();
     }
 
+    /// The place that this relay settled, or was given, last.
+    pub(crate) fn last_settled(&self) -> Option<Place> {
+        self.status().settled
+    }
+
     pub(crate) fn settled(&self, place: Place) {
         self.status().settled = Some(place);
         self.tell();

@@ -5,15 +5,16 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use posthaste_core::{Page, PageLimit, Position, TopicFilter, Window};
+use posthaste_core::{Page, PageLimit, Position, TickRef, TopicFilter, Window};
 use posthaste_store::{Result, Store};
 use tokio::sync::OnceCell;
 
 /// Pages kept for the other subscriptions. With the page limit this bounds the memory.
 const PAGES_KEPT: usize = 4;
 
-/// The tick pair and the position that a page begins after.
-type Key = (i64, i64, Position);
+/// The tick pair and the position that a page begins after. The whole ticks: a restored log hands
+/// their numbers out again.
+type Key = (TickRef, TickRef, Position);
 type Slot = Arc<OnceCell<Option<Arc<Page>>>>;
 
 /// Reads pages, shared by the pipelines of one relay.
@@ -53,7 +54,7 @@ impl Pages {
             let page = self.store.read(window, after, filter, self.limit).await?;
             return Ok(page.map(Arc::new));
         }
-        let slot = self.slot((window.base.at.n, window.head.at.n, after));
+        let slot = self.slot((window.base.at, window.head.at, after));
         let read = || async {
             let page = self.store.read(window, after, &self.union, self.limit).await?;
             Ok(page.map(Arc::new))

@@ -4,8 +4,8 @@
 
 use std::{panic::resume_unwind, sync::Arc};
 
-use posthaste_core::{Backoff, Place, TopicFilter};
-use posthaste_store::{Acquired, Settled, Store, StoreError};
+use posthaste_core::{Backoff, Epoch, Place, TopicFilter};
+use posthaste_store::{Acquired, Lineage, Settled, Store, StoreError, StoreErrorKind};
 use tokio::{
     sync::{Mutex, mpsc, watch},
     task::JoinSet,
@@ -88,12 +88,41 @@ struct Taken {
 impl Pipeline {
     /// Runs from the stored place, never from memory, until the drain, a failure, or the end of its
     /// lease.
-    pub(crate) async fn run(mut self) -> Outcome {
-        let taken = match self.acquire().await {
-            Ok(Some(taken)) => taken,
-            Ok(None) => return Outcome::Lost,
+    pub(crate) async fn run(self) -> Outcome {
+        let (name, lease) = (self.gauge.name(), self.settings.lease);
+        let until = Instant::now() + lease;
+        let (epoch, place) = match self.store.acquire(name, &self.holder, lease).await {
+            Ok(Acquired::Taken(epoch, place)) => (epoch, place),
+            Ok(Acquired::Held { holder, left }) => {
+                tracing::debug!(subscription = name, holder, ?left, "held by another relay");
+                return Outcome::Lost;
+            }
             Err(error) => return Outcome::Store(error),
         };
+        let outcome = match self.take_over(epoch, place, until).await {
+            Ok(taken) => self.clone().hold(taken).await,
+            Err(error) => Outcome::Store(error),
+        };
+        if let Outcome::Store(error) = &outcome
+            && error.kind() == StoreErrorKind::Rewound
+        {
+            self.halt(epoch, error).await;
+        }
+        outcome
+    }
+
+    /// Writes down that the log is not the one that was read, so that no relay goes on before
+    /// somebody has looked.
+    async fn halt(&self, epoch: Epoch, found: &StoreError) {
+        let name = self.gauge.name();
+        if let Err(error) = self.store.halt(name, epoch, found.doing()).await {
+            // The next relay finds the same.
+            tracing::warn!(subscription = name, "halt it: {}", describe(&error));
+        }
+    }
+
+    /// Carries the subscription for as long as its lease lasts, and releases it after a drain.
+    async fn hold(mut self, taken: Taken) -> Outcome {
         let (drain, draining) = Drain::new();
         let mut relay = std::mem::replace(&mut self.draining, draining);
         let epoch = taken.lane.epoch;
@@ -149,6 +178,11 @@ impl Pipeline {
         let (places_in, places) = watch::channel(place);
         let mut retries = self.retries(&lane, ledger, &parked, &turn, places.clone(), until);
         retries.pause = pause;
+        if lane.adopts
+            && let Err(outcome) = self.adopt(&mut retries.outlet, ledger, lane.epoch).await
+        {
+            return outcome;
+        }
         let settler = Settler { ledger: Arc::clone(ledger) };
         let (stopped, draining) = (ledger.stopped(), self.draining.clone());
         let mut shared = Shared { ledger: Arc::clone(ledger), parked, turn, draining, stopped };
@@ -197,13 +231,17 @@ impl Pipeline {
         ledger: &Ledger,
         settled: Place,
     ) -> Result<Beginning, Outcome> {
-        let Some(mark) = self.connect(publisher.outlet(), ledger, &settled).await? else {
+        let Some(mark) = self.connect(publisher.outlet(), ledger).await? else {
             return Ok(Beginning { place: settled, floor: None, loss: None });
         };
-        let begin = marks::beginning(settled, &mark).map_err(|error| {
+        let unreadable = |error| {
             let doing = format!("{}: its place cannot be read", self.target.describe());
             Outcome::Sink(SinkError::caused(SinkErrorKind::Misconfigured, doing, error))
-        })?;
+        };
+        if let Some(marked) = marks::place(&mark).map_err(unreadable)? {
+            self.store.confirm_mark(&marked).await.map_err(Outcome::Store)?;
+        }
+        let begin = marks::beginning(settled, &mark).map_err(unreadable)?;
         self.tell(&begin, &settled);
         publisher.begin_above(begin.floor.clone());
         // Before anything is published: from here on the sink's count says what was.
@@ -214,13 +252,36 @@ impl Pipeline {
         }
     }
 
-    /// Connects, and waits for a sink that is away. `None` for a sink that keeps no places.
-    async fn connect(
+    /// The sink is held with a later epoch: another relay has taken over, or the database has gone
+    /// back to before it handed that epoch out.
+    async fn fenced(&self, ledger: &Ledger) -> Outcome {
+        match ledger.is_held().await {
+            Ok(false) => Outcome::Lost,
+            Ok(true) => {
+                let doing = format!(
+                    "{} is held with an epoch that {} has not handed out yet",
+                    self.target.describe(),
+                    self.store.describe()
+                );
+                Outcome::Store(StoreError::new(StoreErrorKind::Rewound, doing))
+            }
+            Err(error) => Outcome::Store(error),
+        }
+    }
+
+    /// After a rebase: takes the second lane over as well, and writes down that both are taken.
+    async fn adopt(
         &self,
-        outlet: &mut Outlet,
+        retries: &mut Outlet,
         ledger: &Ledger,
-        settled: &Place,
-    ) -> Result<Option<Mark>, Outcome> {
+        epoch: Epoch,
+    ) -> Result<(), Outcome> {
+        self.connect(retries, ledger).await?;
+        self.store.adopted(self.gauge.name(), epoch).await.map_err(Outcome::Store)
+    }
+
+    /// Connects, and waits for a sink that is away. `None` for a sink that keeps no places.
+    async fn connect(&self, outlet: &mut Outlet, ledger: &Ledger) -> Result<Option<Mark>, Outcome> {
         let backoff: Backoff = self.settings.retry.into();
         let (mut draining, mut stopped) = (self.draining.clone(), ledger.stopped());
         let mut failures = 0;
@@ -239,12 +300,7 @@ impl Pipeline {
                 Err(error) => error,
             };
             if error.kind() == SinkErrorKind::Fenced {
-                // A later relay, or a database that knows less than the sink.
-                return Err(match ledger.holds(settled).await {
-                    Ok(true) => Outcome::Sink(error),
-                    Ok(false) => Outcome::Lost,
-                    Err(error) => Outcome::Store(error),
-                });
+                return Err(self.fenced(ledger).await);
             }
             if policy::after_sink_error(error.kind()) == Directive::Stop {
                 return Err(Outcome::Sink(error));
@@ -277,19 +333,16 @@ impl Pipeline {
         }
     }
 
-    /// Takes the subscription over, with its place and what it has set aside; `None` while another
-    /// relay holds it.
-    async fn acquire(&self) -> Result<Option<Taken>, StoreError> {
-        let (name, lease) = (self.gauge.name(), self.settings.lease);
-        let log = self.store.incarnation().await?;
-        let until = Instant::now() + lease;
-        let (epoch, place) = match self.store.acquire(name, &self.holder, lease).await? {
-            Acquired::Taken(epoch, place) => (epoch, place),
-            Acquired::Held { holder, left } => {
-                tracing::debug!(subscription = name, holder, ?left, "held by another relay");
-                return Ok(None);
-            }
-        };
+    /// Checks that the log is the one that was read, and loads what is set aside.
+    async fn take_over(
+        &self,
+        epoch: Epoch,
+        place: Place,
+        until: Instant,
+    ) -> Result<Taken, StoreError> {
+        let name = self.gauge.name();
+        let remembered = self.gauge.last_settled();
+        let lineage = self.store.confirm(name, &place, remembered.as_ref()).await?;
         let parked = Arc::new(Parked::default());
         let aside = self.store.aside(name).await?;
         let is_paused = aside.is_paused;
@@ -301,8 +354,9 @@ impl Pipeline {
         } else {
             self.gauge.running();
         }
-        let lane = Lane { name: name.to_owned(), epoch, log };
-        Ok(Some(Taken { lane, place, until, parked, is_paused }))
+        let Lineage { log, adopts } = lineage;
+        let lane = Lane { name: name.to_owned(), epoch, log, adopts };
+        Ok(Taken { lane, place, until, parked, is_paused })
     }
 
     fn reader(&self) -> Reader {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use posthaste_core::{Page, Place, Position, Step, TopicFilter, Window};
+use posthaste_core::{Page, Place, Position, Step, TickRef, TopicFilter, Window};
 use posthaste_store::{Store, StoreError};
 use tokio::sync::{mpsc, watch};
 
@@ -68,24 +68,45 @@ impl Reader {
         if self.until.is_some_and(|until| place.base.n >= until) {
             return Ok(None);
         }
-        let base = place.base.n;
-        let mut draining = self.draining.clone();
-        let is_newer = |newest: &Option<Newest>| newest.as_ref().is_some_and(|n| n.tick.n > base);
-        let newest = tokio::select! {
-            biased;
-            () = draining.begun() => return Ok(None),
-            () = portions.closed() => return Ok(None),
-            newest = self.newest.wait_for(is_newer) => match newest {
-                Ok(newest) => newest.clone(),
-                Err(_ticker_ended) => return Ok(None),
-            },
-        };
-        match newest.and_then(|newest| newest.window) {
+        let Some(newest) = self.newer(place.base, portions).await? else { return Ok(None) };
+        match newest.window {
             Some(window) if window.base.at == place.base => Ok(Some((window, true))),
             _ => {
                 let window = self.store.window(place.base, None).await?;
                 Ok(window.map(|window| (window, false)))
             }
+        }
+    }
+
+    /// Waits for a tick after `base`. Another one that is not later either was announced late, or
+    /// the log has gone back in time: the store says which. `None` ends the reading.
+    async fn newer(
+        &mut self,
+        base: TickRef,
+        portions: &mpsc::Sender<Portion>,
+    ) -> Result<Option<Newest>, StoreError> {
+        let (mut draining, mut seen) = (self.draining.clone(), base);
+        loop {
+            let is_news = |newest: &Option<Newest>| {
+                newest
+                    .as_ref()
+                    .is_some_and(|it| it.tick.n > base.n || ![base, seen].contains(&it.tick))
+            };
+            let newest = tokio::select! {
+                biased;
+                () = draining.begun() => return Ok(None),
+                () = portions.closed() => return Ok(None),
+                newest = self.newest.wait_for(is_news) => match newest {
+                    Ok(newest) => newest.clone(),
+                    Err(_ticker_ended) => return Ok(None),
+                },
+            };
+            match newest {
+                Some(newest) if newest.tick.n > base.n => return Ok(Some(newest)),
+                Some(newest) => seen = newest.tick,
+                None => {}
+            }
+            self.store.window(base, None).await?;
         }
     }
 

@@ -162,6 +162,9 @@ pub struct Lane {
     pub epoch: Epoch,
     /// The random id of the log that is read.
     pub log: Uuid,
+    /// A person has rebased the subscription: whatever log the sink's place is of, it is taken over
+    /// with its count of calls alone.
+    pub adopts: bool,
 }
 
 /// A sink's checked configuration: where pipelines connect, again after every fault.

@@ -33,7 +33,7 @@ pub enum StoreErrorKind {
     OlderSchema,
     /// The schema is newer than this build.
     NewerSchema,
-    /// A place names a tick that the database does not have: it was restored or exchanged.
+    /// The log is not the one that was read: it was restored, copied or exchanged.
     Rewound,
     /// A value that the configuration or the caller got wrong.
     Invalid,
@@ -67,8 +67,8 @@ impl StoreErrorKind {
             Self::OlderSchema => "run `posthaste migrate`",
             Self::NewerSchema => "upgrade this binary: the database was migrated by a newer one",
             Self::Rewound => {
-                "the database was restored or exchanged; compare it with what was published \
-                 before this subscription goes on"
+                "the database was restored, copied or exchanged; if it is the one to go on with, \
+                 stop the relay and run `posthaste subscriptions rebase NAME`, first with --dry-run"
             }
             Self::Invalid => "correct the value",
             Self::Resources => "free disk space or connections on the database server",
@@ -95,6 +95,11 @@ impl StoreError {
     /// The kind of failure.
     pub const fn kind(&self) -> StoreErrorKind {
         self.kind
+    }
+
+    /// What was being done and what was found, without the remedy.
+    pub fn doing(&self) -> &str {
+        &self.doing
     }
 
     /// The same error with what the caller was doing in front.

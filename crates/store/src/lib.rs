@@ -7,6 +7,7 @@
 mod error;
 pub mod import;
 mod model;
+mod rewound;
 pub mod statements;
 
 #[cfg(feature = "postgres")]
@@ -36,6 +37,7 @@ pub use crate::{
         Settled, SlotCounts, Start, Status, StoredMessage, SubscriptionSpec, SubscriptionStatus,
         SweepReport, WrittenTopic,
     },
+    rewound::{Lineage, Rebased},
 };
 
 /// Whatever a store call answers.
@@ -116,6 +118,32 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// alive, and tells of the leases of the subscriptions that it is configured for, and of
     /// every relay that was alive within `lease`. Durable when it returns.
     async fn renew(&self, relay: &RelayView, lease: Duration) -> Result<Leases>;
+
+    /// Checks that the log is the one that `subscription` was read from: against its `place`, and
+    /// against the place that this process has settled last, which a restored log does not know.
+    ///
+    /// # Errors
+    /// `Rewound`, with what was found: nothing may be published before it is rebased.
+    async fn confirm(
+        &self,
+        subscription: &str,
+        place: &Place,
+        remembered: Option<&Place>,
+    ) -> Result<Lineage>;
+
+    /// Checks that the log is the one that a sink's place was read from.
+    ///
+    /// # Errors
+    /// `Rewound`, as [`Store::confirm`].
+    async fn confirm_mark(&self, mark: &Place) -> Result<()>;
+
+    /// Notes that a subscription must not go on before it is rebased and why, and gives it up.
+    /// Nothing happens under an older epoch.
+    async fn halt(&self, subscription: &str, epoch: Epoch, found: &str) -> Result<()>;
+
+    /// Notes that the sink's places have been taken over after a rebase. Nothing happens under an
+    /// older epoch.
+    async fn adopted(&self, subscription: &str, epoch: Epoch) -> Result<()>;
 
     /// Records the place of a subscription, unless its epoch has been raised meanwhile (FENCED).
     async fn settle(&self, subscription: &str, epoch: Epoch, place: &Place) -> Result<Settled>;
@@ -240,6 +268,15 @@ pub trait Operations: Store {
     /// # Errors
     /// `Conflict` while a relay holds it.
     async fn rewind(&self, subscription: &str, to: RewindTo, request: &Request) -> Result<Rewound>;
+
+    /// Accepts a log that was restored, copied or exchanged: what it says is settled stays settled,
+    /// all else is published, and the next relay takes over the places that the sink keeps. Rows
+    /// that were copied from another server get transaction ids of this one.
+    ///
+    /// # Errors
+    /// `Conflict` while a relay holds the subscription, unless the request is forced or the log was
+    /// copied, which no relay holds.
+    async fn rebase(&self, subscription: &str, request: &Request) -> Result<Rebased>;
 
     /// Removes a subscription with all that it has set aside. A relay that still publishes it is
     /// fenced.

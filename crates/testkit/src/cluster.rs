@@ -152,7 +152,7 @@ fn initdb(account: Account, bin: &Path, data: &Path) -> Command {
     initdb
 }
 
-fn command(account: Account, program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub(crate) fn command(account: Account, program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
     account.apply(&mut command).current_dir("/");
     for name in ["PGDATA", "PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGOPTIONS", "PGSERVICE"] {

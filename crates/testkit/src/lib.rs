@@ -8,9 +8,11 @@
 //! only. It needs Linux: the guard reads `/proc`.
 
 mod account;
+mod backup;
 mod cache;
 mod cluster;
 mod database;
+mod deployments;
 mod disk;
 mod error;
 pub mod exposition;
@@ -24,7 +26,9 @@ mod server;
 mod tls;
 mod wait;
 
+pub use backup::Dump;
 pub use database::Database;
+pub use deployments::{RedisCluster, RedisSentinels};
 pub use disk::Disk;
 pub use error::TestkitError;
 pub use postgres::{Auth, PgVersion, Postgres, PostgresOptions};

@@ -116,8 +116,8 @@ impl Default for PostgresOptions {
 /// A running private server; dropping it removes it and its data.
 #[derive(Debug)]
 pub struct Postgres {
-    server: Server,
-    bin: PathBuf,
+    pub(crate) server: Server,
+    pub(crate) bin: PathBuf,
     options: PostgresOptions,
 }
 

@@ -4,7 +4,7 @@
 use clap::Args;
 use posthaste_core::TopicFilter;
 use posthaste_relay::Subscription;
-use posthaste_store::{Operations, Status, WrittenTopic};
+use posthaste_store::{Operations, Status, StoreErrorKind, WrittenTopic};
 use serde_json::json;
 
 use super::status::too_large;
@@ -83,6 +83,7 @@ pub(crate) async fn run(args: &DoctorArgs, config: &Config, out: &mut Output) ->
     }
     let status = store.status().await?;
     check_subscriptions(config, &status, &mut findings);
+    check_source(&*store, &status, &mut findings).await?;
     check_room(&status, &mut findings);
     let topics = store.written_topics(LOOKED_AT).await?;
     check_topics(&subscriptions, &topics, &mut findings);
@@ -158,6 +159,23 @@ fn check_subscriptions(config: &Config, status: &Status, findings: &mut Findings
         }
     }
     findings.conclude(CHECK, "every subscription is configured, and known to the database");
+}
+
+/// Whether the log is the one that the subscriptions were read from.
+async fn check_source(store: &dyn Operations, status: &Status, findings: &mut Findings) -> Result {
+    const CHECK: &str = "source";
+    for subscription in &status.subscriptions {
+        let (name, place) = (&subscription.name, &subscription.progress.place);
+        match store.confirm(name, place, None).await {
+            Ok(_) => {}
+            Err(error) if error.kind() == StoreErrorKind::Rewound => {
+                findings.add(Level::Error, CHECK, format!("{name}: {error}"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    findings.conclude(CHECK, "the log is the one that every subscription was read from");
+    Ok(())
 }
 
 /// Topics that nobody reads, and readers of topics that nobody writes.

@@ -1,8 +1,10 @@
-//! `posthaste subscriptions list|show|pause|resume|rewind|remove`.
+//! `posthaste subscriptions list|show|pause|resume|rewind|rebase|remove`.
+
+use std::fmt::Write as _;
 
 use clap::{Args, Subcommand};
 use posthaste_core::Timestamp;
-use posthaste_store::{Operations, Request, RewindTo, SubscriptionStatus};
+use posthaste_store::{Operations, Rebased, Request, RewindTo, SubscriptionStatus};
 use serde_json::json;
 
 use super::{
@@ -32,6 +34,12 @@ pub(crate) enum SubscriptionsCommand {
     ///
     /// Its relay has to be stopped first.
     Rewind(RewindArgs),
+    /// Go on with a log that was restored, copied or exchanged
+    ///
+    /// What the log says is settled stays settled, all else is published. So what was published
+    /// after the backup was taken is published again if the log holds it, and stays in the sink if
+    /// it does not. The relay has to be stopped first; --dry-run counts.
+    Rebase(RemoveArgs),
     /// Remove a subscription with its place, its parked messages and its dead letters
     ///
     /// Its relay has to be stopped first; a relay that is configured for it creates it anew. One
@@ -124,6 +132,11 @@ pub(crate) async fn run(
             );
             Ok(out.result(&result, &text)?)
         }
+        SubscriptionsCommand::Rebase(args) => {
+            let request = Request { is_forced: args.force, ..args.change.request() };
+            let rebased = progress::wait(out, "rebasing", store.rebase(&args.name, &request));
+            told(out, args, &rebased.await?)
+        }
         SubscriptionsCommand::Remove(args) => {
             let request = Request { is_forced: args.force, ..args.change.request() };
             progress::wait(out, "removing", store.remove(&args.name, &request)).await?;
@@ -195,6 +208,34 @@ async fn show(name: &str, config: &Config, store: &dyn Operations, out: &mut Out
         return Ok(out.object(&whole)?);
     }
     Ok(out.line(&format!("{whole:#}"))?)
+}
+
+fn told(out: &mut Output, args: &RemoveArgs, rebased: &Rebased) -> Result {
+    let Rebased { pending, was_copied, rewritten, .. } = *rebased;
+    let is_dry_run = args.change.is_dry_run();
+    let result = json!({
+        "subscription": args.name,
+        "tick": rebased.place.base.n,
+        "messages": pending,
+        "copied": was_copied,
+        "rewritten": rewritten,
+        "dry_run": is_dry_run,
+    });
+    let would = if is_dry_run { "would go" } else { "goes" };
+    let mut text = format!(
+        "{} {would} on at {}. {pending} messages of the log are not settled and are published: what \
+         the sink has of them comes again. What it has from after the backup is not in this log.",
+        args.name,
+        place(&rebased.place)
+    );
+    if was_copied {
+        let _ = write!(
+            text,
+            " The log was copied from another database: {rewritten} rows get transaction ids of \
+             this one, and every other subscription has to be rebased as well."
+        );
+    }
+    Ok(out.result(&result, &text)?)
 }
 
 fn done(out: &mut Output, name: &str, what: &str, change: &ChangeArgs) -> Result {

@@ -38,7 +38,8 @@ pub(super) const KIND: SinkKind = SinkKind {
 struct ListSettings {
     /// Name of the list: text with `{topic}`, `{key}` or `{header:NAME}`. A message that lacks the
     /// value is rejected. The text before the first of them also begins the name of the hash in
-    /// which the relay keeps its place: `posthaste:place:SUBSCRIPTION` with the default.
+    /// which the relay keeps its place: `posthaste:place:SUBSCRIPTION` with the default. In a Redis
+    /// Cluster it must hold a hash tag, `{{posthaste}}:{topic}`, whatever `delivery` says.
     #[serde(default = "default_list")]
     list: String,
     /// The end of the list that messages are pushed onto. Consumers take them in order from the
@@ -125,7 +126,9 @@ impl Target for ListTarget {
     }
 
     async fn preflight(&self) -> Result<Vec<String>, SinkError> {
-        redis_script::preflight::<ListScript>(&self.server, self.delivery).await
+        let (server, list) = (&self.server, &self.list);
+        let connection = redis_script::probe::<ListScript>(server, list, self.delivery).await?;
+        Ok(connection.preflight(Vec::new()).await)
     }
 
     async fn connect(&self, _context: &Context, lane: &Lane) -> Result<Box<dyn Sink>, SinkError> {

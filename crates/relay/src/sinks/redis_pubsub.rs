@@ -126,7 +126,10 @@ impl Target for PubsubTarget {
     }
 
     async fn preflight(&self) -> Result<Vec<String>, SinkError> {
-        redis_script::preflight::<PubsubScript>(&self.server, self.delivery).await
+        let (server, channel) = (&self.server, &self.channel);
+        let connection =
+            redis_script::probe::<PubsubScript>(server, channel, self.delivery).await?;
+        Ok(connection.preflight(Vec::new()).await)
     }
 
     async fn connect(&self, _context: &Context, lane: &Lane) -> Result<Box<dyn Sink>, SinkError> {

@@ -5,6 +5,7 @@
 //! what `maxlen` says.
 
 mod entry;
+mod groups;
 
 use async_trait::async_trait;
 use posthaste_core::{MessageRef, Template};
@@ -42,7 +43,8 @@ pub(super) const KIND: SinkKind = SinkKind {
 struct StreamSettings {
     /// Name of the stream: text with `{topic}`, `{key}` or `{header:NAME}`. A message that lacks
     /// the value is rejected. The text before the first of them also begins the name of the hash
-    /// in which the relay keeps its place: `posthaste:place:SUBSCRIPTION` with the default.
+    /// in which the relay keeps its place: `posthaste:place:SUBSCRIPTION` with the default. In a Redis
+    /// Cluster it must hold a hash tag, `{{posthaste}}:{topic}`, whatever `delivery` says.
     #[serde(default = "default_stream")]
     stream: String,
     /// About how many entries a stream keeps (`MAXLEN ~`): it is trimmed before each batch, so it
@@ -106,7 +108,13 @@ impl Target for StreamTarget {
     }
 
     async fn preflight(&self) -> Result<Vec<String>, SinkError> {
-        redis_script::preflight::<StreamScript>(&self.server, self.delivery).await
+        let (server, stream) = (&self.server, &self.stream);
+        let connection = redis_script::probe::<StreamScript>(server, stream, self.delivery).await?;
+        let more = match self.maxlen {
+            0 => Vec::new(),
+            maxlen => groups::findings(&connection, stream, maxlen).await,
+        };
+        Ok(connection.preflight(more).await)
     }
 
     async fn connect(&self, _context: &Context, lane: &Lane) -> Result<Box<dyn Sink>, SinkError> {

@@ -20,7 +20,7 @@ use super::{
 use crate::pipeline::support::{Running, settings, subscription};
 
 const BETWEEN_FAULTS: Duration = Duration::from_secs(1);
-const STREAM: &str = "history";
+pub(crate) const STREAM: &str = "history";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r12_postgres_restart_under_load_loses_nothing() {
@@ -109,13 +109,13 @@ fn relay_to_redis(store: &Arc<dyn Store>, redis: &Redis) -> Relay {
 
 /// Waits until the relay has settled everything. (The views would say the same, but date each
 /// message.)
-async fn all_settled(store: &dyn Store) {
+pub(crate) async fn all_settled(store: &dyn Store) {
     let is_so = async || store.status().await.unwrap().subscriptions[0].backlog == 0;
     eventually_async("a settled backlog", LIMIT, is_so).await;
 }
 
 /// The stream's entries: message id and payload.
-async fn stream(redis: &Redis) -> Vec<(MessageId, Entry)> {
+pub(crate) async fn stream(redis: &Redis) -> Vec<(MessageId, Entry)> {
     let mut client = crate::sinks::redis_server::client(redis).await;
     let entries: Vec<(String, Vec<(String, String)>)> =
         redis::cmd("XRANGE").arg(STREAM).arg("-").arg("+").query_async(&mut client).await.unwrap();

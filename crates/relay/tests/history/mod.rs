@@ -6,10 +6,12 @@
 
 mod application;
 mod drains;
+mod failover;
 mod faults;
 mod leases;
 mod long_transactions;
 mod order;
+mod rewound;
 mod scene;
 mod seed;
 mod targets;

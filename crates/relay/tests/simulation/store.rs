@@ -9,8 +9,8 @@ use posthaste_core::{
     Window,
 };
 use posthaste_store::{
-    Acquired, Aside, AsideState, DueMessages, Lease, Leases, MigrationReport, Moved, Result,
-    SchemaState, Settled, Start, Status, Store, StoreError, StoreErrorKind, StoredMessage,
+    Acquired, Aside, AsideState, DueMessages, Lease, Leases, Lineage, MigrationReport, Moved,
+    Result, SchemaState, Settled, Start, Status, Store, StoreError, StoreErrorKind, StoredMessage,
     SubscriptionSpec, SweepReport, Ticker,
 };
 use rand::{Rng as _, rngs::SmallRng};
@@ -161,7 +161,7 @@ impl Store for SimStore {
     }
 
     async fn incarnation(&self) -> Result<Uuid> {
-        self.call("read the log's id", (), |_| Ok(Uuid::from_u128(1))).await
+        unused()
     }
 
     fn ticker(&self) -> Box<dyn Ticker> {
@@ -279,6 +279,23 @@ impl Store for SimStore {
             Ok(())
         })
         .await
+    }
+
+    async fn confirm(&self, name: &str, _: &Place, _: Option<&Place>) -> Result<Lineage> {
+        let lineage = Lineage { log: Uuid::from_u128(1), adopts: false };
+        self.call("confirm", name.to_owned(), move |_| Ok(lineage)).await
+    }
+
+    async fn confirm_mark(&self, mark: &Place) -> Result<()> {
+        self.call("confirm a mark", *mark, |_| Ok(())).await
+    }
+
+    async fn halt(&self, _: &str, _: Epoch, _: &str) -> Result<()> {
+        unused()
+    }
+
+    async fn adopted(&self, _: &str, _: Epoch) -> Result<()> {
+        unused()
     }
 
     async fn settle(&self, subscription: &str, epoch: Epoch, place: &Place) -> Result<Settled> {

@@ -116,7 +116,7 @@ impl Marks for ByPosition {
 
 /// The lane of a first holder.
 pub(crate) fn lane(name: &str) -> Lane {
-    Lane { name: name.to_owned(), epoch: 1, log: Uuid::nil() }
+    Lane { name: name.to_owned(), epoch: 1, log: Uuid::nil(), adopts: false }
 }
 
 /// The payload a JSON member stands for.

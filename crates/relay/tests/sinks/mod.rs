@@ -3,6 +3,7 @@
 mod contract;
 mod local;
 mod messages;
+mod redis_deployments;
 mod redis_list;
 mod redis_pubsub;
 pub(crate) mod redis_server;

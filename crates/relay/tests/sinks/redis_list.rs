@@ -10,13 +10,14 @@ use super::{
     messages::{Arrived, Sample, publish, read_envelope, read_event},
     redis_server::{
         Server, assert_refused, assert_settings, client, connected, parse, setting, target,
+        template,
     },
 };
 
 const KIND: &str = "redis-list";
 
 /// Events on the right, or envelopes on the left.
-struct List<const EVENTS: bool> {
+struct List<const EVENTS: bool, const CLUSTER: bool = false> {
     server: Server,
     prefix: String,
 }
@@ -36,17 +37,18 @@ fn is_held(outcome: &Outcome) -> bool {
 }
 
 #[async_trait]
-impl<const EVENTS: bool> Harness for List<EVENTS> {
+impl<const EVENTS: bool, const CLUSTER: bool> Harness for List<EVENTS, CLUSTER> {
     async fn start(is_alone: bool) -> Self {
-        Self { server: Server::start(is_alone), prefix: Redis::shared().prefix() }
+        let (server, prefix) = Server::prefixed(is_alone, CLUSTER);
+        Self { server, prefix }
     }
 
     fn target(&self) -> Box<dyn Target> {
         let (side, format) = if EVENTS { ("right", "cloudevents") } else { ("left", "envelope") };
-        let mut settings = setting("list", format!("{}{{topic}}", self.prefix));
+        let mut settings = setting("list", template(&self.prefix));
         settings.insert("side".to_owned(), side.into());
         settings.insert("format".to_owned(), format.into());
-        target(KIND, &self.server.redis().url(), settings)
+        target(KIND, &self.server.url(), settings)
     }
 
     async fn arrived(&mut self, topic: &str) -> Vec<Arrived> {
@@ -66,12 +68,12 @@ impl<const EVENTS: bool> Harness for List<EVENTS> {
     }
 
     fn come_back(&mut self) {
-        self.server.redis().restart();
+        self.server.restart();
     }
 }
 
 #[async_trait]
-impl<const EVENTS: bool> Breaking for List<EVENTS> {
+impl<const EVENTS: bool, const CLUSTER: bool> Breaking for List<EVENTS, CLUSTER> {
     async fn refuse(&mut self, topic: &str) {
         let list = format!("{}{topic}", self.prefix);
         let mut client = client(self.server.redis()).await;
@@ -87,6 +89,7 @@ impl<const EVENTS: bool> Breaking for List<EVENTS> {
 
 sink_contract!(contract_of_envelopes_on_the_left, super::List<false>, breaking);
 sink_contract!(contract_of_events_on_the_right, super::List<true>, breaking);
+sink_contract!(contract_of_lists_in_a_cluster, super::List<false, true>, breaking);
 
 #[tokio::test]
 async fn r11_list_queue_jobs_holds_the_payloads_newest_first() {

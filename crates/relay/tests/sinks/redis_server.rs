@@ -1,21 +1,56 @@
 //! What the tests of all sinks on Redis share: servers, connections of their own, settings.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use posthaste_relay::{
     sink::{Context, InvalidTarget, Sink, Target},
     sinks,
 };
-use posthaste_testkit::Redis;
+use posthaste_testkit::{Redis, RedisCluster};
 use redis::aio::MultiplexedConnection;
+
+/// A cluster is three servers: one serves all tests that break nothing.
+static CLUSTER: LazyLock<Arc<RedisCluster>> = LazyLock::new(|| Arc::new(RedisCluster::start()));
 
 /// A server that is shared, or started for one test alone.
 pub(crate) enum Server {
     Shared(&'static Redis),
     Alone(Box<Redis>),
+    /// A cluster, and the number of the node that holds the test's names.
+    Cluster(Arc<RedisCluster>, usize),
 }
 
 impl Server {
+    /// A server, and a prefix for the names of one test; in a cluster one with a hash tag.
+    pub(crate) fn prefixed(is_alone: bool, is_cluster: bool) -> (Self, String) {
+        if !is_cluster {
+            return (Self::start(is_alone), Redis::shared().prefix());
+        }
+        let cluster = if is_alone { Arc::new(RedisCluster::start()) } else { Arc::clone(&CLUSTER) };
+        let prefix = format!("{{{}}}:", uuid::Uuid::new_v4());
+        let node = cluster.node_of(&prefix);
+        (Self::Cluster(cluster, node), prefix)
+    }
+
+    /// Where a sink connects: in a cluster to a node that it has to be sent on from.
+    pub(crate) fn url(&self) -> String {
+        match self {
+            Self::Cluster(cluster, node) => cluster.nodes[(node + 1) % cluster.nodes.len()].url(),
+            _ => self.redis().url(),
+        }
+    }
+
+    /// Starts a killed server again.
+    pub(crate) fn restart(&self) {
+        self.redis().restart();
+        if let Self::Cluster(cluster, _) = self {
+            cluster.serves();
+        }
+    }
+
     pub(crate) fn start(is_alone: bool) -> Self {
         if is_alone { Self::Alone(Box::new(Redis::start())) } else { Self::Shared(Redis::shared()) }
     }
@@ -24,6 +59,7 @@ impl Server {
         match self {
             Self::Shared(redis) => redis,
             Self::Alone(redis) => redis,
+            Self::Cluster(cluster, node) => &cluster.nodes[*node],
         }
     }
 }
@@ -45,6 +81,11 @@ pub(crate) async fn connected(kind: &str, redis: &Redis, settings: toml::Table) 
         .connect(&Context::default(), &super::messages::lane("s"))
         .await
         .unwrap()
+}
+
+/// A template that makes names with this prefix.
+pub(crate) fn template(prefix: &str) -> String {
+    prefix.replace('{', "{{").replace('}', "}}") + "{topic}"
 }
 
 /// One setting.
@@ -83,6 +124,10 @@ pub(crate) fn assert_settings(kind: &str, own: &[&str]) {
         "operation_timeout",
         "password",
         "password_file",
+        "sentinel_password",
+        "sentinel_password_file",
+        "sentinel_username",
+        "sentinels",
         "url",
         "username",
     ];

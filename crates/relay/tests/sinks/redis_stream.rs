@@ -8,12 +8,12 @@ use redis::aio::MultiplexedConnection;
 use super::{
     contract::{Breaking, Harness, sink_contract},
     messages::{Arrived, Sample, lane, publish, read_event},
-    redis_server::{Server, client},
+    redis_server::{Server, client, template},
 };
 
 type Entries = Vec<(String, Vec<(String, Vec<u8>)>)>;
 
-struct Stream<const EVENTS: bool> {
+struct Stream<const EVENTS: bool, const CLUSTER: bool = false> {
     server: Server,
     prefix: String,
 }
@@ -43,16 +43,17 @@ fn read_entry(fields: &[(String, Vec<u8>)]) -> Arrived {
 }
 
 #[async_trait]
-impl<const EVENTS: bool> Harness for Stream<EVENTS> {
+impl<const EVENTS: bool, const CLUSTER: bool> Harness for Stream<EVENTS, CLUSTER> {
     async fn start(is_alone: bool) -> Self {
-        Self { server: Server::start(is_alone), prefix: Redis::shared().prefix() }
+        let (server, prefix) = Server::prefixed(is_alone, CLUSTER);
+        Self { server, prefix }
     }
 
     fn target(&self) -> Box<dyn Target> {
         let mut settings = toml::Table::new();
-        settings.insert("stream".to_owned(), format!("{}{{topic}}", self.prefix).into());
+        settings.insert("stream".to_owned(), template(&self.prefix).into());
         settings.insert("format".to_owned(), if EVENTS { "cloudevents" } else { "raw" }.into());
-        target(&self.server.redis().url(), settings)
+        target(&self.server.url(), settings)
     }
 
     async fn arrived(&mut self, topic: &str) -> Vec<Arrived> {
@@ -70,12 +71,12 @@ impl<const EVENTS: bool> Harness for Stream<EVENTS> {
     }
 
     fn come_back(&mut self) {
-        self.server.redis().restart();
+        self.server.restart();
     }
 }
 
 #[async_trait]
-impl<const EVENTS: bool> Breaking for Stream<EVENTS> {
+impl<const EVENTS: bool, const CLUSTER: bool> Breaking for Stream<EVENTS, CLUSTER> {
     async fn refuse(&mut self, topic: &str) {
         let stream = format!("{}{topic}", self.prefix);
         let mut client = client(self.server.redis()).await;
@@ -91,6 +92,7 @@ impl<const EVENTS: bool> Breaking for Stream<EVENTS> {
 
 sink_contract!(contract_of_raw_entries, super::Stream<false>, breaking);
 sink_contract!(contract_of_event_entries, super::Stream<true>, breaking);
+sink_contract!(contract_of_streams_in_a_cluster, super::Stream<false, true>, breaking);
 
 /// A sink on the shared server, for streams below a prefix of its own.
 async fn sink(prefix: &str, settings: toml::Table) -> (Box<dyn Sink>, MultiplexedConnection) {

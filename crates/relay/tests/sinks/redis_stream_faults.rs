@@ -260,6 +260,29 @@ async fn place_of_another_log_is_refused() {
 }
 
 #[tokio::test]
+async fn place_of_another_log_is_taken_over_once_a_person_says_so() {
+    let redis = Redis::start();
+    let target = target(&redis.url(), toml::Table::new());
+    let context = Context::default();
+    let earlier = Lane { epoch: 9, ..lane("s") };
+    let mut stale = target.connect(&context, &earlier).await.unwrap();
+    assert_eq!(publish(&mut *stale, &one()).await.unwrap(), [Outcome::Accepted]);
+    let rebased = Lane { epoch: 2, log: uuid::Uuid::from_u128(7), adopts: true, ..lane("s") };
+    let mut sink = target.connect(&context, &rebased).await.unwrap();
+    // Nothing of the other log but the count, which no call of it will find again.
+    assert_eq!(sink.mark(), Some(&Mark { calls: 1, ..Mark::default() }));
+    let error = publish(&mut *stale, &one()).await.unwrap_err();
+    assert_eq!(error.kind(), SinkErrorKind::Displaced, "{error:?}");
+    assert_eq!(publish(&mut *sink, &one()).await.unwrap(), [Outcome::Accepted]);
+    // Its own place is left as it is.
+    let sink = target.connect(&context, &rebased).await.unwrap();
+    let mark = sink.mark().unwrap();
+    assert_eq!((mark.calls, mark.text.is_empty()), (2, false));
+    let back = target.connect(&context, &earlier).await.err().unwrap();
+    assert_eq!(back.kind(), SinkErrorKind::Misconfigured, "{back:?}");
+}
+
+#[tokio::test]
 async fn place_tells_the_next_connection_what_was_taken_and_what_is_missing() {
     let redis = Redis::start();
     let target = target(&redis.url(), setting("stream", "{topic}"));

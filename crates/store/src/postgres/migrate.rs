@@ -18,6 +18,7 @@ const FILES: &[(&str, &str)] = &[
     ("strict", include_str!("../../migrations/postgres/0006_strict.sql")),
     ("import", include_str!("../../migrations/postgres/0007_import.sql")),
     ("leases", include_str!("../../migrations/postgres/0008_leases.sql")),
+    ("rewound", include_str!("../../migrations/postgres/0009_rewound.sql")),
 ];
 
 /// Lock space of Posthaste's advisory locks ("PHST"), and the lock that orders migrations.

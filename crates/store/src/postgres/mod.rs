@@ -12,7 +12,9 @@ mod leases;
 mod log;
 mod migrate;
 mod operations;
+mod rebase;
 mod retention;
+mod rewound;
 mod rows;
 mod scheduled;
 mod slots;
@@ -39,8 +41,9 @@ use self::{
 use uuid::Uuid;
 
 use crate::{
-    Acquired, Aside, AsideState, DueMessages, Leases, MigrationReport, Moved, Result, RingSizes,
-    SchemaState, Settled, Status, Store, StoredMessage, SubscriptionSpec, SweepReport, Ticker,
+    Acquired, Aside, AsideState, DueMessages, Leases, Lineage, MigrationReport, Moved, Result,
+    RingSizes, SchemaState, Settled, Status, Store, StoredMessage, SubscriptionSpec, SweepReport,
+    Ticker,
 };
 
 /// How to reach and use a PostgreSQL database.
@@ -200,6 +203,27 @@ impl Store for PostgresStore {
 
     async fn renew(&self, relay: &RelayView, lease: Duration) -> Result<Leases> {
         leases::renew(self, relay, lease).await
+    }
+
+    async fn confirm(
+        &self,
+        subscription: &str,
+        place: &Place,
+        remembered: Option<&Place>,
+    ) -> Result<Lineage> {
+        rewound::confirm(self, subscription, place, remembered).await
+    }
+
+    async fn confirm_mark(&self, mark: &Place) -> Result<()> {
+        rewound::confirm_mark(self, mark).await
+    }
+
+    async fn halt(&self, subscription: &str, epoch: Epoch, found: &str) -> Result<()> {
+        rewound::halt(self, subscription, epoch, found).await
+    }
+
+    async fn adopted(&self, subscription: &str, epoch: Epoch) -> Result<()> {
+        rewound::adopted(self, subscription, epoch).await
     }
 
     async fn settle(&self, subscription: &str, epoch: Epoch, place: &Place) -> Result<Settled> {

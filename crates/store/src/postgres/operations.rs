@@ -14,14 +14,14 @@ use tokio_postgres::{
 
 use self::selection::{Params, dead_letters_sql, written_sql};
 use super::{
-    PostgresStore, errors, import,
+    PostgresStore, errors, import, rebase,
     rows::{self, MESSAGE_COLUMNS, Micros},
     status::owned,
     subscriptions::PLACE_COLUMNS,
 };
 use crate::{
-    DeadLetter, Import, ImportSource, Operations, ReplayChunk, Replayed, Request, Result, RewindTo,
-    Rewound, RoleNames, Selection, StoreError, StoreErrorKind, TableColumn, TableName,
+    DeadLetter, Import, ImportSource, Operations, Rebased, ReplayChunk, Replayed, Request, Result,
+    RewindTo, Rewound, RoleNames, Selection, StoreError, StoreErrorKind, TableColumn, TableName,
     WrittenTopic,
 };
 
@@ -360,6 +360,10 @@ impl Operations for PostgresStore {
         Ok(Rewound { place, messages })
     }
 
+    async fn rebase(&self, subscription: &str, request: &Request) -> Result<Rebased> {
+        rebase::rebase(self, subscription, request).await
+    }
+
     async fn remove(&self, subscription: &str, request: &Request) -> Result<()> {
         let id = self.unheld(subscription, request.is_forced).await?;
         if request.is_dry_run {
@@ -412,7 +416,7 @@ fn dead_letter(row: &Row) -> Result<DeadLetter> {
     })
 }
 
-fn unknown(subscription: &str) -> StoreError {
+pub(super) fn unknown(subscription: &str) -> StoreError {
     let doing = format!(
         "the subscription {subscription:?} does not exist here; `posthaste status` lists those \
          that do"

@@ -84,7 +84,12 @@ impl PostgresStore {
     /// The log's slots that may hold a message not visible in `base`, given the highest position
     /// handed out. `last` must have been read after the snapshot that closes the window.
     pub(super) fn live_slots(&self, ring: Ring, base: &Snapshot, last: Position) -> Vec<i64> {
-        let known = self.shared.slots.lock();
+        let mut known = self.shared.slots.lock();
+        // Only stretches that the sequence has passed are known; it goes back in a restored log, of
+        // which none of it is true.
+        if known.keys().any(|stretch| *stretch >= ring.stretch_of(last)) {
+            known.clear();
+        }
         let is_live = |slot: &i64| {
             let Some(stretch) = ring.newest_stretch_in(*slot, last) else { return false };
             match known.get(&stretch) {

@@ -8,7 +8,7 @@ use posthaste_core::{Look, LookRule, SequenceState, Snapshot, Tick, TickRef, Win
 use tokio_postgres::SimpleQueryMessage;
 use uuid::Uuid;
 
-use super::{PostgresStore, connect::Loan, log::Bounds, rows};
+use super::{PostgresStore, connect::Loan, log::Bounds, rewound, rows};
 use crate::{Advance, Result, StoreError, StoreErrorKind, Ticker};
 
 /// Tries per call when another process keeps ticking first.
@@ -21,6 +21,8 @@ pub(super) struct PostgresTicker {
     loan: Option<Loan>,
     rule: LookRule,
     newest: Option<Tick>,
+    /// The log was found to be this database's own, on this connection.
+    is_confirmed: bool,
     /// A tick's commit was not acknowledged by the synchronous standby: nothing may be published
     /// before another commit was.
     must_confirm: bool,
@@ -29,7 +31,7 @@ pub(super) struct PostgresTicker {
 impl PostgresTicker {
     pub(super) fn new(store: PostgresStore) -> Self {
         let rule = LookRule::default();
-        Self { store, loan: None, rule, newest: None, must_confirm: false }
+        Self { store, loan: None, rule, newest: None, is_confirmed: false, must_confirm: false }
     }
 
     async fn try_advance(&mut self, loan: &Loan) -> Result<Advance> {
@@ -53,6 +55,10 @@ impl PostgresTicker {
     }
 
     async fn close_window(&mut self, loan: &Loan, look: Option<Snapshot>) -> Result<Advance> {
+        if !self.is_confirmed {
+            rewound::refuse_copy(&self.store, loan).await?;
+            self.is_confirmed = true;
+        }
         let mut cur = look;
         for _ in 0..ATTEMPTS {
             let base = match self.newest.clone() {
@@ -63,6 +69,7 @@ impl PostgresTicker {
                 Some(snapshot) => snapshot,
                 None => current_snapshot(loan).await?,
             };
+            rewound::refuse_step_back(&self.store, &base, &snapshot)?;
             let Bounds { main, late } = self.store.bounds(loan, &base.snapshot, &snapshot).await?;
             if main.is_none() && late.is_empty() && !self.must_confirm {
                 let tick = base.at;
@@ -108,11 +115,13 @@ impl Ticker for PostgresTicker {
         // tick is the newest, may be lost with the connection or with a dropped future.
         let newest = self.newest.take();
         let rule = std::mem::take(&mut self.rule);
+        let is_confirmed = std::mem::take(&mut self.is_confirmed);
         let mut attempt = Self {
             store: self.store.clone(),
             loan: None,
             rule,
             newest,
+            is_confirmed,
             must_confirm: self.must_confirm,
         };
         let advanced = attempt.try_advance(&loan).await;
@@ -120,6 +129,7 @@ impl Ticker for PostgresTicker {
         let advance = advanced?;
         self.rule = attempt.rule;
         self.newest = attempt.newest;
+        self.is_confirmed = attempt.is_confirmed;
         self.loan = Some(loan);
         Ok(advance)
     }
@@ -192,9 +202,11 @@ async fn commit_tick(store: &PostgresStore, loan: &Loan, tick: &Tick) -> Result<
 /// Takes a tick whether or not anything is new, and returns it: where a subscription starts that
 /// wants only what comes.
 pub(super) async fn force_tick(store: &PostgresStore, loan: &Loan) -> Result<Tick> {
+    rewound::refuse_copy(store, loan).await?;
     loop {
         let newest = store.newest_tick(loan).await?;
         let snapshot = current_snapshot(loan).await?;
+        rewound::refuse_step_back(store, &newest, &snapshot)?;
         let tick = Tick { at: TickRef { n: newest.at.n + 1, id: Uuid::new_v4() }, snapshot };
         if commit_tick(store, loan, &tick).await? {
             return Ok(tick);

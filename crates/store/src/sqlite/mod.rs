@@ -15,6 +15,7 @@ mod leases;
 mod mounts;
 mod operations;
 mod pages;
+mod rewound;
 mod scheduled;
 mod schema;
 mod session;
@@ -46,9 +47,9 @@ use self::{
     worker::Worker,
 };
 use crate::{
-    Acquired, Aside, AsideState, DeadLetter, DueMessages, Import, ImportSource, Leases,
-    MigrationReport, Moved, Operations, ReplayChunk, Replayed, Request, Result, RewindTo, Rewound,
-    RoleNames, SchemaState, Selection, Settled, Status, Store, StoreError, StoreErrorKind,
+    Acquired, Aside, AsideState, DeadLetter, DueMessages, Import, ImportSource, Leases, Lineage,
+    MigrationReport, Moved, Operations, Rebased, ReplayChunk, Replayed, Request, Result, RewindTo,
+    Rewound, RoleNames, SchemaState, Selection, Settled, Status, Store, StoreError, StoreErrorKind,
     StoredMessage, SubscriptionSpec, SweepReport, TableColumn, TableName, Ticker, WrittenTopic,
 };
 
@@ -296,6 +297,41 @@ impl Store for SqliteStore {
         self.write("renew the leases", move |scope| leases::renew(scope, &relay, lease)).await
     }
 
+    async fn confirm(
+        &self,
+        subscription: &str,
+        place: &Place,
+        remembered: Option<&Place>,
+    ) -> Result<Lineage> {
+        let (name, place, remembered) = (subscription.to_owned(), *place, remembered.copied());
+        self.observe("compare the log with a place", move |scope| {
+            rewound::confirm(scope, &name, &place, remembered.as_ref())
+        })
+        .await
+    }
+
+    async fn confirm_mark(&self, mark: &Place) -> Result<()> {
+        let mark = *mark;
+        self.observe("compare the log with a place", move |scope| {
+            rewound::confirm_mark(scope, &mark)
+        })
+        .await
+    }
+
+    async fn halt(&self, subscription: &str, epoch: Epoch, found: &str) -> Result<()> {
+        let (name, found) = (subscription.to_owned(), found.to_owned());
+        self.write("halt a subscription", move |scope| rewound::halt(scope, &name, epoch, &found))
+            .await
+    }
+
+    async fn adopted(&self, subscription: &str, epoch: Epoch) -> Result<()> {
+        let name = subscription.to_owned();
+        self.write("note that the sink was taken over", move |scope| {
+            rewound::adopted(scope, &name, epoch)
+        })
+        .await
+    }
+
     async fn settle(&self, subscription: &str, epoch: Epoch, place: &Place) -> Result<Settled> {
         let (name, place) = (subscription.to_owned(), *place);
         self.write("settle", move |scope| subscriptions::settle(scope, &name, epoch, &place)).await
@@ -466,6 +502,11 @@ impl Operations for SqliteStore {
     async fn rewind(&self, subscription: &str, to: RewindTo, request: &Request) -> Result<Rewound> {
         let (name, request) = (subscription.to_owned(), request.clone());
         self.write("rewind", move |scope| operations::rewind(scope, &name, to, &request)).await
+    }
+
+    async fn rebase(&self, subscription: &str, request: &Request) -> Result<Rebased> {
+        let (name, request) = (subscription.to_owned(), request.clone());
+        self.write("rebase", move |scope| rewound::rebase(scope, &name, &request)).await
     }
 
     async fn remove(&self, subscription: &str, request: &Request) -> Result<()> {

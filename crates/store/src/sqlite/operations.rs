@@ -391,7 +391,7 @@ pub(super) fn remove(scope: &Scope<'_>, name: &str, request: &Request) -> Result
     note(scope, "remove", &which, 0, request)
 }
 
-fn unheld(scope: &Scope<'_>, name: &str, is_forced: bool) -> Result<Subscription> {
+pub(super) fn unheld(scope: &Scope<'_>, name: &str, is_forced: bool) -> Result<Subscription> {
     let subscription = subscriptions::by_name(scope, name)?;
     let now = scope.now_micros()?;
     if let Some((holder, _)) = subscription.held(now).filter(|_| !is_forced) {
@@ -417,7 +417,7 @@ fn note(
     audit(scope, action, which, json!({ "messages": messages }), request)
 }
 
-fn audit(
+pub(super) fn audit(
     scope: &Scope<'_>,
     action: &str,
     which: &Selection,

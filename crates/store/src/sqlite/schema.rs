@@ -12,6 +12,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("failures", include_str!("../../migrations/sqlite/0003_failures.sql")),
     ("writing", include_str!("../../migrations/sqlite/0004_writing.sql")),
     ("leases", include_str!("../../migrations/sqlite/0005_leases.sql")),
+    ("rewound", include_str!("../../migrations/sqlite/0006_rewound.sql")),
 ];
 
 /// Version that this build reads.

@@ -41,9 +41,10 @@ fn answer(code: &str, detail: &str) -> SinkErrorKind {
     match code {
         "NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED" => SinkErrorKind::Authentication,
         "OOM" | "MISCONF" | "READONLY" | "NOREPLICAS" => SinkErrorKind::Resources,
+        // In a cluster a slot moves while it is used: the next connection finds its node.
         "LOADING" | "BUSY" | "UNKILLABLE" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN"
-        | "NOSCRIPT" => SinkErrorKind::Unavailable,
-        "MOVED" | "ASK" | "CROSSSLOT" | "WRONGTYPE" => SinkErrorKind::Misconfigured,
+        | "NOSCRIPT" | "MOVED" | "ASK" => SinkErrorKind::Unavailable,
+        "CROSSSLOT" | "WRONGTYPE" => SinkErrorKind::Misconfigured,
         "ERR" if detail.starts_with("max number of clients") => SinkErrorKind::Unavailable,
         "ERR" if detail.starts_with("unknown command") || detail.contains("DB index") => {
             SinkErrorKind::Misconfigured
@@ -59,9 +60,10 @@ fn hint(code: &str) -> Option<&'static str> {
             "a cluster needs all names of a batch in one slot; begin the name with a hash tag, \
              for example {{posthaste}}:{topic}",
         ),
-        "MOVED" | "ASK" => {
-            Some("another node of the cluster holds these names; connect to that node")
-        }
+        "MOVED" | "ASK" => Some(
+            "another node of the cluster holds these names now; if it stays so, let the user run \
+             INFO and CLUSTER SLOTS",
+        ),
         "WRONGTYPE" => Some("the name of the sink's place is taken by other data; rename that"),
         "READONLY" => Some("the server is a replica; connect to the primary"),
         "DENIED" => Some("the server is in protected mode; give it a password or a bind address"),
@@ -98,7 +100,7 @@ mod tests {
             ("READONLY You can't write against a read only replica.", SinkErrorKind::Resources),
             ("LOADING Redis is loading the dataset in memory", SinkErrorKind::Unavailable),
             ("ERR max number of clients reached", SinkErrorKind::Unavailable),
-            ("MOVED 3999 127.0.0.1:6381", SinkErrorKind::Misconfigured),
+            ("MOVED 3999 127.0.0.1:6381", SinkErrorKind::Unavailable),
             ("ERR unknown command 'EVALSHA'", SinkErrorKind::Misconfigured),
             ("SOMETHING new", SinkErrorKind::Unexpected),
         ] {

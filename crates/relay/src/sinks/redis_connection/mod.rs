@@ -1,21 +1,28 @@
 //! Connections to a Redis server for every sink on it: settings, login, TLS and what its errors
 //! mean.
 //!
-//! Opening verifies the login with `PING`. Nothing here retries or reconnects (the pipeline does,
+//! Opening finds the server that takes writes, through sentinels or among the nodes of a cluster, and
+//! verifies the login with `PING`. Nothing here retries or reconnects (the pipeline does,
 //! through `Target::connect`), and no password reaches an error or a log line.
 
 mod classify;
+mod cluster;
 mod preflight;
+mod sentinel;
 mod settings;
 pub(crate) mod tls;
 
 use std::path::Path;
 
-use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, TlsCertificates, Value};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError,
+    TlsCertificates, Value,
+};
 use tokio::{task, time::timeout};
 
 use crate::sink::{SinkError, SinkErrorKind};
 
+pub(super) use cluster::hash_tag;
 pub(super) use settings::{RedisServer, RedisSettings};
 use tls::install_crypto;
 
@@ -23,15 +30,15 @@ use tls::install_crypto;
 pub(super) struct RedisConnection {
     inner: redis::aio::MultiplexedConnection,
     address: String,
+    is_in_cluster: bool,
 }
 
 impl RedisServer {
-    /// Opens a connection within `connect_timeout`.
-    pub(super) async fn open(&self) -> Result<RedisConnection, SinkError> {
-        let address = self.address();
-        let opened = timeout(self.connect_timeout, self.open_unbounded(address.clone())).await;
+    /// Opens a connection to the server that takes writes of `name`, within `connect_timeout`.
+    pub(super) async fn open(&self, name: &str) -> Result<RedisConnection, SinkError> {
+        let opened = timeout(self.connect_timeout, self.open_unbounded(name)).await;
         opened.unwrap_or_else(|_elapsed| {
-            let waited = self.connect_timeout;
+            let (address, waited) = (self.address(), self.connect_timeout);
             // A server without TLS waits for the end of what it takes for a command.
             let hint = if self.is_tls { "; rediss:// needs a port that speaks TLS" } else { "" };
             let doing = format!("Redis at {address} was not ready within {waited:?}{hint}");
@@ -39,9 +46,37 @@ impl RedisServer {
         })
     }
 
-    async fn open_unbounded(&self, address: String) -> Result<RedisConnection, SinkError> {
+    async fn open_unbounded(&self, name: &str) -> Result<RedisConnection, SinkError> {
+        let info = self.login().await?;
+        if let Some(sentinels) = &self.sentinels {
+            let (host, port) = self.primary(sentinels).await?;
+            let connection = self.connect(info.set_addr(self.at(&host, port))).await?;
+            connection.refuse_replica().await?;
+            return Ok(connection);
+        }
+        let first = self.connect(info.clone()).await?;
+        if !first.is_node().await {
+            return Ok(first);
+        }
+        let (host, port) = first.node_of(name).await?;
+        let own = match self.info.addr() {
+            ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host.clone(),
+            _ => String::new(),
+        };
+        let node = self.at(&host.unwrap_or(own), port);
+        let connection = if node == *self.info.addr() {
+            first
+        } else {
+            self.connect(info.set_addr(node)).await?
+        };
+        Ok(RedisConnection { is_in_cluster: true, ..connection })
+    }
+
+    /// Opens a connection that has answered a `PING`.
+    async fn connect(&self, info: ConnectionInfo) -> Result<RedisConnection, SinkError> {
+        let address = info.addr().to_string();
         let doing = || format!("connecting to Redis at {address}");
-        let client = self.client().await?;
+        let client = self.client(info).await?;
         // The library's own time-out for answers is 500 ms unless set.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
@@ -50,20 +85,23 @@ impl RedisServer {
             .get_multiplexed_async_connection_with_config(&config)
             .await
             .map_err(|error| classify::fault(&doing(), error))?;
-        let connection = RedisConnection { inner, address: address.clone() };
+        let connection = RedisConnection { inner, address: address.clone(), is_in_cluster: false };
         let ping = connection.query(&redis::cmd("PING")).await;
         ping.map_err(|error| classify::fault(&doing(), error))?;
         Ok(connection)
     }
 
-    /// Reads the files of the settings, so that a changed password or authority is found.
-    async fn client(&self) -> Result<Client, SinkError> {
-        let mut info = self.info.clone();
-        if let Some(path) = &self.password_file {
-            let password = read_password(path).await?;
-            let login = info.redis_settings().clone().set_password(password);
-            info = info.set_redis_settings(login);
-        }
+    /// Address and login, with the password as it stands in its file now.
+    async fn login(&self) -> Result<ConnectionInfo, SinkError> {
+        let info = self.info.clone();
+        let Some(path) = &self.password_file else { return Ok(info) };
+        let password = read_password("password_file", path).await?;
+        let login = info.redis_settings().clone().set_password(password);
+        Ok(info.set_redis_settings(login))
+    }
+
+    /// Reads the authorities anew, so that a changed file is found.
+    async fn client(&self, info: ConnectionInfo) -> Result<Client, SinkError> {
         let doing = || format!("preparing a connection to Redis at {}", self.address());
         if !self.is_tls {
             return Client::open(info).map_err(|error| classify::fault(&doing(), error));
@@ -80,6 +118,11 @@ impl RedisServer {
 }
 
 impl RedisConnection {
+    /// Whether the server is a node of a cluster.
+    pub(super) const fn is_in_cluster(&self) -> bool {
+        self.is_in_cluster
+    }
+
     /// Sends a command and waits for its answer, at most `operation_timeout`. An error answer is
     /// an error. Calls that are under way at once reach the server in the order of their first
     /// poll.
@@ -101,9 +144,9 @@ impl RedisConnection {
     }
 }
 
-async fn read_password(path: &Path) -> Result<String, SinkError> {
+async fn read_password(setting: &str, path: &Path) -> Result<String, SinkError> {
     let text = tokio::fs::read_to_string(path).await.map_err(|error| {
-        let doing = format!("reading the Redis password from password_file {}", path.display());
+        let doing = format!("reading the Redis password from {setting} {}", path.display());
         SinkError::caused(SinkErrorKind::Misconfigured, doing, error)
     })?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())

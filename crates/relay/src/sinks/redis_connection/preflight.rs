@@ -10,7 +10,8 @@ use redis::{Cmd, FromRedisValue as _};
 use super::RedisConnection;
 
 /// The settings that matter.
-const SETTINGS: [&str; 4] = ["appendonly", "appendfsync", "save", "maxmemory-policy"];
+const SETTINGS: [&str; 5] =
+    ["appendonly", "appendfsync", "save", "maxmemory-policy", "min-replicas-to-write"];
 
 /// What a server says of itself, as far as it lets itself be asked.
 #[derive(Debug, Default)]
@@ -21,11 +22,12 @@ struct Settings {
 }
 
 impl RedisConnection {
-    /// Names each setting of the server that threatens messages, with the remedy.
-    pub(in crate::sinks) async fn preflight(&self) -> Vec<String> {
+    /// Names each setting of the server that threatens messages, with the remedy; and `more`.
+    pub(in crate::sinks) async fn preflight(&self, more: Vec<String>) -> Vec<String> {
         let findings = findings(&Settings::read(self).await);
         let address = &self.address;
-        findings.into_iter().map(|text| format!("Redis at {address}: {text}")).collect()
+        let findings = findings.into_iter().chain(more);
+        findings.map(|text| format!("Redis at {address}: {text}")).collect()
     }
 }
 
@@ -99,6 +101,14 @@ fn findings(settings: &Settings) -> Vec<String> {
              noeviction, or a volatile- policy"
         ));
     }
+    let replicas = settings.get("connected_slaves").filter(|replicas| *replicas != "0");
+    if let (Some(replicas), Some("0")) = (replicas, settings.get("min-replicas-to-write")) {
+        found.push(format!(
+            "it has replicas ({replicas}) and takes writes when none of them follows: a primary that \
+             is cut off goes on taking messages that a failover drops, and that are then published \
+             again; set min-replicas-to-write 1"
+        ));
+    }
     if settings.get("role") == Some("slave") {
         found.push("it is a replica, which takes no messages; connect to the primary".to_owned());
     }
@@ -123,17 +133,20 @@ mod tests {
             ("save", ""),
             ("maxmemory-policy", "volatile-lru"),
             ("role", "master"),
+            ("connected_slaves", "1"),
+            ("min-replicas-to-write", "1"),
         ];
         assert!(said(&values, None).is_empty());
     }
 
     #[test]
     fn each_threat_is_named_with_its_remedy() {
-        let cases: [(&[(&str, &str)], &str); 5] = [
+        let cases: [(&[(&str, &str)], &str); 6] = [
             (&[("appendonly", "no"), ("save", "")], "keeps nothing on disk"),
             (&[("appendonly", "no"), ("save", "3600 1")], "snapshots at most"),
             (&[("appendonly", "yes"), ("appendfsync", "no")], "appendfsync is \"no\""),
             (&[("maxmemory-policy", "allkeys-lru")], "\"allkeys-lru\""),
+            (&[("connected_slaves", "2"), ("min-replicas-to-write", "0")], "replicas (2)"),
             (&[("role", "slave")], "replica"),
         ];
         for (values, expected) in cases {

@@ -2,13 +2,14 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use redis::{ConnectionInfo, IntoConnectionInfo as _};
+use redis::{ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo};
 use schemars::{JsonSchema, Schema};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 use url::Url;
 
+use super::sentinel::{self, Sentinels};
 use crate::sink::InvalidTarget;
 
 /// Where a Redis server is and how to log in.
@@ -16,7 +17,8 @@ use crate::sink::InvalidTarget;
 #[serde(deny_unknown_fields)]
 pub(in crate::sinks) struct RedisSettings {
     /// `redis://host:port/database`, or `rediss://` for TLS; user and password may stand in it.
-    /// Port 6379 and database 0 unless given.
+    /// Port 6379 and database 0 unless given. Any node of a Redis Cluster does: the one that holds
+    /// the sink's names is found from there. With `sentinels` the host is the name of the primary.
     #[serde(deserialize_with = "secret")]
     #[schemars(with = "String")]
     url: SecretString,
@@ -30,6 +32,20 @@ pub(in crate::sinks) struct RedisSettings {
     /// File with the password; read at every connect, a line break at its end is ignored.
     #[serde(default)]
     password_file: Option<PathBuf>,
+    /// Sentinels, each `host:port` (26379 unless given). `url` then names the primary as they do, and
+    /// no port: `redis://mymaster/0`. They are asked at every connect. TLS holds for them too.
+    #[serde(default)]
+    sentinels: Vec<String>,
+    /// User of the sentinels' access control list.
+    #[serde(default)]
+    sentinel_username: Option<String>,
+    /// Password of the sentinels; none unless given.
+    #[serde(default, deserialize_with = "optional_secret")]
+    #[schemars(with = "Option<String>")]
+    sentinel_password: Option<SecretString>,
+    /// File with the password of the sentinels; read at every connect.
+    #[serde(default)]
+    sentinel_password_file: Option<PathBuf>,
     /// PEM file with the certificate authorities to trust with `rediss://`; those of the system
     /// unless given. Read at every connect. The certificate and its host name are always checked.
     #[serde(default)]
@@ -52,6 +68,7 @@ pub(in crate::sinks) struct RedisServer {
     /// the password.
     pub(super) info: ConnectionInfo,
     pub(super) password_file: Option<PathBuf>,
+    pub(super) sentinels: Option<Sentinels>,
     pub(super) ca_file: Option<PathBuf>,
     pub(super) is_tls: bool,
     pub(super) operation_timeout: Duration,
@@ -106,6 +123,7 @@ impl RedisSettings {
             let message = "the user is given twice: remove username, or the user in url";
             return Err(invalid("username", message));
         }
+        let sentinels = self.check_sentinels(&url)?;
         check_time("operation_timeout", self.operation_timeout)?;
         check_time("connect_timeout", self.connect_timeout)?;
         // The cause only says which part of the URL is at fault; the URL itself may hold a password.
@@ -122,18 +140,64 @@ impl RedisSettings {
         Ok(RedisServer {
             info: info.set_redis_settings(login),
             password_file: self.password_file,
+            sentinels,
             ca_file: self.ca_file,
             is_tls,
             operation_timeout: self.operation_timeout,
             connect_timeout: self.connect_timeout,
         })
     }
+
+    fn check_sentinels(&self, url: &Url) -> Result<Option<Sentinels>, InvalidTarget> {
+        let (user, password) = (&self.sentinel_username, &self.sentinel_password);
+        let file = &self.sentinel_password_file;
+        if password.is_some() && file.is_some() {
+            let message = "the sentinels' password is given twice: keep one of sentinel_password \
+                           and sentinel_password_file";
+            return Err(invalid("sentinel_password", message));
+        }
+        let own = [
+            ("sentinel_username", user.is_some()),
+            ("sentinel_password", password.is_some()),
+            ("sentinel_password_file", file.is_some()),
+        ];
+        if self.sentinels.is_empty() {
+            let Some((key, _)) = own.into_iter().find(|(_, is_given)| *is_given) else {
+                return Ok(None);
+            };
+            let message = format!("{key} needs sentinels: name them, or remove {key}");
+            return Err(invalid(key, &message));
+        }
+        if url.port().is_some() {
+            let message = "with sentinels, url names the primary as they do, and no port: write \
+                           redis://mymaster/0";
+            return Err(invalid("url", message));
+        }
+        let hosts = self.sentinels.iter().map(|text| sentinel(text));
+        let mut login = RedisConnectionInfo::default();
+        if let Some(user) = user {
+            login = login.set_username(user);
+        }
+        if let Some(password) = password {
+            login = login.set_password(password.expose_secret());
+        }
+        Ok(Some(Sentinels {
+            hosts: hosts.collect::<Result<_, _>>()?,
+            master: url.host_str().unwrap_or_default().to_owned(),
+            login,
+            password_file: file.clone(),
+        }))
+    }
 }
 
 impl RedisServer {
-    /// `host:port`, as errors name the server.
+    /// `host:port`, or the primary's name with its sentinels, as errors name the server.
     pub(in crate::sinks) fn address(&self) -> String {
-        self.info.addr().to_string()
+        let Some(Sentinels { hosts, master, .. }) = &self.sentinels else {
+            return self.info.addr().to_string();
+        };
+        let hosts = hosts.iter().map(|(host, port)| format!("{host}:{port}"));
+        format!("{master} (sentinels {})", hosts.collect::<Vec<_>>().join(", "))
     }
 }
 
@@ -159,6 +223,21 @@ fn parse_url(text: &str) -> Result<Url, InvalidTarget> {
         return Err(invalid("url", &message));
     }
     Ok(url)
+}
+
+/// `host:port` of a sentinel.
+fn sentinel(text: &str) -> Result<(String, u16), InvalidTarget> {
+    let refused = || {
+        let message = format!("sentinels: {text:?} is no host:port; write sentinel.example:26379");
+        invalid("sentinels", &message)
+    };
+    let url = Url::parse(&format!("redis://{text}")).map_err(|_| refused())?;
+    let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(refused)?;
+    if !url.username().is_empty() || url.password().is_some() || !url.path().is_empty() {
+        return Err(refused());
+    }
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    Ok((host, url.port().unwrap_or(sentinel::PORT)))
 }
 
 fn check_time(key: &str, value: Duration) -> Result<(), InvalidTarget> {

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     outcomes::Outcomes,
-    redis_connection::{RedisConnection, RedisServer},
+    redis_connection::{RedisConnection, RedisServer, hash_tag},
 };
 use crate::sink::{Batch, Lane, Mark, Outcome, Receipt, Sink, SinkError, SinkErrorKind};
 use call::{Answer, Call, Failed, Frame};
@@ -117,14 +117,40 @@ pub(super) struct Connect<'a> {
     pub(super) delivery: Delivery,
 }
 
-/// Tries what a connection needs, and names what of the server's settings threatens messages.
-pub(super) async fn preflight<S: Script>(
+/// Tries what a connection needs.
+pub(super) async fn probe<S: Script>(
     server: &RedisServer,
+    destination: &Template,
     delivery: Delivery,
-) -> Result<Vec<String>, SinkError> {
-    let connection = server.open().await?;
+) -> Result<RedisConnection, SinkError> {
+    let connection = open::<S>(server, destination, &place_key(destination, "")).await?;
     load_script(&connection, text_of::<S>(delivery)).await?;
-    Ok(connection.preflight().await)
+    Ok(connection)
+}
+
+/// The name of a lane's place; it begins like those of the destinations, and so lies in their slot
+/// if that beginning holds a hash tag.
+fn place_key(destination: &Template, lane: &str) -> String {
+    format!("{}place:{lane}", destination.prefix())
+}
+
+/// Connects to the server that holds the place, and in a cluster the destinations beside it.
+async fn open<S: Script>(
+    server: &RedisServer,
+    destination: &Template,
+    place_key: &str,
+) -> Result<RedisConnection, SinkError> {
+    let connection = server.open(place_key).await?;
+    if connection.is_in_cluster() && S::ARE_KEYS && hash_tag(destination.prefix()).is_none() {
+        let (kind, source) = (S::DESTINATION, destination.source());
+        let doing = format!(
+            "{server} is a Redis Cluster, where what a call touches lies in one slot: begin {kind} \
+             with a hash tag, for example {kind} = \"{{{{posthaste}}}}:{{topic}}\" instead of \
+             {source:?}"
+        );
+        return Err(SinkError::new(SinkErrorKind::Misconfigured, doing));
+    }
+    Ok(connection)
 }
 
 const fn text_of<S: Script>(delivery: Delivery) -> &'static str {
@@ -140,11 +166,11 @@ impl<S: Script> ScriptSink<S> {
         to: &Connect<'_>,
         script: impl Fn() -> S,
     ) -> Result<Self, SinkError> {
-        let connection = to.server.open().await?;
+        let place_key = place_key(to.destination, &to.lane.name);
+        let connection = open::<S>(to.server, to.destination, &place_key).await?;
         let text = text_of::<S>(to.delivery);
         // Here and not at the first batch, so that a missing permission shows at once.
         load_script(&connection, text).await?;
-        let place_key = format!("{}place:{}", to.destination.prefix(), to.lane.name);
         let held = match to.delivery {
             Delivery::ExactlyOnce => Some(claim(&connection, &place_key, to.lane).await?),
             Delivery::AtLeastOnce => None,
@@ -263,7 +289,7 @@ async fn claim(
     load_script(connection, TEXT).await?;
     let mut command = redis::cmd("EVALSHA");
     command.arg(redis::Script::new(TEXT).get_hash()).arg(1).arg(place_key);
-    command.arg(lane.epoch).arg(lane.log.to_string());
+    command.arg(lane.epoch).arg(lane.log.to_string()).arg(i32::from(lane.adopts));
     let answer = connection.query(&command).await;
     let answer = answer.map_err(|error| connection.fault(CLAIMING, error))?;
     let parts: Vec<Vec<u8>> = FromRedisValue::from_redis_value(answer)
@@ -309,7 +335,8 @@ fn fenced(place_key: &str, lane: &Lane, epoch: &str) -> SinkError {
 fn foreign(place_key: &str) -> SinkError {
     let doing = format!(
         "the place {place_key:?} in Redis belongs to the log of another database; give this \
-         subscription another name or prefix, or delete that key"
+         subscription another name or prefix, or, if this database is a restored copy of that one, \
+         run `posthaste subscriptions rebase`"
     );
     SinkError::new(SinkErrorKind::Misconfigured, doing)
 }
