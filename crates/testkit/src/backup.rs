@@ -60,7 +60,7 @@ impl Postgres {
             run(cluster::command(account, "rm").arg("-rf").arg(to))?;
             run(cluster::command(account, "cp").args(["-a", "--reflink=auto"]).arg(from).arg(to))
         };
-        copy().map(drop).unwrap_or_else(|error| panic!("{}", chain(&error)));
+        copy().map_or_else(|error| panic!("{}", chain(&error)), drop);
     }
 
     /// A client program of the server's version, which connects through the socket.
