@@ -148,7 +148,8 @@ impl Rebase<'_> {
 
     async fn subscription(&self, name: &str) -> Result<Before> {
         let sql = format!(
-            "select s.id, l.holder from {0}.subscription s join {0}.lease l \
+            "select s.id, case when l.expires_at > clock_timestamp() then l.holder end \
+             from {0}.subscription s join {0}.lease l \
              on l.subscription = s.id where s.name = $1 for update of l",
             self.schema
         );
@@ -265,7 +266,7 @@ impl Rebase<'_> {
         );
         self.execute(&meta, &[]).await?;
         let others = format!(
-            "update {schema}.lease set holder = null, rewound = \
+            "update {schema}.lease set holder = null, expires_at = null, rewound = \
              'the log was copied from another database' where subscription <> {subscription}"
         );
         self.execute(&others, &[]).await.map(drop)
@@ -277,7 +278,8 @@ impl Rebase<'_> {
         let schema = self.schema;
         // FENCED: the epoch keeps out whoever held the subscription.
         let lease = format!(
-            "update {schema}.lease set epoch = epoch + 1, holder = null, rewound = null, \
+            "update {schema}.lease set epoch = epoch + 1, holder = null, expires_at = null, \
+             rewound = null, \
              adopts = true, log = gen_random_uuid(), retry_calls = 0 \
              where subscription = {subscription} returning epoch"
         );

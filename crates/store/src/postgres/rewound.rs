@@ -115,7 +115,7 @@ pub(super) fn refuse_step_back(store: &PostgresStore, tick: &Tick, fresh: &Snaps
         return Ok(());
     }
     let n = tick.at.n;
-    Err(rewound(store, format_args!("tick {n} ends at transaction {passed}, the next one is {next}")))
+    Err(rewound(store, &format!("tick {n} ends at transaction {passed}, the next one is {next}")))
 }
 
 async fn lineage(store: &PostgresStore, loan: &Loan, subscription: &str) -> Result<Lineage> {
@@ -152,7 +152,7 @@ async fn refuse_rows_ahead(store: &PostgresStore, loan: &Loan) -> Result<()> {
     let rows = loan.bounded(DOING, loan.client().query_typed(&sql, &[])).await?;
     let Some(row) = rows.first() else { return Ok(()) };
     let ahead = |position: i64, of: &str| {
-        rewound(store, format_args!("the message at position {position} is ahead of the {of}"))
+        rewound(store, &format!("the message at position {position} is ahead of the {of}"))
     };
     match (row.get::<_, Option<i64>>(0), row.get::<_, Option<i64>>(1)) {
         (Some(position), _) => Err(ahead(position, "server's transaction ids")),
@@ -208,10 +208,10 @@ async fn check_message(
         return Ok(());
     }
     let what = found.map_or_else(|| "no message".to_owned(), |id| format!("message {id}"));
-    Err(rewound(store, format_args!("position {position} holds {what}, the sink has {message} of it")))
+    Err(rewound(store, &format!("position {position} holds {what}, the sink has {message} of it")))
 }
 
-fn rewound(store: &PostgresStore, found: impl std::fmt::Display) -> StoreError {
+fn rewound(store: &PostgresStore, found: &str) -> StoreError {
     let doing = format!("{} is not the log that was read: {found}", store.shared.description);
     StoreError::new(StoreErrorKind::Rewound, doing)
 }

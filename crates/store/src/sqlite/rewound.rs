@@ -102,7 +102,8 @@ pub(super) fn rebase(scope: &Scope<'_>, name: &str, request: &Request) -> Result
     if !request.is_dry_run {
         // FENCED: the epoch keeps out whoever held the subscription.
         scope.run(
-            "update @schema@_subscription set epoch = epoch + 1, holder = null, rewound = null, \
+            "update @schema@_subscription set epoch = epoch + 1, holder = null, expires_at = null, \
+             rewound = null, \
              adopts = 1, log = ?2, retry_calls = 0 where id = ?1",
             (subscription.id, Uuid::new_v4().as_bytes()),
         )?;
