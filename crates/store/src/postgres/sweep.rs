@@ -230,15 +230,17 @@ async fn holds_rows(store: &PostgresStore, loan: &Loan, table: &str, slot: i64) 
 /// come after a newer place.
 async fn copy_forward(store: &PostgresStore, loan: &Loan, through: i64) -> Result<()> {
     let schema = store.schema();
-    let columns =
-        "subscription, base_tick, base_id, head_tick, head_id, position, message_id, epoch, at";
+    let columns = "subscription, base_tick, base_id, head_tick, head_id, position, message_id, \
+                   epoch, at, calls";
     let sql = format!(
         "begin isolation level read committed; set local lock_timeout = '50ms'; \
          select from {schema}.lease l where l.subscription in \
          (select subscription_id from {schema}.place where n <= {through}) for update; \
          insert into {schema}.progress ({columns}) \
          select p.subscription_id, p.base_tick, p.base_id, p.head_tick, p.head_id, p.position, \
-         p.message_id, p.settled_epoch, coalesce(p.settled_at, clock_timestamp()) from {schema}.place p where p.n <= {through}; \
+         p.message_id, p.settled_epoch, coalesce(p.settled_at, clock_timestamp()), r.calls \
+         from {schema}.place p join {schema}.progress r \
+         on r.subscription = p.subscription_id and r.n = p.n where p.n <= {through}; \
          commit"
     );
     ended(loan, "copy places forward", &sql).await.map(|_| ())
