@@ -13,6 +13,7 @@ use tokio::{
 
 use crate::{
     drain::Draining,
+    failpoint,
     ledger::Ledger,
     marks::{self, Beginning, Loss},
     monitor::{Gauge, State},
@@ -178,6 +179,7 @@ impl Pipeline {
             Outcome::Sink(SinkError::caused(SinkErrorKind::Misconfigured, doing, error))
         })?;
         self.tell(&begin, &settled);
+        failpoint::reach("beginning", self.gauge.name());
         publisher.begin_above(begin.floor.clone());
         // Before anything is published: from here on the sink's count says what was.
         match ledger.settle(begin.place).await {
@@ -244,6 +246,7 @@ impl Pipeline {
         let is_paused = aside.is_paused;
         parked.load(aside, &place);
         tracing::debug!(subscription = name, epoch, ?place, "acquired");
+        failpoint::reach("acquired", name);
         self.gauge.acquired(place, parked.counts());
         if is_paused {
             self.gauge.paused();
