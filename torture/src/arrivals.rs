@@ -48,7 +48,7 @@ pub(crate) struct Arrivals {
     path: PathBuf,
     file: BufWriter<File>,
     damaged: u64,
-    count: Arc<AtomicU64>,
+    fresh: Arc<AtomicU64>,
     /// When the last one came.
     last: watch::Sender<Instant>,
 }
@@ -69,14 +69,13 @@ impl Arrivals {
             path: path.to_path_buf(),
             file: BufWriter::new(file),
             damaged: 0,
-            count: Arc::default(),
+            fresh: Arc::default(),
             last: watch::Sender::new(Instant::now()),
         })
     }
 
     /// One has arrived.
     pub(crate) fn take(&mut self, arrived: &Arrived) -> Result<()> {
-        self.count.fetch_add(1, Ordering::AcqRel);
         self.last.send_replace(Instant::now());
         let Arrived::Whole(entry) = arrived else {
             self.damaged += 1;
@@ -88,14 +87,20 @@ impl Arrivals {
             of_key.is_suspect = true;
         } else {
             of_key.newest = at;
+            self.fresh.fetch_add(1, Ordering::AcqRel);
         }
         of_key.digest.add(entry);
         self.file.write_all(&encode(entry)).during("write down an arrival")
     }
 
+    /// How many have come that were later than all before them of their key.
+    pub(crate) fn fresh(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.fresh)
+    }
+
     /// How many have come, repeats included.
-    pub(crate) fn count(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.count)
+    pub(crate) fn count(&self) -> u64 {
+        self.keys.values().map(|of_key| of_key.digest.count).sum::<u64>() + self.damaged
     }
 
     pub(crate) fn last(&self) -> watch::Receiver<Instant> {
@@ -126,7 +131,7 @@ impl Arrivals {
         let mut file = BufReader::new(file);
         let mut record = [0; RECORD_BYTES];
         let mut entries = Vec::new();
-        for _ in 0..self.keys.values().map(|of_key| of_key.digest.count).sum() {
+        for _ in 0..self.count() - self.damaged {
             file.read_exact(&mut record).during("read an arrival")?;
             let entry = decode(&record);
             if keys.contains(&entry.key) {

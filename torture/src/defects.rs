@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Faults of one short run.
-const KILLS: u64 = 40;
+const KILLS: u64 = 30;
 const LIMIT: Duration = Duration::from_mins(3);
 
 /// A defect and the faults that show it.
@@ -22,7 +22,7 @@ struct Defect {
     points: &'static [&'static str],
 }
 
-const DEFECTS: [Defect; 13] = [
+const DEFECTS: [Defect; 15] = [
     Defect { name: "settle-before-ack", kinds: &["kill relay"], points: &["publishing"] },
     Defect { name: "ignored-epoch", kinds: &["takeover"], points: &["publishing"] },
     Defect { name: "ignored-calls", kinds: &["wrong type in Redis"], points: &["publishing"] },
@@ -35,6 +35,12 @@ const DEFECTS: [Defect; 13] = [
     Defect { name: "order-by-xid", kinds: &["pause relay"], points: &["ticked"] },
     Defect { name: "look-without-x", kinds: &["pause relay"], points: &["looked"] },
     Defect { name: "stale-settle", kinds: &["takeover"], points: &["settling", "place-moved"] },
+    Defect {
+        name: "swallowed-commit",
+        kinds: &["PostgreSQL: reset", "kill relay"],
+        points: &["setting-aside"],
+    },
+    Defect { name: "slot-emptied-early", kinds: &["wrong type in Redis"], points: &[] },
     Defect { name: "tick-not-durable", kinds: &["kill PostgreSQL"], points: &["ticked"] },
 ];
 
@@ -45,7 +51,8 @@ pub(crate) fn scope_of(name: &str) -> Result<Scope> {
         Failure::new(format!("there is no defect {name:?}; there are {}", names.join(", ")))
     })?;
     let Defect { kinds, points, .. } = defect;
-    Ok(Scope { kinds: kinds.to_vec(), points: points.to_vec(), ..Scope::default() })
+    let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    Ok(Scope { kinds: own(kinds), points: own(points), ..Scope::default() })
 }
 
 /// Runs with each defect; true when all were found.
@@ -65,7 +72,8 @@ pub(crate) async fn find_all(options: &Options, seed: u64) -> Result<bool> {
         };
         let report = run::run(&plan).await?;
         let found = if report.is_clean() { "NOT FOUND" } else { "found" };
-        println!("{name:<24} {found}: {:?}", report.findings);
+        let unrecovered = report.struck.unrecovered;
+        println!("{name:<24} {found}: {:?}, {unrecovered} unrecovered", report.findings);
         if report.is_clean() {
             missed.push(*name);
         }

@@ -53,6 +53,12 @@ pub(crate) struct Options {
     /// Draws the schedule of faults; the same again for the same number [default: random]
     #[arg(long)]
     seed: Option<u64>,
+    /// Faults of this kind only, such as `kill Redis`; may stand several times
+    #[arg(long, value_name = "KIND", conflicts_with_all = ["defect", "defects"])]
+    only: Vec<String>,
+    /// Faults at this step only, such as `settling`; may stand several times
+    #[arg(long, value_name = "STEP", conflicts_with_all = ["defect", "defects"])]
+    at: Vec<String>,
     /// Has the relay begin with a defect, which the run must find
     #[arg(long, value_name = "NAME")]
     defect: Option<String>,
@@ -91,7 +97,14 @@ async fn torture(options: &Options) -> Result<bool> {
     let defect = options.defect.as_deref();
     let scope = Scope {
         of_channels: options.sink == SinkKind::Pubsub,
-        ..defect.map(defects::scope_of).transpose()?.unwrap_or_default()
+        ..match defect {
+            Some(name) => defects::scope_of(name)?,
+            None => Scope {
+                kinds: options.only.clone(),
+                points: options.at.clone(),
+                ..Scope::default()
+            },
+        }
     };
     let plan = Plan {
         posthaste: &options.posthaste,

@@ -134,10 +134,7 @@ impl<'a> Nemesis<'a> {
     /// Does it to the relay that stands still, and answers when it was over.
     async fn carry_out(&mut self, fault: Fault) -> Result<Instant> {
         match fault {
-            Fault::KillRelay => {
-                let next = Relay::start(&self.program, None).await?;
-                std::mem::replace(&mut self.relay, next).kill().await?;
-            }
+            Fault::KillRelay => self.replace().await?,
             Fault::PauseRelay(pause) => {
                 sleep(pause).await;
                 self.relay.go().await;
@@ -186,7 +183,8 @@ impl<'a> Nemesis<'a> {
             self.relay.go().await;
             sleep(STALE_WATCH).await;
             // The new holder stands still, so that only the old one could have done anything.
-            self.struck.stale_publishes += u64::from(place != self.place(&key).await);
+            let moved = self.place(&key).await;
+            self.struck.stale_publishes += u64::from(is_stale(place.as_ref(), moved.as_ref()));
             self.struck.stale_settles += truth::stale_since(&client, settled).await?;
             next.go().await;
         } else {
@@ -194,7 +192,9 @@ impl<'a> Nemesis<'a> {
         }
         let mut old = std::mem::replace(&mut self.relay, next);
         if old.ended(FENCED_LIMIT).await.is_none() {
+            // Each of them holds a part.
             old.kill().await?;
+            self.replace().await?;
         }
         Ok(())
     }
@@ -223,7 +223,7 @@ impl<'a> Nemesis<'a> {
     }
 
     /// The place that Redis keeps of a lane.
-    async fn place(&self, key: &str) -> Option<BTreeMap<String, Vec<u8>>> {
+    async fn place(&self, key: &str) -> Option<Place> {
         let mut connection = connect_redis(&self.stage.redis.url()).await.ok()?;
         timeout(RECOVERY_LIMIT, connection.hgetall(key)).await.ok()?.ok()
     }
@@ -256,11 +256,19 @@ impl<'a> Nemesis<'a> {
         Ok(())
     }
 
-    /// Ends all faults. The relay goes on.
-    pub(crate) async fn heal(&mut self) {
+    /// Ends all faults, and has a fresh relay go on: the last one may hold only a part of what there
+    /// is to hold, after a takeover.
+    pub(crate) async fn heal(&mut self) -> Result<()> {
         self.stage.postgres_proxy.set(NetFault::None);
         self.stage.redis_proxy.set(NetFault::None);
         while self.background.join_next().await.is_some() {}
+        self.replace().await
+    }
+
+    /// Kills the relay and starts another one.
+    async fn replace(&mut self) -> Result<()> {
+        let next = Relay::start(&self.program, None).await?;
+        std::mem::replace(&mut self.relay, next).kill().await
     }
 
     /// Drains the last relay.
@@ -268,6 +276,20 @@ impl<'a> Nemesis<'a> {
         let drained = self.relay.drain(limit).await;
         (self.struck, drained.is_some_and(|status| status.success()))
     }
+}
+
+/// What Redis keeps of a lane's place.
+type Place = BTreeMap<String, Vec<u8>>;
+
+/// Whether a place was moved by somebody who did not take it over to do so. One whose beginning was
+/// interrupted may take over what it had not held before.
+fn is_stale(before: Option<&Place>, after: Option<&Place>) -> bool {
+    let epoch = |place: Option<&Place>| -> Option<(u64, u64)> {
+        let text = std::str::from_utf8(place?.get("epoch")?).ok()?;
+        let (epoch, connection) = text.split_once(':')?;
+        Some((epoch.parse().ok()?, connection.parse().ok()?))
+    };
+    before != after && epoch(after) <= epoch(before)
 }
 
 /// Has the relay go on through connections that are at fault, for a while.
@@ -282,4 +304,24 @@ async fn disturb(proxy: &Proxy, relay: &mut Relay, fault: NetFault, hold: Durati
         sleep(Duration::from_millis(5)).await;
     }
     proxy.set(NetFault::None);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(epoch: &str, calls: &str) -> Place {
+        let field = |(name, value): (&str, &str)| (name.to_owned(), value.as_bytes().to_vec());
+        [("epoch", epoch), ("calls", calls)].into_iter().map(field).collect()
+    }
+
+    #[test]
+    fn a_place_that_moves_without_being_taken_over_is_stale() {
+        let held = place("9:1", "40");
+        let is_stale = |after: Place| is_stale(Some(&held), Some(&after));
+        assert!(!is_stale(held.clone()));
+        assert!(is_stale(place("9:1", "41")), "moved under the holder's epoch");
+        assert!(is_stale(place("8:3", "40")), "taken back by an older one");
+        assert!(!is_stale(place("10:1", "40")), "taken over");
+    }
 }

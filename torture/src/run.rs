@@ -52,11 +52,11 @@ pub(crate) struct Plan<'a> {
 /// Runs it.
 pub(crate) async fn run(plan: &Plan<'_>) -> Result<Report> {
     let began = Instant::now();
-    let stage = Stage::build(plan.sink, plan.is_forgetful).await?;
+    let mut stage = Stage::build(plan.sink, plan.is_forgetful).await?;
     let arrivals = Arc::new(Mutex::new(Arrivals::at(&stage.arrivals())?));
     let (arrived, last_arrival) = {
         let arrivals = arrivals.lock().unwrap_or_else(PoisonError::into_inner);
-        (arrivals.count(), arrivals.last())
+        (arrivals.fresh(), arrivals.last())
     };
     let stop = Arc::new(AtomicBool::new(false));
     let consumer = Consumer {
@@ -82,7 +82,7 @@ pub(crate) async fn run(plan: &Plan<'_>) -> Result<Report> {
     let arrivals = Arc::into_inner(arrivals)
         .ok_or_else(|| Failure::new("the consumer still holds the arrivals"))?;
     let arrivals = arrivals.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let report = judge(plan, &stage, &setup.written, arrivals, struck, drained).await?;
+    let report = judge(plan, &mut stage, &setup.written, arrivals, struck, drained).await?;
     Ok(Report { elapsed: began.elapsed(), ..report })
 }
 
@@ -106,7 +106,7 @@ async fn strike(
     writing.spawn(writers::write(setup.clone()));
     let mut nemesis = Nemesis::new(stage, program, setup.clone(), last_arrival).await?;
     strike_until_done(plan, began, &mut nemesis, &setup.written).await?;
-    nemesis.heal().await;
+    nemesis.heal().await?;
     setup.written.stop.store(true, Ordering::Release);
     while writing.join_next().await.is_some() {}
     finish(&mut nemesis, setup, plan.is_forgetful).await?;
@@ -116,15 +116,15 @@ async fn strike(
 /// Counts.
 async fn judge(
     plan: &Plan<'_>,
-    stage: &Stage,
+    stage: &mut Stage,
     written: &Written,
     mut arrivals: Arrivals,
     struck: Struck,
     drained: bool,
 ) -> Result<Report> {
     let client = connect(&stage.database_url).await?;
-    let unfinished = stage.unfinished().await?;
-    let (mut findings, verdict) = truth::judge(&client, &mut arrivals, unfinished).await?;
+    let is_unfinished = stage.is_unfinished().await?;
+    let (mut findings, verdict) = truth::judge(&client, &mut arrivals, is_unfinished).await?;
     findings.stale_publishes = struck.stale_publishes;
     findings.stale_settles += struck.stale_settles;
     let (mut repaired, mut lost_with_redis) = (0, 0);
@@ -143,7 +143,7 @@ async fn judge(
         acknowledged: count(&written.acknowledged),
         in_doubt: count(&written.in_doubt),
         committed: messages,
-        arrived: count(&arrivals.count()),
+        arrived: arrivals.count(),
         dead_letters: dead,
         repaired,
         lost_with_redis,
@@ -152,8 +152,10 @@ async fn judge(
         drained,
         examples: String::new(),
     };
-    if !report.is_clean() {
-        report.examples = format!("{verdict}\nthe relays said last:\n{}\n", stage.log_tail());
+    if !report.is_clean() || lost_with_redis > 0 {
+        let (tail, kept) = (stage.log_tail(), stage.keep());
+        let kept = kept.display();
+        report.examples = format!("{verdict}\nthe relays said last:\n{tail}\nall in {kept}\n");
     }
     Ok(report)
 }
@@ -195,7 +197,7 @@ async fn finish(nemesis: &mut Nemesis<'_>, setup: &Setup, is_forgetful: bool) ->
     while Instant::now() < deadline {
         let Committed { messages, rejected, dead } = truth::committed(&client).await?;
         let is_published = if is_forgetful {
-            nemesis.stage.unfinished().await? == 0
+            !nemesis.stage.is_unfinished().await?
         } else {
             setup.arrived.load(Ordering::Acquire) >= messages
         };

@@ -29,6 +29,9 @@ const POINTS: [Step; 18] = [
     Step::of_run("unparking", 4, 2),
 ];
 
+/// The rarest fault at the rarest step is drawn once in some 10,000.
+const DRAWS_MAX: u32 = 1_000_000;
+
 /// A step at which faults strike.
 #[derive(Debug)]
 pub(crate) struct Step {
@@ -92,12 +95,12 @@ pub(crate) struct Scope {
     /// no other kind of data stands under their names.
     pub(crate) of_channels: bool,
     /// Faults of these kinds only, if any are named.
-    pub(crate) kinds: Vec<&'static str>,
+    pub(crate) kinds: Vec<String>,
     /// At these steps only, if any are named.
-    pub(crate) points: Vec<&'static str>,
+    pub(crate) points: Vec<String>,
 }
 
-/// An endless schedule.
+/// An endless schedule, unless the scope names what does not exist.
 pub(crate) struct Schedule {
     rng: SmallRng,
     scope: Scope,
@@ -178,7 +181,9 @@ fn draw_net(rng: &mut SmallRng) -> (NetFault, Duration) {
 
 impl Scope {
     fn admits(&self, strike: &Strike) -> bool {
-        let is_named = |named: &[&str], what: &str| named.is_empty() || named.contains(&what);
+        let is_named = |named: &[String], what: &str| {
+            named.is_empty() || named.iter().any(|name| name == what)
+        };
         is_named(&self.kinds, strike.fault.kind())
             && is_named(&self.points, strike.step.point)
             && !(self.of_channels
@@ -204,13 +209,7 @@ impl Iterator for Schedule {
     type Item = Strike;
 
     fn next(&mut self) -> Option<Strike> {
-        // The scope names what can be drawn, so this ends.
-        loop {
-            let strike = self.draw();
-            if self.scope.admits(&strike) {
-                return Some(strike);
-            }
-        }
+        (0..DRAWS_MAX).find_map(|_| Some(self.draw()).filter(|strike| self.scope.admits(strike)))
     }
 }
 
@@ -247,7 +246,7 @@ mod tests {
         let steps: HashSet<&str> =
             Schedule::new(1, Scope::default()).take(2_000).map(|it| it.step.point).collect();
         assert_eq!(steps.len(), POINTS.len());
-        let only = Scope { kinds: vec!["takeover"], ..Scope::default() };
+        let only = Scope { kinds: vec!["takeover".to_owned()], ..Scope::default() };
         assert_eq!(kinds(only), HashSet::from(["takeover"]));
     }
 }

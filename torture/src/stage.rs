@@ -4,7 +4,7 @@
 use std::{fmt::Write as _, fs, path::PathBuf};
 
 use posthaste_store::{
-    Store,
+    RingSizes, Store,
     postgres::{PostgresOptions, PostgresStore},
 };
 use posthaste_testkit::{Postgres, Redis, proxy::Proxy};
@@ -21,6 +21,9 @@ pub(crate) const SHARDS: i64 = 4;
 pub(crate) const SHARD_HEADER: &str = "shard";
 /// The subscriptions, and the topic of each.
 pub(crate) const SUBSCRIPTIONS: [&str; 2] = ["plain", "routed"];
+
+/// So small that a run goes round several times, with slots emptied under way.
+const RINGS: RingSizes = RingSizes { slots: 64, slot_size: 1_024 };
 
 const APPLICATION: &str = "
     create schema app;
@@ -82,7 +85,8 @@ impl Stage {
         });
         let redis = redis.during("start Redis")?;
         let database_url = postgres.database().await.url().to_owned();
-        let store = PostgresStore::connect(&database_url, &PostgresOptions::default());
+        let options = PostgresOptions { rings: RINGS, ..PostgresOptions::default() };
+        let store = PostgresStore::connect(&database_url, &options);
         let store = store.during("open the store")?;
         store.migrate().await.during("create the schema")?;
         let client = connect(&database_url).await?;
@@ -112,16 +116,16 @@ impl Stage {
         self.directory.path().join("arrivals")
     }
 
-    /// Short time-outs and small batches, so that a run meets as many faults as it can; everything
+    /// Short time-outs, small batches and hardly any retention, so that a run meets as many faults as it can; everything
     /// else is the default.
     fn configuration_text(&self, sink: SinkKind) -> String {
         let database = self.postgres_proxy.url(&self.database_url);
         let redis = self.redis_proxy.url(&self.redis.url());
         let (destination, more) = sink.settings();
         let mut text = format!(
-            "[database]\nurl = \"{database}\"\noperation_timeout = \"2s\"\nretention = \"24h\"\n\
+            "[database]\nurl = \"{database}\"\noperation_timeout = \"2s\"\nretention = \"1s\"\n\
              [relay]\noperation_timeout = \"2s\"\nbatch_messages = 500\npage_stride = 2000\n\
-             restart_delay = \"100ms\"\nretry = {{ initial = \"10ms\", cap = \"200ms\" }}\n\
+             restart_delay = \"100ms\"\nsweep_interval = \"200ms\"\nretry = {{ initial = \"10ms\", cap = \"200ms\" }}\n\
              [log]\nlevel = \"info\"\n"
         );
         for (name, rest) in SUBSCRIPTIONS.into_iter().zip(["{topic}", "{header:shard}"]) {
@@ -160,10 +164,21 @@ impl Stage {
         lines[lines.len().saturating_sub(15)..].join("\n")
     }
 
-    /// What is left to publish, and what is parked.
-    pub(crate) async fn unfinished(&self) -> Result<i64> {
-        let status = self.store.status().await.during("read the relays' status")?;
-        Ok(status.subscriptions.iter().map(|it| it.backlog as i64).sum())
+    /// Whether anything is left to publish: behind the subscriptions' places, or set aside and not
+    /// a dead letter.
+    pub(crate) async fn is_unfinished(&self) -> Result<bool> {
+        let status = self.store.status().await.during("read the subscriptions' status")?;
+        let client = connect(&self.database_url).await?;
+        let waiting = "select exists (select from posthaste.parked_key where due is not null) or \
+                       exists (select from posthaste.failed_message where due is not null)";
+        let row = client.query_one(waiting, &[]).await.during("look at what is parked")?;
+        Ok(row.get(0) || status.subscriptions.iter().any(|it| it.backlog > 0))
+    }
+
+    /// Leaves the configuration, the log and the arrivals on the disk, and says where.
+    pub(crate) fn keep(&mut self) -> PathBuf {
+        self.directory.disable_cleanup(true);
+        self.directory.path().to_path_buf()
     }
 }
 

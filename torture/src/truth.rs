@@ -67,11 +67,11 @@ pub(crate) async fn committed(client: &Client) -> Result<Committed> {
     Ok(Committed { messages: count(&row, 0), rejected: count(&row, 1), dead: count(&dead, 0) })
 }
 
-/// Compares everything. `unfinished` is what Posthaste says it has yet to publish.
+/// Compares everything. `is_unfinished`: Posthaste says that it has something yet to publish.
 pub(crate) async fn judge(
     client: &Client,
     arrivals: &mut Arrivals,
-    unfinished: i64,
+    is_unfinished: bool,
 ) -> Result<(Findings, Verdict)> {
     let suspects = arrivals.suspects(&digests(client).await?);
     let verdict = if suspects.is_empty() {
@@ -81,8 +81,8 @@ pub(crate) async fn judge(
     };
     let Committed { rejected, dead, .. } = committed(client).await?;
     let missing = verdict.lost.len() as u64 + (rejected - dead);
-    // What is still to come is not lost yet, as far as it explains what is missing.
-    let stuck = missing.min(unfinished.max(0) as u64);
+    // What may still come is not lost yet.
+    let stuck = if is_unfinished { missing } else { 0 };
     let findings = Findings {
         lost: missing - stuck,
         stuck,

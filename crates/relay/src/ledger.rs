@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use posthaste_core::{Backoff, Epoch, Place};
-use posthaste_store::{Aside, Settled, Store, StoreError, StoreErrorKind};
+use posthaste_store::{Aside, Settled, Store, StoreError, StoreErrorKind, defect};
 use tokio::sync::{Mutex, watch};
 
 use crate::{
@@ -107,7 +107,10 @@ impl Ledger {
         }
         // Also when this future is dropped in between.
         *state = Written::Failed;
-        let answer = self.write_when_there_is_room(changes, place.as_ref()).await;
+        let mut answer = self.write_when_there_is_room(changes, place.as_ref()).await;
+        if defect::is("swallowed-commit") {
+            answer = answer.or(Ok(Settled::Recorded));
+        }
         match answer {
             Ok(Settled::Recorded) => {
                 *state = Written::Place(place.unwrap_or(before));
