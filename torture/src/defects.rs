@@ -22,7 +22,7 @@ struct Defect {
     points: &'static [&'static str],
 }
 
-const DEFECTS: [Defect; 15] = [
+const DEFECTS: [Defect; 13] = [
     Defect { name: "settle-before-ack", kinds: &["kill relay"], points: &["publishing"] },
     Defect { name: "ignored-epoch", kinds: &["takeover"], points: &["publishing"] },
     Defect { name: "ignored-calls", kinds: &["wrong type in Redis"], points: &["publishing"] },
@@ -35,13 +35,7 @@ const DEFECTS: [Defect; 15] = [
     Defect { name: "order-by-xid", kinds: &["pause relay"], points: &["ticked"] },
     Defect { name: "look-without-x", kinds: &["pause relay"], points: &["looked"] },
     Defect { name: "stale-settle", kinds: &["takeover"], points: &["settling", "place-moved"] },
-    Defect {
-        name: "swallowed-commit",
-        kinds: &["PostgreSQL: reset", "kill relay"],
-        points: &["setting-aside"],
-    },
     Defect { name: "slot-emptied-early", kinds: &["wrong type in Redis"], points: &[] },
-    Defect { name: "tick-not-durable", kinds: &["kill PostgreSQL"], points: &["ticked"] },
 ];
 
 /// The faults that show a defect.

@@ -25,10 +25,13 @@ use crate::{
     writers::{self, Setup, Written},
 };
 
-/// After the last fault everything that was committed arrives within this, or is stuck.
+/// After the last fault something that was committed arrives within this, until all has; or it is
+/// stuck.
 const FINISH_LIMIT: Duration = Duration::from_mins(1);
 /// What should not have arrived has this long to do so after the rest has.
 const SURPLUS_WATCH: Duration = Duration::from_secs(1);
+/// Longer than any pause between two looks at a quiet log.
+const QUIET: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const DRAIN_LIMIT: Duration = Duration::from_secs(15);
 /// How often a run says how far it has come.
@@ -109,6 +112,8 @@ async fn strike(
     nemesis.heal().await?;
     setup.written.stop.store(true, Ordering::Release);
     while writing.join_next().await.is_some() {}
+    // Its positions are taken long before it commits, and nothing else moves in between.
+    writers::write_slowly(setup.clone(), plan.seed, QUIET).await;
     finish(&mut nemesis, setup, plan.is_forgetful).await?;
     Ok(nemesis.end(DRAIN_LIMIT).await)
 }
@@ -193,9 +198,13 @@ async fn strike_until_done(
 /// anything else does.
 async fn finish(nemesis: &mut Nemesis<'_>, setup: &Setup, is_forgetful: bool) -> Result<()> {
     let client = connect(&setup.url).await?;
-    let deadline = Instant::now() + FINISH_LIMIT;
+    let (mut deadline, mut reached) = (Instant::now() + FINISH_LIMIT, (0, 0));
     while Instant::now() < deadline {
         let Committed { messages, rejected, dead } = truth::committed(&client).await?;
+        let now = (setup.arrived.load(Ordering::Acquire), dead);
+        if now != reached {
+            (deadline, reached) = (Instant::now() + FINISH_LIMIT, now);
+        }
         let is_published = if is_forgetful {
             !nemesis.stage.is_unfinished().await?
         } else {

@@ -2,8 +2,7 @@
 //! holds back what passes.
 //!
 //! It knows nothing of protocols: faults fall where the bytes happen to be. One fault at a time,
-//! for all connections; what a fault has damaged is torn down when it is over, since bytes are
-//! missing from it.
+//! for all connections; what a fault has taken bytes from is of no use afterwards.
 
 use std::io;
 use std::sync::Arc;
@@ -42,7 +41,8 @@ pub enum NetFault {
         /// Bytes that still pass.
         after_bytes: u64,
     },
-    /// Connections stay open, and nothing passes in either direction.
+    /// Connections on which something is sent stay open, and nothing passes from then on, also when
+    /// the fault is over.
     HalfOpen,
     /// One byte a second in either direction.
     Trickle,
@@ -204,9 +204,9 @@ async fn pass_until_ended(
             },
             NetFault::HalfOpen => {
                 shared.hit();
-                // Until it is over; what was swallowed is missing from then on.
-                let _ = fault.wait_for(|fault| *fault != NetFault::HalfOpen).await;
-                return Ended::Reset;
+                // For good: bytes are missing from it, and nobody ever says so.
+                while matches!(from.read(&mut piece).await, Ok(1..)) {}
+                return Ended::Closed;
             }
             NetFault::Trickle => {
                 shared.hit();

@@ -82,7 +82,7 @@ async fn a_lost_reply_belongs_to_what_the_server_has_done() {
 }
 
 #[tokio::test]
-async fn a_half_open_connection_is_silent_and_reset_when_it_is_over() {
+async fn a_half_open_connection_is_silent_for_good_and_the_next_one_is_not() {
     let (listener, proxy, port) = server().await;
     let (mut client, mut server) = connect(&listener, port).await;
     proxy.set(NetFault::HalfOpen);
@@ -90,7 +90,11 @@ async fn a_half_open_connection_is_silent_and_reset_when_it_is_over() {
     server.write_all(b"answer").await.unwrap();
     assert!(is_silent(&mut server).await && is_silent(&mut client).await);
     proxy.set(NetFault::None);
-    assert_eq!(next(&mut client).await, b"");
+    client.write_all(b"more").await.unwrap();
+    assert!(is_silent(&mut server).await && is_silent(&mut client).await);
+    let (mut client, mut server) = connect(&listener, port).await;
+    client.write_all(b"ask").await.unwrap();
+    assert_eq!(next(&mut server).await, b"ask");
 }
 
 #[tokio::test]

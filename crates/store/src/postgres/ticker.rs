@@ -170,7 +170,7 @@ async fn commit_tick(store: &PostgresStore, loan: &Loan, tick: &Tick) -> Result<
     let schema = store.schema();
     let sql = format!(
         "begin isolation level read committed; \
-         set local synchronous_commit = {durable}; \
+         set local synchronous_commit = on; \
          select from {schema}.meta for update; \
          insert into {schema}.tick (n, id, snapshot) \
          select {n}, '{id}'::uuid, '{snapshot}'::pg_snapshot \
@@ -178,8 +178,7 @@ async fn commit_tick(store: &PostgresStore, loan: &Loan, tick: &Tick) -> Result<
          commit",
         n = tick.at.n,
         id = tick.at.id,
-        snapshot = tick.snapshot,
-        durable = if defect::is("tick-not-durable") { "off" } else { "on" },
+        snapshot = tick.snapshot
     );
     let answers = loan.bounded("commit a tick", loan.client().simple_query(&sql)).await?;
     let counts: Vec<u64> = answers

@@ -11,6 +11,7 @@ pub(crate) mod tls;
 
 use std::path::Path;
 
+use posthaste_store::defect;
 use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, TlsCertificates, Value};
 use tokio::{task, time::timeout};
 
@@ -42,10 +43,11 @@ impl RedisServer {
     async fn open_unbounded(&self, address: String) -> Result<RedisConnection, SinkError> {
         let doing = || format!("connecting to Redis at {address}");
         let client = self.client().await?;
+        let limit = Some(self.operation_timeout).filter(|_| !defect::is("await-without-timeout"));
         // The library's own time-out for answers is 500 ms unless set.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
-            .set_response_timeout(Some(self.operation_timeout));
+            .set_response_timeout(limit);
         let inner = client
             .get_multiplexed_async_connection_with_config(&config)
             .await
