@@ -6,11 +6,13 @@
 mod bench;
 mod ci;
 mod process;
+mod programs;
 mod requirements;
 mod setup;
 mod sources;
 mod test;
 mod test_summary;
+mod torture;
 
 use std::env;
 use std::iter::once;
@@ -31,6 +33,7 @@ const VERBS: &[Verb] = &[
         requirements::run,
     ),
     ("bench", "run the benchmarks; arguments are passed on", bench::run),
+    ("torture", "kill, pause and cut off relays, and count what that broke", torture::run),
 ];
 
 /// A call that names no verb we have, as with most command-line programs.

@@ -29,6 +29,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             TESTKIT,
         ],
     ),
+    ("posthaste-torture", &["posthaste-core", "posthaste-store", "posthaste", TESTKIT]),
     ("xtask", &[TESTKIT]),
     // Its optional contract suites name the seams they test.
     (TESTKIT, &["posthaste-core", "posthaste-store", "posthaste-relay", "posthaste-worker"]),

@@ -17,15 +17,23 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// Names that say nothing about what is inside.
 const EMPTY_NAMES: [&str; 5] = ["utils", "common", "helpers", "misc", "manager"];
 /// The demo plays an application, which writes its own rows.
-const SQL_PLACES: [&str; 6] =
-    ["crates/store/", "crates/testkit/", "bench/", "examples/", "crates/cli/src/demo", "tests/"];
-const REDIS_PLACES: [&str; 7] = [
+const SQL_PLACES: [&str; 7] = [
+    "crates/store/",
+    "crates/testkit/",
+    "bench/",
+    "torture/",
+    "examples/",
+    "crates/cli/src/demo",
+    "tests/",
+];
+const REDIS_PLACES: [&str; 8] = [
     "crates/relay/src/sinks",
     "crates/relay/src/redis",
     "crates/worker/src/sources",
     "crates/cli/src/demo",
     "crates/testkit/",
     "bench/",
+    "torture/",
     "tests/",
 ];
 

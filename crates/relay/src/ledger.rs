@@ -11,7 +11,7 @@ use posthaste_store::{Aside, Settled, Store, StoreError, StoreErrorKind};
 use tokio::sync::{Mutex, watch};
 
 use crate::{
-    drain::Draining, monitor::Gauge, pipeline::Pipeline, policy::describe,
+    drain::Draining, failpoint, monitor::Gauge, pipeline::Pipeline, policy::describe,
     telemetry::meter::SourceMeter,
 };
 
@@ -143,10 +143,13 @@ impl Ledger {
         let (mut draining, mut stopped) = (self.draining.clone(), self.stopped());
         let mut failures = 0;
         loop {
+            let is_aside = !changes.is_empty();
+            failpoint::reach(if is_aside { "setting-aside" } else { "settling" }, name);
             let answer = match place {
                 Some(place) if changes.is_empty() => self.store.settle(name, epoch, place).await,
                 place => self.store.set_aside(name, epoch, changes, place).await,
             };
+            failpoint::reach(if is_aside { "set-aside" } else { "settled" }, name);
             let error = match answer {
                 Err(error) if error.kind() == StoreErrorKind::Resources => error,
                 answer => {

@@ -8,6 +8,7 @@
 pub mod clock;
 mod drain;
 mod envelope;
+mod failpoint;
 mod failures;
 mod leases;
 mod ledger;

@@ -14,6 +14,7 @@ use tokio::{
 
 use crate::{
     drain::{Drain, Draining},
+    failpoint,
     leases::{Hold, Word},
     ledger::Ledger,
     marks::{self, Beginning, Loss},
@@ -243,6 +244,7 @@ impl Pipeline {
         }
         let begin = marks::beginning(settled, &mark).map_err(unreadable)?;
         self.tell(&begin, &settled);
+        failpoint::reach("beginning", self.gauge.name());
         publisher.begin_above(begin.floor.clone());
         // Before anything is published: from here on the sink's count says what was.
         match ledger.settle(begin.place).await {
@@ -348,6 +350,7 @@ impl Pipeline {
         let is_paused = aside.is_paused;
         parked.load(aside, &place);
         tracing::debug!(subscription = name, epoch, ?place, "acquired");
+        failpoint::reach("acquired", name);
         self.gauge.acquired(place, parked.counts());
         if is_paused {
             self.gauge.paused();

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use posthaste_core::{Backoff, MessageRef, Page, Place};
-use posthaste_store::{Aside, Settled, StoreError};
+use posthaste_store::{Aside, Settled, StoreError, defect};
 use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::{
     drain::Draining,
+    failpoint,
     failures::{self, Room, Ruling},
     ledger::Ledger,
     marks::{Floor, PlaceMarks},
@@ -140,6 +141,10 @@ impl Publisher {
                 let free = shared.parked.without_set_aside(&portion.page, batch, head.n);
                 let pending = free.unwrap_or_else(|| batch.to_vec());
                 let part = Part { portion: &portion, last };
+                if defect::is("settle-before-ack") {
+                    let place = portion.before.moved_to(head, last.position, Some(last.id));
+                    places.send_replace(place.counted(self.outlet.calls()));
+                }
                 let published = self.publish(&part, pending, shared).await;
                 // Before the turn goes: the sink may have passed a parked key's messages by now,
                 // and the retry lane must not unpark it at the place before them.
@@ -150,6 +155,7 @@ impl Publisher {
                 // COMPLETE: the place is handed to the settler only after the sink's word on
                 // every message up to it, or the store's that it is set aside.
                 places.send_replace(place);
+                failpoint::reach("place-moved", self.gauge.name());
             }
             let calls = self.outlet.calls();
             places.send_replace(Place { message, calls, ..portion.after });
@@ -259,6 +265,7 @@ impl Publisher {
         let mut messages = unaccepted.iter().map(|it| page.get(it.index as usize)).peekable();
         for change in &ruling.changes {
             let (id, attempts, reason, what) = match change {
+                Aside::ParkKey(_) if defect::is("retry-behind-followers") => continue,
                 Aside::ParkKey(parked) => {
                     let waits_for = ruling.waits.get(&parked.key).map(String::as_str);
                     shared.parked.park_key(parked.clone(), waits_for);

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use posthaste_core::{Page, Place, Position, Step, TickRef, TopicFilter, Window};
-use posthaste_store::{Store, StoreError};
+use posthaste_store::{Store, StoreError, defect};
 use tokio::sync::{mpsc, watch};
 
-use crate::{drain::Draining, pages::Pages, source::Newest};
+use crate::{drain::Draining, failpoint, pages::Pages, source::Newest};
 
 /// A page for the publisher, and the place once it is published.
 #[derive(Debug)]
@@ -139,6 +139,14 @@ impl Reader {
                 None => (Arc::new(Page::new(position)), place.finished(head)),
             };
             let portion = Portion { page, before: place, window: Arc::clone(window), after };
+            failpoint::reach("page-read", "");
+            if defect::is("drop-on-full-queue") && portions.capacity() == 0 {
+                place = after;
+                if after.within.is_none() {
+                    return Ok(Some(place));
+                }
+                continue;
+            }
             if portions.send(portion).await.is_err() {
                 return Ok(None);
             }

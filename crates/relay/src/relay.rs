@@ -8,6 +8,7 @@ use tokio::{sync::watch, task::JoinSet, time::timeout};
 
 use crate::{
     drain::{Drain, Draining},
+    failpoint,
     leases::{Renewer, Word},
     monitor::{Alive, Monitor, State},
     once,
@@ -181,6 +182,7 @@ impl Relay {
         until: Option<i64>,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), RelayError> {
+        failpoint::reach("starting", "");
         let (drain, draining) = Drain::new();
         tokio::pin!(shutdown);
         tokio::select! {

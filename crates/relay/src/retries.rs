@@ -18,6 +18,7 @@ use tokio::{
 
 use crate::{
     drain::Draining,
+    failpoint,
     failures::Room,
     leases::Word,
     ledger::Ledger,
@@ -164,7 +165,9 @@ impl Retries {
         batch: &[u32],
         marks: &dyn Marks,
     ) -> Result<Option<Vec<Unaccepted>>, StoreError> {
+        failpoint::reach("retrying", self.gauge.name());
         let mut tried = self.outlet.attempt(page, batch, marks).await;
+        failpoint::reach("retried", self.gauge.name());
         if let Tried::Elsewhere(mark) = &tried {
             if self.catch_up(mark).await? {
                 return Ok(None);
@@ -198,6 +201,7 @@ impl Retries {
                 self.outlet.describe()
             );
         }
+        failpoint::reach("catching-up", self.gauge.name());
         let mut changes = Vec::new();
         match Again::accepted(mark).filter(|_| mark.calls > known) {
             Some(Again::Key(key, place)) => {
@@ -291,6 +295,7 @@ impl Retries {
                 }
                 // The publisher stands still at the bound: nothing of the key is left.
                 None if turn.is_some() => {
+                    failpoint::reach("unparking", self.gauge.name());
                     let unpark = vec![Aside::UnparkKey(key.key.clone())];
                     if self.write(unpark, Some(bound)).await? == Settled::Recorded {
                         self.parked.unpark_key(&key.key);

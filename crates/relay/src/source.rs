@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::{
     drain::Draining,
+    failpoint,
     policy::{self, describe},
     settings::RelaySettings,
     telemetry::meter::SourceMeter,
@@ -56,6 +57,7 @@ pub(crate) async fn tick(
                 }
                 meter.advanced(&advance);
                 let pause = pace.after(&advance);
+                failpoint::reach(if advance.window.is_some() { "ticked" } else { "looked" }, "");
                 newest.send_if_modified(|current| announce(current, advance));
                 pause
             }

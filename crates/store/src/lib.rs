@@ -4,6 +4,8 @@
 //! only [`statements`] remains: the texts that applications send inside their own transactions.
 //! Nothing here knows sinks, HTTP or configuration files.
 
+#[doc(hidden)]
+pub mod defect;
 mod error;
 pub mod import;
 mod model;

@@ -21,6 +21,7 @@ pub mod history;
 pub mod install;
 mod npm;
 mod postgres;
+pub mod proxy;
 mod redis;
 mod server;
 mod tls;

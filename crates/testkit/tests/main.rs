@@ -6,4 +6,5 @@
 
 mod leftovers;
 mod postgres;
+mod proxy;
 mod redis;

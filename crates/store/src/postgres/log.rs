@@ -28,7 +28,7 @@ use super::{
     rows,
 };
 use crate::{
-    Result, StoreError, StoreErrorKind,
+    Result, StoreError, StoreErrorKind, defect,
     statements::{PostgresWriter, array_literal},
 };
 
@@ -132,7 +132,11 @@ impl PostgresStore {
         let late: Vec<String> = row.get(2);
         Ok(Bounds {
             main: low.zip(high),
-            late: late.iter().map(|xid| rows::xid(xid)).collect::<Result<_>>()?,
+            late: late
+                .iter()
+                .filter(|_| !defect::is("id-watermark"))
+                .map(|xid| rows::xid(xid))
+                .collect::<Result<_>>()?,
         })
     }
 
@@ -382,7 +386,11 @@ fn page_sql(
         (None, false) => " and (topic = any($1::text[]) or topic ^@ any($2::text[]))",
         (Some(_), _) => " and key = $3 and (topic = any($1::text[]) or topic ^@ any($2::text[]))",
     };
-    let columns = rows::MESSAGE_COLUMNS;
+    let (mut columns, mut order) = (rows::MESSAGE_COLUMNS.to_owned(), "1");
+    if defect::is("order-by-xid") {
+        columns.push_str(", xid");
+        order = "xid";
+    }
     let mut sql = String::with_capacity(1_024);
     for slot in slots {
         let union = if sql.is_empty() { "" } else { " union all " };
@@ -405,7 +413,7 @@ fn page_sql(
             );
         }
     }
-    sql.push_str(" order by 1");
+    let _ = write!(sql, " order by {order}");
     sql
 }
 

@@ -53,6 +53,24 @@ async fn place_of_an_idle_subscription_outlives_the_slot_it_was_settled_in() {
     assert_eq!(acquired, place.place);
 }
 
+/// Defence: `copy_forward` copies the count of the sink's calls as well. Without it a run that
+/// begins there takes the place for a person's choice, and publishes again what the sink has.
+#[tokio::test]
+async fn place_of_an_idle_subscription_keeps_its_count_of_calls() {
+    let log = Log::shared().await;
+    log.subscribe("idle").await;
+    enqueue(&log.writer().await, "message").await;
+    let at = tick(log.store.ticker().as_mut()).await;
+    let (epoch, place) = log.store.acquire("idle", "test").await.unwrap();
+    let settled = place.finished(at).counted(Some(7));
+    log.store.settle("idle", epoch, &settled).await.unwrap();
+    set_progress(&log, SLOTS - 2).await;
+    log.store.sweep().await.unwrap();
+    assert_eq!(rows(&log, "progress").await, 1, "the place was copied");
+    let (_, acquired) = log.store.acquire("idle", "next").await.unwrap();
+    assert_eq!(acquired, settled);
+}
+
 /// Defence: `STRETCHES_AHEAD`: a slot is left alone until the head is close to it.
 #[tokio::test]
 async fn progress_that_the_head_is_far_from_is_kept_for_its_dates() {

@@ -14,6 +14,7 @@ pub(crate) mod tls;
 
 use std::path::Path;
 
+use posthaste_store::defect;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError,
     TlsCertificates, Value,
@@ -77,10 +78,11 @@ impl RedisServer {
         let address = info.addr().to_string();
         let doing = || format!("connecting to Redis at {address}");
         let client = self.client(info).await?;
+        let limit = Some(self.operation_timeout).filter(|_| !defect::is("await-without-timeout"));
         // The library's own time-out for answers is 500 ms unless set.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
-            .set_response_timeout(Some(self.operation_timeout));
+            .set_response_timeout(limit);
         let inner = client
             .get_multiplexed_async_connection_with_config(&config)
             .await

@@ -7,6 +7,7 @@
 use std::{collections::HashMap, ops::Range};
 
 use posthaste_core::Template;
+use posthaste_store::defect;
 use redis::{Cmd, Value};
 
 use super::{Script, names::Names};
@@ -139,7 +140,7 @@ impl<S: Script> Call<S> {
         let earlier = outcomes.untaken(self.part.end);
         let earlier = earlier.map(|nth| batch.message(nth).position);
         let later = marks.open().iter().copied().filter(|position| *position > last.position);
-        for position in earlier.chain(later) {
+        for position in earlier.chain(later).filter(|_| !defect::is("missing-dropped")) {
             self.positions.extend(position.to_be_bytes());
         }
         self.command.arg(epoch).arg(frame.calls).arg(marks.text(&last)).arg(&*self.positions);

@@ -15,6 +15,8 @@ mod settings;
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream::FuturesOrdered};
 use posthaste_core::{MessageRef, Template};
+#[cfg(feature = "defects")]
+use posthaste_store::defect;
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,6 +25,7 @@ use super::{
     outcomes::Outcomes,
     redis_connection::{RedisConnection, RedisServer, hash_tag},
 };
+use crate::failpoint;
 use crate::sink::{Batch, Lane, Mark, Outcome, Receipt, Sink, SinkError, SinkErrorKind};
 use call::{Answer, Call, Failed, Frame};
 
@@ -169,6 +172,8 @@ impl<S: Script> ScriptSink<S> {
         let place_key = place_key(to.destination, &to.lane.name);
         let connection = open::<S>(to.server, to.destination, &place_key).await?;
         let text = text_of::<S>(to.delivery);
+        #[cfg(feature = "defects")]
+        let text = broken(text);
         // Here and not at the first batch, so that a missing permission shows at once.
         load_script(&connection, text).await?;
         let held = match to.delivery {
@@ -226,6 +231,7 @@ impl<S: Script> Sink for ScriptSink<S> {
                 }
             }
             let Some((mut call, answer)) = under_way.next().await else { break };
+            failpoint::reach("call-answered", place_key);
             let part = call.part();
             let resume_at = match answer {
                 Ok(value) => match call.read(&value, &mut failed, &mut outcomes) {
@@ -314,6 +320,17 @@ async fn claim(
 async fn load_script(connection: &RedisConnection, text: &str) -> Result<Value, SinkError> {
     let loaded = connection.query(redis::cmd("SCRIPT").arg("LOAD").arg(text)).await;
     loaded.map_err(|error| connection.fault("loading the script", error))
+}
+
+/// The script without one of its comparisons.
+#[cfg(feature = "defects")]
+fn broken(text: &'static str) -> &'static str {
+    let comparison = match () {
+        () if defect::is("ignored-epoch") => "held[1] ~= ARGV[1]",
+        () if defect::is("ignored-calls") => "held[2] ~= ARGV[2]",
+        () => return text,
+    };
+    text.replace(comparison, "false").leak()
 }
 
 fn is_forgotten(error: &RedisError) -> bool {

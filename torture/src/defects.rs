@@ -1,0 +1,77 @@
+//! The torture of the torture: relays with a defect compiled in (`crates/store/src/defect.rs`),
+//! each of which a short run must find.
+
+use std::time::Duration;
+
+use crate::{
+    Options,
+    failure::{Failure, Result},
+    run::{self, Plan},
+    schedule::Scope,
+    stage::SinkKind,
+};
+
+/// Faults of one short run.
+const KILLS: u64 = 30;
+const LIMIT: Duration = Duration::from_mins(3);
+
+/// A defect and the faults that show it.
+struct Defect {
+    name: &'static str,
+    kinds: &'static [&'static str],
+    points: &'static [&'static str],
+}
+
+const DEFECTS: [Defect; 13] = [
+    Defect { name: "settle-before-ack", kinds: &["kill relay"], points: &["publishing"] },
+    Defect { name: "ignored-epoch", kinds: &["takeover"], points: &["publishing"] },
+    Defect { name: "ignored-calls", kinds: &["wrong type in Redis"], points: &["publishing"] },
+    Defect { name: "missing-dropped", kinds: &["kill relay"], points: &["setting-aside"] },
+    Defect { name: "retry-behind-followers", kinds: &["pause relay"], points: &["set-aside"] },
+    Defect { name: "goes-on-from-memory", kinds: &["Redis: reply lost"], points: &["publishing"] },
+    Defect { name: "await-without-timeout", kinds: &["Redis: half-open"], points: &["publishing"] },
+    Defect { name: "drop-on-full-queue", kinds: &["pause relay"], points: &["answered"] },
+    Defect { name: "id-watermark", kinds: &["pause relay"], points: &["ticked"] },
+    Defect { name: "order-by-xid", kinds: &["pause relay"], points: &["ticked"] },
+    Defect { name: "look-without-x", kinds: &["pause relay"], points: &["looked"] },
+    Defect { name: "stale-settle", kinds: &["takeover"], points: &["settling", "place-moved"] },
+    Defect { name: "slot-emptied-early", kinds: &["wrong type in Redis"], points: &[] },
+];
+
+/// The faults that show a defect.
+pub(crate) fn scope_of(name: &str) -> Result<Scope> {
+    let defect = DEFECTS.iter().find(|defect| defect.name == name).ok_or_else(|| {
+        let names: Vec<&str> = DEFECTS.iter().map(|defect| defect.name).collect();
+        Failure::new(format!("there is no defect {name:?}; there are {}", names.join(", ")))
+    })?;
+    let Defect { kinds, points, .. } = defect;
+    let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    Ok(Scope { kinds: own(kinds), points: own(points), ..Scope::default() })
+}
+
+/// Runs with each defect; true when all were found.
+pub(crate) async fn find_all(options: &Options, seed: u64) -> Result<bool> {
+    let mut missed = Vec::new();
+    for Defect { name, .. } in &DEFECTS {
+        let plan = Plan {
+            posthaste: &options.posthaste,
+            sink: SinkKind::Stream,
+            seed,
+            scope: scope_of(name)?,
+            is_forgetful: false,
+            kills: KILLS,
+            messages: u64::MAX,
+            limit: LIMIT,
+            defect: Some(name),
+        };
+        let report = run::run(&plan).await?;
+        let found = if report.is_clean() { "NOT FOUND" } else { "found" };
+        let unrecovered = report.struck.unrecovered;
+        println!("{name:<24} {found}: {:?}, {unrecovered} unrecovered", report.findings);
+        if report.is_clean() {
+            missed.push(*name);
+        }
+    }
+    println!("{} of {} defects found, seed {seed}", DEFECTS.len() - missed.len(), DEFECTS.len());
+    Ok(missed.is_empty())
+}

@@ -1,0 +1,153 @@
+//! The torture: `posthaste relay` is killed, paused, cut off and taken over at every step of its
+//! pipeline, while an application writes; then everything that was committed is counted against
+//! everything that arrived.
+//!
+//! It runs against private servers on the loopback interface, which end with this process;
+//! `cargo xtask torture` builds what it needs and starts it. The relay is told where to stop
+//! through its fail points (`crates/relay/src/failpoint.rs`).
+
+mod arrivals;
+mod consumer;
+mod defects;
+mod failure;
+mod message;
+mod nemesis;
+mod relay;
+mod report;
+mod run;
+mod schedule;
+mod stage;
+mod truth;
+mod writers;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::Parser;
+
+use crate::{
+    failure::{During, Result},
+    run::Plan,
+    schedule::Scope,
+    stage::SinkKind,
+};
+
+/// What to torture, and how long.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask torture", max_term_width = 100)]
+pub(crate) struct Options {
+    /// The `posthaste` binary, built with fail points
+    #[arg(long, value_name = "FILE")]
+    posthaste: PathBuf,
+    /// What it publishes to
+    #[arg(long, value_enum, default_value_t = SinkKind::Stream)]
+    sink: SinkKind,
+    /// Faults that hit with messages in flight, after which it ends
+    #[arg(long, default_value_t = 100)]
+    kills: u64,
+    /// Messages after which it ends
+    #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
+    messages: u64,
+    /// Minutes after which it ends
+    #[arg(long, default_value_t = 60)]
+    minutes: u64,
+    /// Draws the schedule of faults; the same again for the same number [default: random]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Faults of this kind only, such as `kill Redis`; may stand several times
+    #[arg(long, value_name = "KIND", conflicts_with_all = ["defect", "defects"])]
+    only: Vec<String>,
+    /// Faults at this step only, such as `settling`; may stand several times
+    #[arg(long, value_name = "STEP", conflicts_with_all = ["defect", "defects"])]
+    at: Vec<String>,
+    /// Has the relay begin with a defect, which the run must find
+    #[arg(long, value_name = "NAME")]
+    defect: Option<String>,
+    /// Runs once with every defect; fails unless each is found
+    #[arg(long, conflicts_with = "defect")]
+    defects: bool,
+    /// Redis keeps nothing on disk: a kill empties it, which is lost and repaired as far as that goes
+    #[arg(long, conflicts_with = "defects")]
+    forgetful_redis: bool,
+    /// End with one JSON object on the last line
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let ran = tokio::runtime::Runtime::new()
+        .during("start threads")
+        .and_then(|runtime| runtime.block_on(torture(&options)));
+    match ran {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(failure) => {
+            eprintln!("torture: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether nothing was found that should not be.
+async fn torture(options: &Options) -> Result<bool> {
+    let seed = options.seed.unwrap_or_else(|| rand::random::<u32>().into());
+    if options.defects {
+        return defects::find_all(options, seed).await;
+    }
+    let defect = options.defect.as_deref();
+    let scope = Scope {
+        of_channels: options.sink == SinkKind::Pubsub,
+        ..match defect {
+            Some(name) => defects::scope_of(name)?,
+            None => Scope {
+                kinds: options.only.clone(),
+                points: options.at.clone(),
+                ..Scope::default()
+            },
+        }
+    };
+    let plan = Plan {
+        posthaste: &options.posthaste,
+        sink: options.sink,
+        seed,
+        is_forgetful: options.forgetful_redis,
+        scope,
+        kills: options.kills,
+        messages: options.messages,
+        limit: Duration::from_mins(options.minutes),
+        defect,
+    };
+    eprintln!("torture: {}, seed {seed}", options.sink.name());
+    let report = run::run(&plan).await?;
+    println!("{}", report.text());
+    if !report.is_clean() {
+        println!("{}", repeat(options, seed));
+    }
+    if options.json {
+        println!("{}", report.json());
+    }
+    Ok(report.is_clean())
+}
+
+/// The command that runs the same schedule again.
+fn repeat(options: &Options, seed: u64) -> String {
+    let Options { sink, kills, defect, forgetful_redis, .. } = options;
+    let forgetful = if *forgetful_redis { " --forgetful-redis" } else { "" };
+    let defect = defect.as_ref().map(|name| format!(" --defect {name}")).unwrap_or_default();
+    format!(
+        "repeat with: cargo xtask torture --sink {} --kills {kills} --seed {seed}{forgetful}{defect}",
+        sink.name()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Options;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Options::command().debug_assert();
+    }
+}

@@ -1,0 +1,221 @@
+//! One run: stage, writers, consumer and faults, and at the end the count.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::watch, task::JoinSet, time::sleep};
+
+use crate::{
+    arrivals::Arrivals,
+    consumer::Consumer,
+    failure::{Failure, Result},
+    message::self_named_bytes,
+    nemesis::{Nemesis, Struck},
+    relay::Program,
+    report::Report,
+    schedule::{Schedule, Scope},
+    stage::{SinkKind, Stage, connect},
+    truth::{self, Committed},
+    writers::{self, Setup, Written},
+};
+
+/// After the last fault something that was committed arrives within this, until all has; or it is
+/// stuck.
+const FINISH_LIMIT: Duration = Duration::from_mins(1);
+/// What should not have arrived has this long to do so after the rest has.
+const SURPLUS_WATCH: Duration = Duration::from_secs(1);
+/// Longer than any pause between two looks at a quiet log.
+const QUIET: Duration = Duration::from_secs(2);
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+const DRAIN_LIMIT: Duration = Duration::from_secs(15);
+/// How often a run says how far it has come.
+const KILLS_PER_LINE: u64 = 25;
+
+/// What to run.
+pub(crate) struct Plan<'a> {
+    pub(crate) posthaste: &'a Path,
+    pub(crate) sink: SinkKind,
+    pub(crate) seed: u64,
+    pub(crate) scope: Scope,
+    /// Redis keeps nothing on disk.
+    pub(crate) is_forgetful: bool,
+    /// The run ends at the first of these.
+    pub(crate) kills: u64,
+    pub(crate) messages: u64,
+    pub(crate) limit: Duration,
+    pub(crate) defect: Option<&'a str>,
+}
+
+/// Runs it.
+pub(crate) async fn run(plan: &Plan<'_>) -> Result<Report> {
+    let began = Instant::now();
+    let mut stage = Stage::build(plan.sink, plan.is_forgetful).await?;
+    let arrivals = Arc::new(Mutex::new(Arrivals::at(&stage.arrivals())?));
+    let (arrived, last_arrival) = {
+        let arrivals = arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        (arrivals.fresh(), arrivals.last())
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let consumer = Consumer {
+        url: stage.redis.url(),
+        arrivals: Arc::clone(&arrivals),
+        stop: Arc::clone(&stop),
+    };
+    let setup = Setup {
+        url: stage.database_url.clone(),
+        seed: plan.seed,
+        // Only streams carry headers.
+        bytes_min: if plan.sink == SinkKind::Stream { 0 } else { self_named_bytes() },
+        written: Arc::default(),
+        arrived,
+    };
+    let mut consuming = JoinSet::new();
+    consuming.spawn(consumer.consume(plan.sink));
+    let (struck, drained) = strike(plan, began, &stage, &setup, last_arrival).await?;
+    stop.store(true, Ordering::Release);
+    while let Some(consumed) = consuming.join_next().await {
+        consumed.map_err(|error| Failure::new(format!("the consumer ended: {error}")))??;
+    }
+    let arrivals = Arc::into_inner(arrivals)
+        .ok_or_else(|| Failure::new("the consumer still holds the arrivals"))?;
+    let arrivals = arrivals.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let report = judge(plan, &mut stage, &setup.written, arrivals, struck, drained).await?;
+    Ok(Report { elapsed: began.elapsed(), ..report })
+}
+
+/// Writes and strikes until the plan is met, and then waits for what was written. Also answers
+/// whether the last relay drained.
+async fn strike(
+    plan: &Plan<'_>,
+    began: Instant,
+    stage: &Stage,
+    setup: &Setup,
+    last_arrival: watch::Receiver<Instant>,
+) -> Result<(Struck, bool)> {
+    let (configuration, log) = (stage.configuration(), stage.log());
+    let program = Program {
+        binary: plan.posthaste,
+        configuration: &configuration,
+        log: &log,
+        defect: plan.defect,
+    };
+    let mut writing = JoinSet::new();
+    writing.spawn(writers::write(setup.clone()));
+    let mut nemesis = Nemesis::new(stage, program, setup.clone(), last_arrival).await?;
+    strike_until_done(plan, began, &mut nemesis, &setup.written).await?;
+    nemesis.heal().await?;
+    setup.written.stop.store(true, Ordering::Release);
+    while writing.join_next().await.is_some() {}
+    // Its positions are taken long before it commits, and nothing else moves in between.
+    writers::write_slowly(setup.clone(), plan.seed, QUIET).await;
+    finish(&mut nemesis, setup, plan.is_forgetful).await?;
+    Ok(nemesis.end(DRAIN_LIMIT).await)
+}
+
+/// Counts.
+async fn judge(
+    plan: &Plan<'_>,
+    stage: &mut Stage,
+    written: &Written,
+    mut arrivals: Arrivals,
+    struck: Struck,
+    drained: bool,
+) -> Result<Report> {
+    let client = connect(&stage.database_url).await?;
+    let is_unfinished = stage.is_unfinished().await?;
+    let (mut findings, verdict) = truth::judge(&client, &mut arrivals, is_unfinished).await?;
+    findings.stale_publishes = struck.stale_publishes;
+    findings.stale_settles += struck.stale_settles;
+    let (mut repaired, mut lost_with_redis) = (0, 0);
+    if plan.is_forgetful {
+        // What Redis forgot before it was consumed is gone, and what the log still has comes again.
+        (repaired, lost_with_redis) = (findings.duplicated, findings.lost);
+        (findings.duplicated, findings.lost) = (0, 0);
+    }
+    let Committed { messages, dead, .. } = truth::committed(&client).await?;
+    let count = |counter: &AtomicU64| counter.load(Ordering::Acquire);
+    let mut report = Report {
+        sink: plan.sink.name(),
+        seed: plan.seed,
+        elapsed: Duration::ZERO,
+        attempted: count(&written.attempted),
+        acknowledged: count(&written.acknowledged),
+        in_doubt: count(&written.in_doubt),
+        committed: messages,
+        arrived: arrivals.count(),
+        dead_letters: dead,
+        repaired,
+        lost_with_redis,
+        struck,
+        findings,
+        drained,
+        examples: String::new(),
+    };
+    if !report.is_clean() || lost_with_redis > 0 {
+        let (tail, kept) = (stage.log_tail(), stage.keep());
+        let kept = kept.display();
+        report.examples = format!("{verdict}\nthe relays said last:\n{tail}\nall in {kept}\n");
+    }
+    Ok(report)
+}
+
+/// Carries out the schedule until the plan is met.
+async fn strike_until_done(
+    plan: &Plan<'_>,
+    began: Instant,
+    nemesis: &mut Nemesis<'_>,
+    written: &Written,
+) -> Result<()> {
+    let mut told = 0;
+    for strike in Schedule::new(plan.seed, plan.scope.clone()) {
+        let is_written = written.acknowledged.load(Ordering::Acquire) >= plan.messages;
+        if nemesis.kills() >= plan.kills || is_written || began.elapsed() > plan.limit {
+            break;
+        }
+        nemesis.strike(&strike).await?;
+        let kills = nemesis.kills();
+        if kills >= told + KILLS_PER_LINE {
+            told = kills;
+            let (messages, seconds) =
+                (written.acknowledged.load(Ordering::Acquire), began.elapsed().as_secs());
+            eprintln!("  {kills} kills, {messages} messages, {seconds} s");
+        }
+        if nemesis.struck.unrecovered > 0 {
+            // Everything after it would only wait as well.
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until everything that was committed has arrived or is a dead letter, and then whether
+/// anything else does.
+async fn finish(nemesis: &mut Nemesis<'_>, setup: &Setup, is_forgetful: bool) -> Result<()> {
+    let client = connect(&setup.url).await?;
+    let (mut deadline, mut reached) = (Instant::now() + FINISH_LIMIT, (0, 0));
+    while Instant::now() < deadline {
+        let Committed { messages, rejected, dead } = truth::committed(&client).await?;
+        let now = (setup.arrived.load(Ordering::Acquire), dead);
+        if now != reached {
+            (deadline, reached) = (Instant::now() + FINISH_LIMIT, now);
+        }
+        let is_published = if is_forgetful {
+            !nemesis.stage.is_unfinished().await?
+        } else {
+            setup.arrived.load(Ordering::Acquire) >= messages
+        };
+        if is_published && rejected == dead {
+            sleep(SURPLUS_WATCH).await;
+            return Ok(());
+        }
+        nemesis.restart_if_ended().await?;
+        sleep(LOOK_INTERVAL).await;
+    }
+    Ok(())
+}
