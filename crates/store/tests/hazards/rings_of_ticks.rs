@@ -61,13 +61,13 @@ async fn place_of_an_idle_subscription_keeps_its_count_of_calls() {
     log.subscribe("idle").await;
     enqueue(&log.writer().await, "message").await;
     let at = tick(log.store.ticker().as_mut()).await;
-    let (epoch, place) = log.store.acquire("idle", "test").await.unwrap();
+    let (epoch, place) = taken(&log.store, "idle", "test").await;
     let settled = place.finished(at).counted(Some(7));
     log.store.settle("idle", epoch, &settled).await.unwrap();
     set_progress(&log, SLOTS - 2).await;
     log.store.sweep().await.unwrap();
     assert_eq!(rows(&log, "progress").await, 1, "the place was copied");
-    let (_, acquired) = log.store.acquire("idle", "next").await.unwrap();
+    let (_, acquired) = taken(&log.store, "idle", "next").await;
     assert_eq!(acquired, settled);
 }
 
