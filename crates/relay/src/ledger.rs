@@ -88,6 +88,19 @@ impl Ledger {
         Ok(settled == Settled::Recorded)
     }
 
+    /// Records a place that may lie behind the last one: the sink has lost what is between them, and
+    /// counts its calls anew from there. Otherwise a run that ends in the middle of the repair would
+    /// be taken for one that has it behind it.
+    pub(crate) async fn set_back(&self, place: Place) -> Result<Settled, StoreError> {
+        let mut state = self.state.lock().await;
+        let settled = self.store.settle(self.gauge.name(), self.epoch, &place).await?;
+        if settled == Settled::Recorded {
+            *state = Written::Place(place);
+            self.gauge.settled(place);
+        }
+        Ok(settled)
+    }
+
     /// Records a place, unless it or a newer one is recorded.
     pub(crate) async fn settle(&self, place: Place) -> Result<Settled, StoreError> {
         self.write(&[], Some(place)).await

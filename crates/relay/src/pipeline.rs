@@ -247,7 +247,11 @@ impl Pipeline {
         failpoint::reach("beginning", self.gauge.name());
         publisher.begin_above(begin.floor.clone());
         // Before anything is published: from here on the sink's count says what was.
-        match ledger.settle(begin.place).await {
+        let recorded = match begin.loss {
+            None => ledger.settle(begin.place).await,
+            Some(_) => ledger.set_back(begin.place).await,
+        };
+        match recorded {
             Ok(Settled::Recorded) => Ok(begin),
             Ok(Settled::Fenced) => Err(Outcome::Lost),
             Err(error) => Err(Outcome::Store(error)),
