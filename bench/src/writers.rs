@@ -22,7 +22,7 @@ const SECONDS: u64 = 10;
 const HISTORY: u64 = 1_000_000;
 const SUBSCRIPTION: &str = "writers";
 /// So small that the load fills a slot every few seconds, and the sweep empties it.
-const SMALL_SLOTS: RingSizes = RingSizes { slots: 256, slot_size: 2_000 };
+const SMALL_SLOTS: RingSizes = RingSizes { slots: 32, slot_size: 2_000 };
 /// What is not published by then hangs.
 const READY_LIMIT: Duration = Duration::from_mins(2);
 
