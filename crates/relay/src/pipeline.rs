@@ -411,6 +411,7 @@ impl Pipeline {
             gauge: Arc::clone(&self.gauge),
             setbacks: 0,
             pause: None,
+            is_behind: false,
         }
     }
 

@@ -66,6 +66,8 @@ pub(crate) struct Retries {
     pub(crate) setbacks: u32,
     /// The publisher's turn, held while the subscription is paused.
     pub(crate) pause: Option<OwnedMutexGuard<()>>,
+    /// Whether the database knows more than what is in memory.
+    pub(crate) is_behind: bool,
 }
 
 /// Messages of a key, and the places around them.
@@ -144,10 +146,12 @@ impl Retries {
             // Those before it may have found its destination broken, or caught up with the sink.
             if let Some(key) = self.parked.due_key(&key) {
                 self.retry_key(key).await?;
+                self.look_if_behind().await?;
             }
         }
         if self.parked.has_due_messages(place) {
             self.retry_messages().await?;
+            self.look_if_behind().await?;
         }
         Ok(())
     }
@@ -192,6 +196,8 @@ impl Retries {
 
     /// Writes down what the sink has accepted in this lane and the database does not know of: its
     /// relay ended in between, or the answer was lost. False when there is nothing of that kind.
+    /// What is in memory is behind then; it is loaded once the publisher's turn is given back,
+    /// which this may be called under.
     async fn catch_up(&mut self, mark: &Mark) -> Result<bool, StoreError> {
         let known = self.parked.calls();
         if mark.calls < known {
@@ -220,10 +226,13 @@ impl Retries {
         if changes.is_empty() {
             return Ok(false);
         }
-        if self.write(changes, None).await? == Settled::Recorded {
-            self.look().await?;
-        }
+        self.is_behind = self.write(changes, None).await? == Settled::Recorded;
         Ok(true)
+    }
+
+    /// Loads what [`Self::catch_up`] has written.
+    async fn look_if_behind(&mut self) -> Result<(), StoreError> {
+        if std::mem::take(&mut self.is_behind) { self.look().await } else { Ok(()) }
     }
 
     /// Writes changes, and up to which call of the sink they speak.
