@@ -1,5 +1,6 @@
 //! Messages that a sink rejects: parked keys, parked messages, dead letters, on both stores.
 
+mod keeper;
 pub(crate) mod picky;
 
 use std::{sync::Arc, time::Duration};
@@ -7,16 +8,18 @@ use std::{sync::Arc, time::Duration};
 use posthaste_core::Message;
 use posthaste_relay::{
     AtLimit, FailureSettings, Policy, Relay, RelaySettings, RetrySettings, State,
-    SubscriptionSnapshot, sink::Context,
+    SubscriptionSnapshot,
+    sink::{Context, Mark},
 };
 use posthaste_store::{
-    Operations, ReplayChunk, Request, Selection, Store, SubscriptionStatus,
+    Acquired, Aside, FailedMessage, Operations, ParkedKey, ReplayChunk, Request, Selection, Store,
+    SubscriptionStatus,
     sqlite::{SqliteOptions, SqliteStore},
 };
 use posthaste_testkit::eventually_async;
 use tempfile::TempDir;
 
-use self::picky::Picky;
+use self::{keeper::Keeper, picky::Picky};
 use crate::pipeline::support::{self, LIMIT, Running, settings, subscription};
 
 /// One test on both stores.
@@ -49,6 +52,7 @@ on_both_stores!(
     park_message_lets_its_key_move_on,
     broken_destination_holds_its_own_keys_and_burns_no_attempts,
     what_waits_for_a_broken_destination_is_tried_by_one_message_at_a_time,
+    lane_that_holds_the_publishers_turn_catches_up_with_its_sink,
     r14_replayed_dead_letter_arrives_before_its_followers,
     r14_discarded_dead_letter_lets_its_followers_arrive,
     published_messages_are_replayed_beside_the_stream,
@@ -323,6 +327,59 @@ async fn what_waits_for_a_broken_destination_is_tried_by_one_message_at_a_time(
     for key in &keys {
         taken(&picky, key, texts(key, 0..2)).await;
     }
+    running.drain().await.unwrap();
+}
+
+/// A copy was taken and its relay ended before it wrote that down. The next relay's retry lane
+/// connects for a key that has caught up with the publisher, so it holds the publisher's turn.
+async fn lane_that_holds_the_publishers_turn_catches_up_with_its_sink(store: Arc<dyn Operations>) {
+    let keeper = Keeper::new();
+    let relay = |keeper: &Keeper| {
+        let subscription = subscription("test", &["*"], Arc::new(keeper.clone()));
+        Relay::new(store.clone(), settings(), vec![subscription], Context::default())
+    };
+    let copied = Message::new("t").text("copied");
+    let id = store.append(&[copied]).await.unwrap()[0];
+    relay(&keeper).run_once(std::future::pending()).await.unwrap();
+    let settled = status(&store).await.progress.place;
+    let taken = store.acquire("test", "hand", Duration::from_mins(1)).await.unwrap();
+    let Acquired::Taken(epoch, _) = taken else { panic!("{taken:?}") };
+    let wait = Duration::from_millis(300);
+    let key = ParkedKey {
+        key: "a".to_owned(),
+        place: settled,
+        message: id,
+        attempts: 0,
+        reason: "by hand".to_owned(),
+        retry_in: Some(wait),
+        parked_for: Duration::ZERO,
+    };
+    let copy = FailedMessage {
+        position: 1,
+        id,
+        tick: settled.base.n,
+        attempts: 0,
+        reason: "by hand".to_owned(),
+        retry_in: Some(Duration::from_hours(1)),
+        holds_key: false,
+    };
+    let changes = [Aside::ParkKey(key), Aside::Keep(copy)];
+    store.set_aside("test", epoch, &changes, None).await.unwrap();
+    store.release("test", epoch).await.unwrap();
+
+    keeper.shut();
+    let text = format!("copies 1/{}", id.simple());
+    keeper.keep("test:retries", Mark { calls: 1, text, missing: Vec::new() });
+    let running = Running::start(relay(&keeper));
+    store.append(&[of_key("b", 0..1), of_key("a", 0..1)].concat()).await.unwrap();
+    let is_held = async || keeper.knocks() == 2;
+    eventually_async("the publisher at the gate", LIMIT, is_held).await;
+    // The key's attempt is due by then, and waits for the publisher's turn.
+    tokio::time::sleep(2 * wait).await;
+    keeper.open();
+    let all = async || keeper.taken() == ["copied", "b0", "a0"];
+    eventually_async("both keys", LIMIT, all).await;
+    until(&running, |s| s.aside == posthaste_relay::Counts::default()).await;
     running.drain().await.unwrap();
 }
 
