@@ -11,13 +11,13 @@ mod limit;
 
 use std::time::Duration;
 
+use posthaste_testkit::failure::{During, Failure, Result};
 use serde_json::json;
 use tokio::time::timeout;
 
 use self::limit::Reading;
 use crate::{
     Options,
-    failure::{During, Failure, Result},
     messages::{Messages, PAYLOAD_BYTES, STREAM},
     process, progress,
     relay::{LONG, Relay, Setup},

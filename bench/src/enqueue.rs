@@ -11,13 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use posthaste_testkit::failure::{During, Result};
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use self::contestants::{BULK_MESSAGES, CONTESTANTS, Contestant, Writer};
 use crate::{
     Options,
-    failure::{During, Result},
     messages::{Messages, PAYLOAD_BYTES},
     progress,
     report::{Report, Spread, percentile, rounded},

@@ -6,13 +6,13 @@
 
 use std::time::{Duration, Instant};
 
+use posthaste_testkit::failure::{During, Failure, Result};
 use serde_json::json;
 use tokio::time::sleep;
 use tokio_postgres::Client;
 
 use crate::{
     Options,
-    failure::{During, Failure, Result},
     messages::{Messages, PAYLOAD_BYTES, STREAM},
     process, progress,
     relay::{LONG, Relay, Setup},

@@ -9,13 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use posthaste_testkit::failure::{During, Failure, Result};
 use serde_json::json;
 use uuid::Uuid;
 
 use self::subscriber::Subscriber;
 use crate::{
     Options,
-    failure::{During, Failure, Result},
     messages::{Messages, PAYLOAD_BYTES, STREAM},
     open_loop::{CONNECTIONS, Sent, millis, send_all},
     progress,

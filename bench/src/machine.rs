@@ -3,14 +3,11 @@
 
 use std::{collections::BTreeMap, fs, process::Command, thread};
 
+use posthaste_testkit::failure::{During, Result};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{
-    failure::{During, Result},
-    report::rounded,
-    servers::Servers,
-};
+use crate::{report::rounded, servers::Servers};
 
 /// The settings of PostgreSQL that change these figures most.
 const POSTGRES_SETTINGS: [&str; 7] = [

@@ -5,7 +5,6 @@
 
 mod drain;
 mod enqueue;
-mod failure;
 mod idle;
 mod latency;
 mod machine;
@@ -23,10 +22,10 @@ mod writers;
 use std::{fmt, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
+use posthaste_testkit::failure::{During, Result};
 use serde_json::{Map, Value};
 
 use crate::{
-    failure::{During, Result},
     machine::Machine,
     report::Report,
     servers::{Persistence, Servers},

@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
+use posthaste_testkit::failure::{Failure, Result};
 use serde_json::json;
 use tokio::time::sleep;
 
 use crate::{
     Options,
-    failure::{Failure, Result},
     messages::{Messages, STREAM},
     progress,
     relay::{LONG, Relay, Setup},

@@ -2,9 +2,8 @@
 
 use posthaste_core::{Limits, Message, message::TEXT};
 use posthaste_store::Store;
+use posthaste_testkit::failure::{During, Result};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
-
-use crate::failure::{During, Result};
 
 /// The one topic.
 pub(crate) const TOPIC: &str = "bench.messages";

@@ -7,12 +7,12 @@ use std::{
 };
 
 use posthaste::{Message, Outbox};
+use posthaste_testkit::failure::{During, Result};
 use tokio::{task::JoinSet, time::sleep_until};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::{
-    failure::{During, Result},
     messages::{Messages, PAYLOAD_BYTES},
     servers::connect,
 };

@@ -8,11 +8,11 @@
 use std::time::Duration;
 
 use posthaste_core::Message;
+use posthaste_testkit::failure::{During, Failure, Result};
 use serde_json::json;
 
 use crate::{
     Options,
-    failure::{During, Failure, Result},
     messages::{Messages, PAYLOAD_BYTES, STREAM},
     progress,
     relay::{LONG, Relay, Setup},

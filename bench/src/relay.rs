@@ -8,14 +8,12 @@ use std::{
 };
 
 use posthaste_core::SchemaName;
+use posthaste_testkit::failure::{During, Failure, Result};
 use tempfile::TempDir;
 use tokio::time::sleep;
 use toml::{Table, Value};
 
-use crate::{
-    failure::{During, Failure, Result},
-    process,
-};
+use crate::process;
 
 /// How often a process is looked at: often enough for its end to be dated, rarely enough to cost
 /// nothing.

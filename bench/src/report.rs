@@ -4,10 +4,11 @@
 
 use std::fmt::Write as _;
 
+use posthaste_testkit::failure::Result;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::{failure::Result, machine::Machine};
+use crate::machine::Machine;
 
 /// One figure over all runs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

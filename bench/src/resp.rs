@@ -2,13 +2,13 @@
 //!
 //! Own code and not a client library, so that the limit loop pays for nothing it does not need.
 
+use posthaste_testkit::failure::{During, Failure, Result};
+
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
     time::Duration,
 };
-
-use crate::failure::{During, Failure, Result};
 
 /// No command here takes longer; flushing a gigabyte takes a second or two.
 const ANSWER_LIMIT: Duration = Duration::from_mins(1);

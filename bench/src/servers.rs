@@ -7,13 +7,13 @@ use posthaste_store::{
     RingSizes, Store,
     postgres::{PostgresOptions, PostgresStore},
 };
-use posthaste_testkit::{Database, Postgres, Redis, RedisOptions};
+use posthaste_testkit::{
+    Database, Postgres, Redis, RedisOptions,
+    failure::{During, Failure, Result},
+};
 use tokio_postgres::{Client, NoTls};
 
-use crate::{
-    failure::{During, Failure, Result},
-    resp::{self, Reply},
-};
+use crate::resp::{self, Reply};
 
 /// As on a small production server; the working set fits, so that nobody waits for the disk to
 /// read, and no checkpoint falls into a run because of its WAL.

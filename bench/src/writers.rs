@@ -4,12 +4,12 @@
 use std::time::{Duration, Instant};
 
 use posthaste_store::RingSizes;
+use posthaste_testkit::failure::{During, Failure, Result};
 use serde_json::json;
 use tokio::time::sleep;
 
 use crate::{
     Options,
-    failure::{During, Failure, Result},
     messages::{Messages, PAYLOAD_BYTES, STREAM},
     open_loop::{CONNECTIONS, millis, send_all},
     progress,

@@ -13,14 +13,14 @@ use std::{
     time::Instant,
 };
 
-use posthaste_testkit::history::Entry;
+use posthaste_testkit::{
+    failure::{During, Result},
+    history::Entry,
+};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::{
-    failure::{During, Result},
-    message::{Arrived, checksum},
-};
+use crate::message::{Arrived, checksum};
 
 /// Key, number, part and transaction.
 const RECORD_BYTES: usize = 8 + 8 + 8 + 16;

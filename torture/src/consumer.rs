@@ -14,6 +14,7 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
+use posthaste_testkit::failure::{During, Failure, Result};
 use redis::{
     Cmd, FromRedisValue, RedisResult, Value,
     aio::MultiplexedConnection,
@@ -23,7 +24,6 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     arrivals::Arrivals,
-    failure::{During, Result},
     message::{ENTRY_HEADER, read},
     stage::{SinkKind, Stage, connect_redis},
 };
@@ -156,7 +156,7 @@ impl Consumer {
         while !self.is_over() {
             match timeout(IDLE_INTERVAL, messages.next()).await {
                 Ok(Some(message)) => self.arrived(None, message.get_payload_bytes())?,
-                Ok(None) => return Err(crate::failure::Failure::new("the subscriber was cut off")),
+                Ok(None) => return Err(Failure::new("the subscriber was cut off")),
                 Err(_elapsed) => {}
             }
         }

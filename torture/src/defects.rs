@@ -1,11 +1,12 @@
 //! The torture of the torture: relays with a defect compiled in (`crates/store/src/defect.rs`),
 //! each of which a short run must find.
 
+use posthaste_testkit::failure::{Failure, Result};
+
 use std::time::Duration;
 
 use crate::{
     Options,
-    failure::{Failure, Result},
     run::{self, Plan},
     schedule::Scope,
     stage::SinkKind,

@@ -9,7 +9,6 @@
 mod arrivals;
 mod consumer;
 mod defects;
-mod failure;
 mod message;
 mod nemesis;
 mod relay;
@@ -23,13 +22,9 @@ mod writers;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
+use posthaste_testkit::failure::{During, Result};
 
-use crate::{
-    failure::{During, Result},
-    run::Plan,
-    schedule::Scope,
-    stage::SinkKind,
-};
+use crate::{run::Plan, schedule::Scope, stage::SinkKind};
 
 /// What to torture, and how long.
 #[derive(Debug, Parser)]

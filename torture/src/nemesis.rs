@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use posthaste_testkit::proxy::{NetFault, Proxy};
+use posthaste_testkit::{
+    failure::Result,
+    proxy::{NetFault, Proxy},
+};
 use redis::AsyncCommands as _;
 use tokio::{
     sync::watch,
@@ -18,7 +21,6 @@ use tokio::{
 };
 
 use crate::{
-    failure::Result,
     relay::{Program, Relay},
     schedule::{Fault, Step, Strike},
     stage::{Stage, connect, connect_redis},

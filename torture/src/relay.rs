@@ -7,14 +7,13 @@ use std::{
     time::Duration,
 };
 
+use posthaste_testkit::failure::{During, Failure, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
     time::{sleep, timeout},
 };
-
-use crate::failure::{During, Failure, Result};
 
 /// A process that was killed is gone at once.
 const END_LIMIT: Duration = Duration::from_secs(10);

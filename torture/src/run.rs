@@ -9,12 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use posthaste_testkit::failure::{Failure, Result};
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use crate::{
     arrivals::Arrivals,
     consumer::Consumer,
-    failure::{Failure, Result},
     message::self_named_bytes,
     nemesis::{Nemesis, Struck},
     relay::Program,

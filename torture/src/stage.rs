@@ -7,11 +7,13 @@ use posthaste_store::{
     RingSizes, Store,
     postgres::{PostgresOptions, PostgresStore},
 };
-use posthaste_testkit::{Postgres, Redis, proxy::Proxy};
+use posthaste_testkit::{
+    Postgres, Redis,
+    failure::{During, Failure, Result},
+    proxy::Proxy,
+};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
-
-use crate::failure::{During, Failure, Result};
 
 /// Entities that writers compete for. Even ones are about plain messages, odd ones about routed.
 pub(crate) const KEYS: i64 = 200;

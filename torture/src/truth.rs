@@ -7,14 +7,14 @@ use std::{
 };
 
 use futures_util::TryStreamExt as _;
-use posthaste_testkit::history::{Entry, Verdict, check};
+use posthaste_testkit::{
+    failure::{During, Result},
+    history::{Entry, Verdict, check},
+};
 use serde::Serialize;
 use tokio_postgres::{Client, Row};
 
-use crate::{
-    arrivals::{Arrivals, Digest},
-    failure::{During, Result},
-};
+use crate::arrivals::{Arrivals, Digest};
 
 /// Messages whose application has not asked for what the sink rejects.
 const RECORDED: &str = "select k, n, part, tx from app.mirror where not rejected";

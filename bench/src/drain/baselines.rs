@@ -2,10 +2,10 @@
 
 use std::{process::Command, time::Instant};
 
+use posthaste_testkit::failure::{During, Failure, Result};
 use tokio_postgres::{Client, IsolationLevel, Row};
 
 use crate::{
-    failure::{During, Failure, Result},
     messages::{Messages, PAYLOAD_BYTES, STREAM},
     resp,
     servers::{Servers, connect},

@@ -3,10 +3,10 @@
 use std::error::Error;
 
 use bytes::Bytes;
+use posthaste_testkit::failure::{Failure, Result};
 use tokio_postgres::types::{FromSql, Type};
 
 use super::limit::Fields;
-use crate::failure::{Failure, Result};
 
 /// Signature, flags and the length of an empty extension.
 const HEADER_BYTES: usize = 11 + 4 + 4;

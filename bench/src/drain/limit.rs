@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, pin_mut, stream};
 use posthaste_core::Timestamp;
 use posthaste_relay::clock;
+use posthaste_testkit::failure::{During, Failure, Result};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{
@@ -25,11 +26,7 @@ use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 use super::copy;
-use crate::{
-    failure::{During, Failure, Result},
-    messages::STREAM,
-    resp, servers,
-};
+use crate::{messages::STREAM, resp, servers};
 
 /// Commands in one write to Redis.
 const WRITE_MESSAGES: usize = 1_000;

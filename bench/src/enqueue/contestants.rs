@@ -1,12 +1,10 @@
 //! The ways to write a message that `enqueue` compares.
 
 use posthaste::{Message, MessageId, Outbox};
+use posthaste_testkit::failure::{During, Result};
 use tokio_postgres::{Client, Statement, types::Type};
 
-use crate::{
-    failure::{During, Result},
-    servers::connect,
-};
+use crate::servers::connect;
 
 /// Messages of one bulk call.
 pub(super) const BULK_MESSAGES: usize = 1_000;

@@ -12,10 +12,10 @@ use std::{
     time::Instant,
 };
 
+use posthaste_testkit::failure::{During, Failure, Result};
 use uuid::Uuid;
 
 use crate::{
-    failure::{During, Failure, Result},
     messages::STREAM,
     resp::{Client, Reply},
 };

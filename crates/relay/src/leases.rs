@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use posthaste_core::{Epoch, LeaseView, RelayView, lease};
-use posthaste_store::{Leases, Store};
+use posthaste_store::{Lease, Leases, Store};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout},
@@ -96,39 +96,43 @@ impl Renewer {
 
     /// Passes on what the database says; returns after which pause to ask again.
     fn tell(&mut self, sent: Instant, leases: &Leases) -> Duration {
+        let found: Vec<Option<&Lease>> = self
+            .relay
+            .subscriptions
+            .iter()
+            .map(|name| leases.leases.iter().find(|lease| lease.subscription == *name))
+            .collect();
         let views: Vec<LeaseView> = self
             .relay
             .subscriptions
             .iter()
+            .zip(&found)
             .zip(&mut self.words)
-            .map(|(name, (_, free_since))| {
-                let lease = leases.leases.iter().find(|lease| lease.subscription == *name);
+            .map(|((name, lease), (_, free_since))| {
                 let holder = lease.and_then(|lease| lease.holder.clone());
-                let since = free_since.get_or_insert(sent);
-                let free_for = sent - *since;
+                let free_for = sent - *free_since.get_or_insert(sent);
                 if holder.is_some() {
                     *free_since = None;
                 }
                 LeaseView { subscription: name.clone(), holder, free_for }
             })
             .collect();
-        let (me, patience) = (&*self.relay.holder, self.lease);
-        let shares = lease::shares(me, &views, &leases.relays, patience);
-        for (view, (word, _)) in views.iter().zip(&self.words) {
-            let name = &view.subscription;
-            let lease = leases.leases.iter().find(|lease| lease.subscription == *name);
+        let me = &*self.relay.holder;
+        let shares = lease::shares(me, &views, &leases.relays, self.lease);
+        for ((view, lease), (word, _)) in views.iter().zip(found).zip(&self.words) {
             let is_mine = view.holder.as_deref() == Some(me);
-            let turn = match () {
-                () if shares.take.contains(name) => Turn::Take,
-                () if shares.give.contains(name) => Turn::Give,
-                () => Turn::Stay,
+            let turn = if shares.take.contains(&view.subscription) {
+                Turn::Take
+            } else if shares.give.contains(&view.subscription) {
+                Turn::Give
+            } else {
+                Turn::Stay
             };
-            let held = lease.filter(|_| is_mine).map(|lease| (lease.epoch, sent + self.lease));
             word.send_replace(Word {
                 turn,
-                held,
+                held: lease.filter(|_| is_mine).map(|it| (it.epoch, sent + self.lease)),
                 holder: view.holder.clone().filter(|_| !is_mine),
-                needs_a_look: lease.is_some_and(|lease| lease.is_paused || lease.has_parked),
+                needs_a_look: lease.is_some_and(|it| it.is_paused || it.has_parked),
             });
         }
         let waits = views.iter().any(|view| view.holder.as_deref() != Some(me));

@@ -92,13 +92,7 @@ impl Ledger {
     /// counts its calls anew from there. Otherwise a run that ends in the middle of the repair would
     /// be taken for one that has it behind it.
     pub(crate) async fn set_back(&self, place: Place) -> Result<Settled, StoreError> {
-        let mut state = self.state.lock().await;
-        let settled = self.store.settle(self.gauge.name(), self.epoch, &place).await?;
-        if settled == Settled::Recorded {
-            *state = Written::Place(place);
-            self.gauge.settled(place);
-        }
-        Ok(settled)
+        self.record(&[], |_before| Some(place)).await
     }
 
     /// Records a place, unless it or a newer one is recorded.
@@ -112,6 +106,18 @@ impl Ledger {
         changes: &[Aside],
         place: Option<Place>,
     ) -> Result<Settled, StoreError> {
+        self.record(changes, |before| {
+            place.filter(|place| !before.covers(place) || before.calls < place.calls)
+        })
+        .await
+    }
+
+    /// Changes what is set aside, and records the place that follows the newest one, if any does.
+    async fn record(
+        &self,
+        changes: &[Aside],
+        following: impl FnOnce(Place) -> Option<Place>,
+    ) -> Result<Settled, StoreError> {
         let mut state = self.state.lock().await;
         let before = match *state {
             Written::Place(before) => before,
@@ -122,8 +128,7 @@ impl Ledger {
                 return Err(StoreError::new(StoreErrorKind::Unavailable, doing));
             }
         };
-        let is_news = |place: &Place| !before.covers(place) || before.calls < place.calls;
-        let place = place.filter(is_news);
+        let place = following(before);
         if changes.is_empty() && place.is_none() {
             return Ok(Settled::Recorded);
         }

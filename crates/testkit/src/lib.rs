@@ -16,6 +16,7 @@ mod deployments;
 mod disk;
 mod error;
 pub mod exposition;
+pub mod failure;
 mod guard;
 pub mod history;
 pub mod install;

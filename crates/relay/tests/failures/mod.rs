@@ -14,32 +14,11 @@ use posthaste_relay::{
 use posthaste_store::{
     Acquired, Aside, FailedMessage, Operations, ParkedKey, ReplayChunk, Request, Selection, Store,
     SubscriptionStatus,
-    sqlite::{SqliteOptions, SqliteStore},
 };
 use posthaste_testkit::eventually_async;
-use tempfile::TempDir;
 
 use self::{keeper::Keeper, picky::Picky};
-use crate::pipeline::support::{self, LIMIT, Running, settings, subscription};
-
-/// One test on both stores.
-macro_rules! on_both_stores {
-    ($($case:ident),+ $(,)?) => {
-        mod postgres {$(
-            #[tokio::test]
-            async fn $case() {
-                super::$case(super::support::operations().await).await;
-            }
-        )+}
-        mod sqlite {$(
-            #[tokio::test]
-            async fn $case() {
-                let (_directory, store) = super::sqlite_store().await;
-                super::$case(store).await;
-            }
-        )+}
-    };
-}
+use crate::pipeline::support::{LIMIT, Running, on_both_stores, settings, subscription};
 
 on_both_stores!(
     r13_message_is_tried_three_times_then_a_dead_letter_and_its_key_moves_on,
@@ -59,14 +38,6 @@ on_both_stores!(
     paused_subscription_publishes_nothing_until_it_is_resumed,
     hot_key_is_parked_while_its_neighbours_run_and_drained_afterwards,
 );
-
-pub(crate) async fn sqlite_store() -> (TempDir, Arc<dyn Operations>) {
-    let directory = tempfile::tempdir().unwrap();
-    let options = SqliteOptions { create: true, ..SqliteOptions::default() };
-    let store = SqliteStore::open(directory.path().join("log.db"), &options).await.unwrap();
-    store.migrate().await.unwrap();
-    (directory, Arc::new(store))
-}
 
 /// Quick retries, many of them.
 fn failure(policy: Policy) -> FailureSettings {

@@ -11,8 +11,10 @@ use posthaste_relay::{
 use posthaste_store::{
     Operations, Start, Store, SubscriptionSpec,
     postgres::{PostgresOptions, PostgresStore},
+    sqlite::{SqliteOptions, SqliteStore},
 };
 use posthaste_testkit::Postgres;
+use tempfile::TempDir;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -21,6 +23,26 @@ use tokio::{
 
 /// No wait in these tests takes longer unless something is broken.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// One test on both stores: `case(store)`.
+macro_rules! on_both_stores {
+    ($($case:ident),+ $(,)?) => {
+        mod postgres {$(
+            #[tokio::test]
+            async fn $case() {
+                super::$case($crate::pipeline::support::operations().await).await;
+            }
+        )+}
+        mod sqlite {$(
+            #[tokio::test]
+            async fn $case() {
+                let (_directory, store) = $crate::pipeline::support::sqlite_store().await;
+                super::$case(store).await;
+            }
+        )+}
+    };
+}
+pub(crate) use on_both_stores;
 
 /// A migrated store in a database of its own.
 pub(crate) async fn store() -> Arc<dyn Store> {
@@ -33,6 +55,15 @@ pub(crate) async fn operations() -> Arc<dyn Operations> {
     let store = PostgresStore::connect(database.url(), &PostgresOptions::default()).unwrap();
     store.migrate().await.unwrap();
     Arc::new(store)
+}
+
+/// A store in a file that vanishes with its directory.
+pub(crate) async fn sqlite_store() -> (TempDir, Arc<dyn Operations>) {
+    let directory = tempfile::tempdir().unwrap();
+    let options = SqliteOptions { create: true, ..SqliteOptions::default() };
+    let store = SqliteStore::open(directory.path().join("log.db"), &options).await.unwrap();
+    store.migrate().await.unwrap();
+    (directory, Arc::new(store))
 }
 
 /// Settings for tests: prompt, otherwise the defaults.

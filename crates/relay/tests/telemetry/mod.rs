@@ -17,31 +17,12 @@ use posthaste_testkit::{Postgres, eventually_async, exposition::Scrape};
 
 use self::flaky::Flaky;
 use crate::{
-    failures::{picky::Picky, sqlite_store},
-    pipeline::support::{self, LIMIT, Running, settings, subscription},
+    failures::picky::Picky,
+    pipeline::support::{LIMIT, Running, on_both_stores, settings, subscription},
 };
 
 /// Long enough that nothing is read from the database a second time.
 const ONCE: Duration = Duration::from_hours(1);
-
-/// One test on both stores.
-macro_rules! on_both_stores {
-    ($($case:ident),+ $(,)?) => {
-        mod postgres {$(
-            #[tokio::test]
-            async fn $case() {
-                super::$case(super::support::store().await).await;
-            }
-        )+}
-        mod sqlite {$(
-            #[tokio::test]
-            async fn $case() {
-                let (_directory, store) = super::sqlite_store().await;
-                super::$case(store).await;
-            }
-        )+}
-    };
-}
 
 on_both_stores!(
     r38_counters_agree_with_a_rejected_message_that_became_a_dead_letter,

@@ -19,10 +19,7 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::timeout};
 
 use self::collector::{Collector, attribute};
-use crate::{
-    failures::sqlite_store,
-    pipeline::support::{LIMIT, Running, receive, relay_to_local},
-};
+use crate::pipeline::support::{LIMIT, Running, receive, relay_to_local, sqlite_store};
 
 const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
 const SPAN_ID: &str = "b7ad6b7169203331";

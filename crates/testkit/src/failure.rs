@@ -1,22 +1,22 @@
-//! Why a run could not be finished: what was being done, and the cause. Nothing that a run finds is one.
+//! Why a program that drives private servers, a benchmark or a torture, could not finish.
 
 use std::{error::Error, fmt};
 
 type Source = Box<dyn Error + Send + Sync>;
 
 /// Whatever a step of a run answers.
-pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
+pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
-/// A run that did not finish, which says nothing about what it was to find.
+/// What was being done, and the cause. There are no figures then: half a run proves nothing.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub struct Failure {
     doing: String,
     source: Option<Source>,
 }
 
 impl Failure {
     /// A failure without a cause of its own.
-    pub(crate) fn new(what: impl Into<String>) -> Self {
+    pub fn new(what: impl Into<String>) -> Self {
         Self { doing: what.into(), source: None }
     }
 }
@@ -40,8 +40,12 @@ impl Error for Failure {
 }
 
 /// Says what was being done when something failed.
-pub(crate) trait During<T> {
+pub trait During<T> {
     /// `doing` completes "cannot …".
+    ///
+    /// # Errors
+    ///
+    /// The failure, with what caused it.
     fn during(self, doing: &str) -> Result<T>;
 }
 
