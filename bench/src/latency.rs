@@ -19,7 +19,7 @@ use crate::{
     messages::{Messages, PAYLOAD_BYTES, STREAM},
     open_loop::{CONNECTIONS, Sent, millis, send_all},
     progress,
-    relay::{LONG, Relay, Setup},
+    relay::{EXACTLY_ONCE, LONG, Relay, Setup},
     report::{Report, Spread, percentile, rounded},
     servers::{Log, Servers},
 };
@@ -67,6 +67,7 @@ async fn round(options: &Options, servers: &Servers, log: &Log, number: u32) -> 
         redis_url: &servers.redis.url(),
         subscriptions: vec![format!("latency-{number}")],
         stream: STREAM,
+        delivery: EXACTLY_ONCE,
         dead_letters_max: 1_000,
         from: "now",
         once: false,

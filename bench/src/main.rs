@@ -3,8 +3,11 @@
 //! One file per benchmark. All run against private servers on the loopback interface, which end
 //! with this process; `cargo xtask bench` builds everything for release and starts it.
 
+mod delivery;
 mod drain;
+mod duel;
 mod enqueue;
+mod held;
 mod idle;
 mod latency;
 mod machine;
@@ -50,7 +53,8 @@ pub(crate) struct Options {
     /// Messages of one drain [default: 1000000]; of memory, in proportion to its own counts
     #[arg(long, value_parser = clap::value_parser!(u64).range(1_000..=5_000_000))]
     messages: Option<u64>,
-    /// Seconds of one run of latency (default: 20), idle (30) and enqueue (2)
+    /// Seconds of one run of latency (default: 20), idle (30), enqueue (2) and writers (12); of the
+    /// load of held (600)
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: Option<u64>,
     /// Messages per second of latency
@@ -75,6 +79,10 @@ enum Benchmark {
     Memory,
     /// A drain of which the sink rejects one message in a hundred
     Rejects,
+    /// A drain that publishes exactly once, beside at least once
+    Delivery,
+    /// A drain beside a transaction that stays open
+    Held,
     /// Writing messages with a settled history, a relay and its retention, and without
     Writers,
     /// All of them
@@ -92,6 +100,8 @@ impl Benchmark {
                     Self::Idle,
                     Self::Memory,
                     Self::Rejects,
+                    Self::Delivery,
+                    Self::Held,
                     Self::Writers,
                 ]
             }
@@ -136,6 +146,8 @@ async fn measure_one(options: &Options, bench: Benchmark) -> Result<Report> {
         Benchmark::Enqueue => enqueue::run(options, &servers).await,
         Benchmark::Idle => idle::run(options, &servers).await,
         Benchmark::Rejects => rejects::run(options, &servers).await,
+        Benchmark::Delivery => delivery::run(options, &servers).await,
+        Benchmark::Held => held::run(options, &servers).await,
         Benchmark::Writers => writers::run(options, &servers).await,
         Benchmark::Memory | Benchmark::All => memory::run(options, &servers).await,
     }?;

@@ -11,7 +11,7 @@ use crate::{
     Options,
     messages::{Messages, STREAM},
     progress,
-    relay::{LONG, Relay, Setup},
+    relay::{EXACTLY_ONCE, LONG, Relay, Setup},
     report::{Report, Spread, rounded},
     servers::{Log, Servers, settle_tables},
 };
@@ -98,6 +98,7 @@ async fn measure(
         redis_url: &servers.redis.url(),
         subscriptions: vec![format!("memory-{number}")],
         stream: STREAM,
+        delivery: EXACTLY_ONCE,
         dead_letters_max: 1_000,
         from: "beginning",
         once: true,

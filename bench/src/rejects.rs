@@ -5,18 +5,16 @@
 //! comes from a header, which the messages to be rejected lack. Each rejected one becomes a dead
 //! letter, and its key moves on.
 
-use std::time::Duration;
-
 use posthaste_core::Message;
 use posthaste_testkit::failure::{During, Failure, Result};
-use serde_json::json;
 
 use crate::{
     Options,
+    duel::{Duel, Side},
     messages::{Messages, PAYLOAD_BYTES, STREAM},
     progress,
-    relay::{LONG, Relay, Setup},
-    report::{Report, Spread, rounded},
+    relay::EXACTLY_ONCE,
+    report::Report,
     servers::{Log, Servers, settle_tables},
 };
 
@@ -24,8 +22,6 @@ const MESSAGES: u64 = 500_000;
 /// One message in so many is rejected.
 const REJECTED: usize = 100;
 const HEADER: &str = "to";
-/// A hundredth of what we expect; beyond it something hangs.
-const RATE_MIN: u64 = 2_000;
 
 pub(crate) async fn run(options: &Options, servers: &Servers) -> Result<Report> {
     let count = options.messages.unwrap_or(MESSAGES);
@@ -33,26 +29,29 @@ pub(crate) async fn run(options: &Options, servers: &Servers) -> Result<Report> 
     progress(format_args!("writing {count} messages twice"));
     fill(&clean, count, false).await?;
     fill(&faulty, count, true).await?;
-    let mut rounds = Vec::new();
-    // The first round warms the caches and does not count.
-    for number in 0..=options.runs {
-        let name = format!("rejects-{number}");
-        let without = drain(options, servers, &clean, &name, count).await?;
-        let dead = count / REJECTED as u64;
-        let with = drain(options, servers, &faulty, &name, count - dead).await?;
-        let status = faulty.store.status().await.during("read the status")?;
+    let dead = count / REJECTED as u64;
+    let stream = format!("{{header:{HEADER}}}");
+    let measured = Side {
+        key: "rejects",
+        name: "one in a hundred rejected",
+        servers,
+        log: &faulty,
+        stream: &stream,
+        delivery: EXACTLY_ONCE,
+        expected: count - dead,
+    };
+    let beside =
+        Side { key: "clean", name: "none rejected", log: &clean, expected: count, ..measured };
+    let duel = Duel { name: "rejects", measured, beside, count };
+    let report = duel.run(options).await?;
+    let status = faulty.store.status().await.during("read the status")?;
+    for name in (0..=options.runs).map(|round| duel.subscription(round)) {
         let found = status.subscriptions.iter().find(|it| it.name == name);
         if found.map(|it| it.dead_letters) != Some(dead) {
             return Err(Failure::new(format!("not {dead} dead letters: {found:?}")));
         }
-        if number > 0 {
-            let rate = |elapsed: Duration| count as f64 / elapsed.as_secs_f64();
-            rounds.push((rate(without), rate(with)));
-            let (without, with) = (rate(without), rate(with));
-            progress(format_args!("round {number}: {with:.0}/s, without {without:.0}/s"));
-        }
     }
-    Ok(report(&rounds, count))
+    Ok(report)
 }
 
 async fn fill(log: &Log, count: u64, rejects: bool) -> Result<()> {
@@ -71,48 +70,4 @@ async fn fill(log: &Log, count: u64, rejects: bool) -> Result<()> {
         written += part.len() as u64;
     }
     settle_tables(&log.url).await
-}
-
-async fn drain(
-    options: &Options,
-    servers: &Servers,
-    log: &Log,
-    name: &str,
-    expected: u64,
-) -> Result<Duration> {
-    let relay = Relay::start(&Setup {
-        program: &options.posthaste,
-        database_url: &log.url,
-        redis_url: &servers.redis.url(),
-        subscriptions: vec![name.to_owned()],
-        stream: &format!("{{header:{HEADER}}}"),
-        dead_letters_max: 100_000,
-        from: "beginning",
-        once: true,
-        retention: LONG,
-    })?;
-    let ended = relay.end(Duration::from_secs(60 + expected / RATE_MIN)).await?;
-    let length = servers.stream_length(STREAM)?;
-    if length != expected {
-        return Err(Failure::new(format!("the stream holds {length} of {expected}")));
-    }
-    servers.flush_redis()?;
-    Ok(ended.elapsed)
-}
-
-fn report(rounds: &[(f64, f64)], count: u64) -> Report {
-    let mut report = Report::new("rejects");
-    let clean = Spread::of(rounds.iter().map(|(clean, _)| *clean));
-    let faulty = Spread::of(rounds.iter().map(|(_, faulty)| *faulty));
-    report.figure("rate", "one in a hundred rejected", "msg/s", faulty);
-    report.figure("clean_rate", "none rejected", "msg/s", clean);
-    report.set("ratio_to_clean", rounded(faulty.median / clean.median, 3));
-    report.row("ratio within a round", "", Spread::of(rounds.iter().map(|(c, f)| f / c)));
-    report.set("messages", count);
-    let runs = rounds.iter().map(
-        |(clean, faulty)| json!({ "rate": rounded(*faulty, 0), "clean_rate": rounded(*clean, 0) }),
-    );
-    report.set("runs", runs.collect::<Vec<_>>());
-    report.note(format!("ratio of medians {:.3}", faulty.median / clean.median));
-    report
 }

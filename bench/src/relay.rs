@@ -25,6 +25,8 @@ const LOOKS_PER_READING: u32 = 5;
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 /// A retention under which no slot is emptied while a benchmark may still read it.
 pub(crate) const LONG: &str = "24h";
+/// What a sink does by default.
+pub(crate) const EXACTLY_ONCE: &str = "exactly-once";
 
 /// What a relay is started with.
 #[derive(Debug)]
@@ -37,6 +39,7 @@ pub(crate) struct Setup<'a> {
     pub(crate) subscriptions: Vec<String>,
     /// Where all of them publish to.
     pub(crate) stream: &'a str,
+    pub(crate) delivery: &'static str,
     /// Dead letters that each may have; a message is one at its first rejection.
     pub(crate) dead_letters_max: i64,
     /// `beginning` or `now`.
@@ -174,6 +177,7 @@ fn configuration(setup: &Setup<'_>) -> Table {
         ("kind", text("redis-stream")),
         ("url", text(setup.redis_url)),
         ("stream", text(setup.stream)),
+        ("delivery", text(setup.delivery)),
     ]);
     let failure = table(&[
         ("policy", text("dead-letter")),

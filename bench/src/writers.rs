@@ -13,12 +13,14 @@ use crate::{
     messages::{Messages, PAYLOAD_BYTES, STREAM},
     open_loop::{CONNECTIONS, millis, send_all},
     progress,
-    relay::{LONG, Relay, Setup},
+    relay::{EXACTLY_ONCE, LONG, Relay, Setup},
     report::{Report, Spread, percentile, rounded},
     servers::{Log, Servers, settle_tables},
 };
 
-const SECONDS: u64 = 10;
+const SECONDS: u64 = 12;
+/// At the beginning of a turn connections meet every statement for the first time: not counted.
+const WARM_UP: Duration = Duration::from_secs(2);
 const HISTORY: u64 = 1_000_000;
 const SUBSCRIPTION: &str = "writers";
 /// So small that the load fills a slot every few seconds, and the sweep empties it.
@@ -31,18 +33,21 @@ const READY_LIMIT: Duration = Duration::from_mins(2);
 enum Case {
     /// Nothing: an empty log that nobody reads.
     Alone,
+    /// A relay; the log was empty.
+    Relay,
     /// A relay, and a log of settled messages that are kept.
     History,
     /// A relay that empties a slot every few seconds.
     Retention,
 }
 
-const CASES: [Case; 3] = [Case::Alone, Case::History, Case::Retention];
+const CASES: [Case; 4] = [Case::Alone, Case::Relay, Case::History, Case::Retention];
 
 impl Case {
     const fn key(self) -> &'static str {
         match self {
             Self::Alone => "alone",
+            Self::Relay => "relay",
             Self::History => "history",
             Self::Retention => "retention",
         }
@@ -51,6 +56,7 @@ impl Case {
     const fn name(self) -> &'static str {
         match self {
             Self::Alone => "without a relay, empty log",
+            Self::Relay => "with a relay, empty log",
             Self::History => "with a relay and a settled history",
             Self::Retention => "with a relay that empties slots",
         }
@@ -58,14 +64,16 @@ impl Case {
 
     const fn rings(self) -> RingSizes {
         match self {
-            Self::Alone | Self::History => RingSizes { slots: 32, slot_size: 262_144 },
+            Self::Alone | Self::Relay | Self::History => {
+                RingSizes { slots: 32, slot_size: 262_144 }
+            }
             Self::Retention => SMALL_SLOTS,
         }
     }
 
     const fn retention(self) -> &'static str {
         match self {
-            Self::Alone | Self::History => LONG,
+            Self::Alone | Self::Relay | Self::History => LONG,
             Self::Retention => "1s",
         }
     }
@@ -132,10 +140,12 @@ async fn turn(options: &Options, servers: &Servers, log: &Log, case: Case) -> Re
         wait_until_settled(log, &mut relay).await?;
         relay.stop().await?;
     }
+    let warm = sent.values().map(|times| times.due + WARM_UP).min();
+    let counted = || sent.values().filter(|times| Some(times.due) >= warm);
     let mut transaction: Vec<f64> =
-        sent.values().map(|times| millis(times.begun, times.committed)).collect();
+        counted().map(|times| millis(times.begun, times.committed)).collect();
     let mut from_due: Vec<f64> =
-        sent.values().map(|times| millis(times.due, times.committed)).collect();
+        counted().map(|times| millis(times.due, times.committed)).collect();
     transaction.sort_by(f64::total_cmp);
     from_due.sort_by(f64::total_cmp);
     Ok(Turn { transaction, from_due })
@@ -148,6 +158,7 @@ fn start(options: &Options, servers: &Servers, log: &Log, case: Case) -> Result<
         redis_url: &servers.redis.url(),
         subscriptions: vec![SUBSCRIPTION.to_owned()],
         stream: STREAM,
+        delivery: EXACTLY_ONCE,
         dead_letters_max: 1_000,
         from: "beginning",
         once: false,
@@ -193,6 +204,22 @@ fn report(options: &Options, turns: &[Vec<Turn>]) -> Report {
             "p99_runs": runs.collect::<Vec<_>>(),
         });
         cases.insert(case.key().to_owned(), object);
+    }
+    let over_relay = |case: Case| {
+        let p99s = |of: Case| {
+            let nth = CASES.iter().position(|it| *it == of).unwrap_or(0);
+            turns[nth].iter().map(|turn| percentile(&turn.transaction, 0.99))
+        };
+        Spread::of(p99s(case).zip(p99s(Case::Relay)).map(|(it, relay)| it / relay))
+    };
+    for case in [Case::History, Case::Retention] {
+        let ratio = over_relay(case);
+        report.row(
+            &format!("{}: p99 to that with an empty log, within a round", case.key()),
+            "",
+            ratio,
+        );
+        report.set(&format!("{}_ratio", case.key()), rounded(ratio.median, 3));
     }
     report.set("cases", cases);
     report.set("rate", options.rate);

@@ -23,7 +23,7 @@ struct Defect {
     points: &'static [&'static str],
 }
 
-const DEFECTS: [Defect; 13] = [
+const DEFECTS: [Defect; 17] = [
     Defect { name: "settle-before-ack", kinds: &["kill relay"], points: &["publishing"] },
     Defect { name: "ignored-epoch", kinds: &["takeover"], points: &["publishing"] },
     Defect { name: "ignored-calls", kinds: &["wrong type in Redis"], points: &["publishing"] },
@@ -36,6 +36,18 @@ const DEFECTS: [Defect; 13] = [
     Defect { name: "order-by-xid", kinds: &["pause relay"], points: &["ticked"] },
     Defect { name: "look-without-x", kinds: &["pause relay"], points: &["looked"] },
     Defect { name: "stale-settle", kinds: &["takeover"], points: &["settling", "place-moved"] },
+    Defect { name: "tick-after-publish", kinds: &["kill PostgreSQL"], points: &["answered"] },
+    Defect {
+        name: "swallowed-commit",
+        kinds: &["PostgreSQL: reset"],
+        points: &["looked", "ticked"],
+    },
+    Defect {
+        name: "lease-on-local-clock",
+        kinds: &["clock jumps", "kill relay"],
+        points: &["settled"],
+    },
+    Defect { name: "epoch-after-place", kinds: &["overlap"], points: &["setting-aside"] },
     Defect { name: "slot-emptied-early", kinds: &["wrong type in Redis"], points: &[] },
 ];
 
@@ -61,7 +73,7 @@ pub(crate) async fn find_all(options: &Options, seed: u64) -> Result<bool> {
             scope: scope_of(name)?,
             is_forgetful: false,
             kills: KILLS,
-            messages: u64::MAX,
+            messages: 0,
             limit: LIMIT,
             defect: Some(name),
         };

@@ -36,13 +36,13 @@ pub(crate) struct Options {
     /// What it publishes to
     #[arg(long, value_enum, default_value_t = SinkKind::Stream)]
     sink: SinkKind,
-    /// Faults that hit with messages in flight, after which it ends
+    /// Goes on until that many faults have hit with messages in flight
     #[arg(long, default_value_t = 100)]
     kills: u64,
-    /// Messages after which it ends
-    #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
+    /// Goes on until that many messages were written
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
     messages: u64,
-    /// Minutes after which it ends
+    /// Ends after that many minutes in any case
     #[arg(long, default_value_t = 60)]
     minutes: u64,
     /// Draws the schedule of faults; the same again for the same number [default: random]
@@ -126,11 +126,12 @@ async fn torture(options: &Options) -> Result<bool> {
 
 /// The command that runs the same schedule again.
 fn repeat(options: &Options, seed: u64) -> String {
-    let Options { sink, kills, defect, forgetful_redis, .. } = options;
+    let Options { sink, kills, messages, defect, forgetful_redis, .. } = options;
+    let messages = if *messages > 0 { format!(" --messages {messages}") } else { String::new() };
     let forgetful = if *forgetful_redis { " --forgetful-redis" } else { "" };
     let defect = defect.as_ref().map(|name| format!(" --defect {name}")).unwrap_or_default();
     format!(
-        "repeat with: cargo xtask torture --sink {} --kills {kills} --seed {seed}{forgetful}{defect}",
+        "repeat with: cargo xtask torture --sink {} --kills {kills}{messages} --seed {seed}{forgetful}{defect}",
         sink.name()
     )
 }

@@ -49,8 +49,8 @@ pub(crate) struct Struck {
     pub(crate) missed: u64,
     /// Faults that hit while nothing was in flight.
     pub(crate) idle: u64,
-    /// From the end of a fault to the next arrival.
-    pub(crate) recoveries: Vec<Duration>,
+    /// From the end of a fault to the next arrival, by the kind of fault.
+    pub(crate) recoveries: BTreeMap<&'static str, Vec<Duration>>,
     /// Faults after which nothing arrived within the limit.
     pub(crate) unrecovered: u64,
     /// FENCED: hand-overs by a relay that another had taken the sink from.
@@ -115,7 +115,7 @@ impl<'a> Nemesis<'a> {
             return Ok(());
         }
         *self.struck.hits.entry((strike.fault.kind(), strike.step.point)).or_default() += 1;
-        self.recover(over).await
+        self.recover(strike.fault.kind(), over).await
     }
 
     /// Has the relay stop at a step; false when it does not come there.
@@ -141,7 +141,26 @@ impl<'a> Nemesis<'a> {
                 sleep(pause).await;
                 self.relay.go().await;
             }
-            Fault::Takeover => self.take_over().await?,
+            Fault::Takeover => self.take_over("connected").await?,
+            Fault::Overlap => self.take_over("acquiring").await?,
+            Fault::Panic => self.relay.panic().await,
+            Fault::SetClock(seconds) => {
+                self.stage.clock.set(seconds);
+                self.relay.go().await;
+            }
+            Fault::FillDisk(hold) => {
+                self.stage.disk.fill(&self.stage.postgres.data_dir());
+                self.relay.go().await;
+                sleep(hold).await;
+                self.stage.disk.free();
+                // A server that could not write its log has ended.
+                if connect(&self.stage.database_url).await.is_err() {
+                    block_in_place(|| {
+                        self.stage.postgres.kill();
+                        self.stage.postgres.restart();
+                    });
+                }
+            }
             Fault::KillPostgres => {
                 block_in_place(|| {
                     self.stage.postgres.kill();
@@ -174,9 +193,10 @@ impl<'a> Nemesis<'a> {
         Ok(Instant::now())
     }
 
-    /// Another relay takes over while this one stands still; then this one goes on.
-    async fn take_over(&mut self) -> Result<()> {
-        let mut next = Relay::start(&self.program, Some(("connected", 1))).await?;
+    /// Another relay comes up to a point while this one stands still; then this one goes on, and
+    /// after that the other one.
+    async fn take_over(&mut self, point: &str) -> Result<()> {
+        let mut next = Relay::start(&self.program, Some((point, 1))).await?;
         let taken = next.reached(START_LIMIT).await;
         if let Some(reached) = &taken {
             let key = Stage::place_key(&reached.lane);
@@ -184,10 +204,13 @@ impl<'a> Nemesis<'a> {
             let (settled, place) = (truth::settled(&client).await?, self.place(&key).await);
             self.relay.go().await;
             sleep(STALE_WATCH).await;
-            // The new holder stands still, so that only the old one could have done anything.
-            let moved = self.place(&key).await;
-            self.struck.stale_publishes += u64::from(is_stale(place.as_ref(), moved.as_ref()));
-            self.struck.stale_settles += truth::stale_since(&client, settled).await?;
+            // The new holder stands still, so that only the old one could have done anything. One
+            // that has not taken over yet leaves it in its rights.
+            if point == "connected" {
+                let moved = self.place(&key).await;
+                self.struck.stale_publishes += u64::from(is_stale(place.as_ref(), moved.as_ref()));
+                self.struck.stale_settles += truth::stale_since(&client, settled).await?;
+            }
             next.go().await;
         } else {
             self.relay.go().await;
@@ -231,13 +254,13 @@ impl<'a> Nemesis<'a> {
     }
 
     /// Waits until messages arrive again.
-    async fn recover(&mut self, over: Instant) -> Result<()> {
+    async fn recover(&mut self, kind: &'static str, over: Instant) -> Result<()> {
         let mut last = self.last_arrival.clone();
         let deadline = Instant::now() + RECOVERY_LIMIT;
         while Instant::now() < deadline {
             let look = Duration::from_millis(200);
             if let Ok(Ok(last)) = timeout(look, last.wait_for(|last| *last > over)).await {
-                self.struck.recoveries.push(*last - over);
+                self.struck.recoveries.entry(kind).or_default().push(*last - over);
                 return Ok(());
             }
             self.restart_if_ended().await?;

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use posthaste_testkit::failure::{During, Failure, Result};
+use posthaste_testkit::{
+    Clock,
+    failure::{During, Failure, Result},
+};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
@@ -33,6 +36,8 @@ pub(crate) struct Program<'a> {
     pub(crate) log: &'a Path,
     /// A defect that they have.
     pub(crate) defect: Option<&'a str>,
+    /// Their wall clock.
+    pub(crate) clock: &'a Clock,
 }
 
 /// A relay that was started and not waited for; dropping it kills it.
@@ -65,6 +70,7 @@ impl Relay {
         }
         command.env_remove("TORTURE_DEFECT").env("TORTURE_FAILPOINTS", "1");
         command.envs(program.defect.map(|defect| ("TORTURE_DEFECT", defect)));
+        command.envs(program.clock.environment());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         let mut child = command.spawn().during("start a relay")?;
         let (input, output) = (child.stdin.take(), child.stdout.take());
@@ -120,6 +126,12 @@ impl Relay {
     pub(crate) async fn go(&mut self) {
         self.signal(Signal::CONT);
         self.tell("go").await;
+    }
+
+    /// Has what stands still panic there; the process goes on.
+    pub(crate) async fn panic(&mut self) {
+        self.signal(Signal::CONT);
+        self.tell("panic").await;
     }
 
     /// Kills it, and waits until it is gone.

@@ -41,6 +41,7 @@ impl Report {
 
     pub(crate) fn json(&self) -> Value {
         let Self { struck, findings, .. } = self;
+        let (recovery, takeover) = self.recovery();
         let mut object = json!({
             "sink": self.sink,
             "store": "postgres",
@@ -62,7 +63,8 @@ impl Report {
             "restarts": struck.restarts,
             "long_transactions": struck.long_transactions,
             "drained": self.drained,
-            "recovery_ms": self.recovery(),
+            "recovery_ms": recovery,
+            "takeover_ms": takeover,
             "hits": self.hits(),
         });
         if let (Value::Object(object), Ok(Value::Object(findings))) =
@@ -83,19 +85,16 @@ impl Report {
         Value::Object(kinds)
     }
 
-    fn recovery(&self) -> Value {
-        let mut sorted = self.struck.recoveries.clone();
-        sorted.sort_unstable();
-        // By nearest rank.
-        let at = |part: f64| {
-            let rank = (part * sorted.len() as f64).ceil() as usize;
-            sorted.get(rank.max(1) - 1).map_or(0, Duration::as_millis) as u64
-        };
-        json!({ "p50": at(0.5), "p99": at(0.99), "max": at(1.0) })
+    /// After all faults, and after kills of the relay alone: how long a takeover takes.
+    fn recovery(&self) -> (Value, Value) {
+        let all = &self.struck.recoveries;
+        let takeovers = all.get("kill relay").cloned().unwrap_or_default();
+        (percentiles(all.values().flatten().copied().collect()), percentiles(takeovers))
     }
 
     pub(crate) fn text(&self) -> String {
         let Self { struck, findings, .. } = self;
+        let (recovery, takeover) = self.recovery();
         let mut text = format!(
             "{} seed {}: {} kills in {} s\n",
             self.sink,
@@ -110,7 +109,8 @@ impl Report {
             text,
             "  not reached {}, nothing in flight {}, relays that ended by themselves {}\n  \
              messages: {} attempted, {} acknowledged, {} in doubt; {} committed, {} arrived, {} \
-             dead letters, {} repaired, {} lost with Redis\n  recovery: {} ms",
+             dead letters, {} repaired, {} lost with Redis\n  recovery: {recovery} ms, after a \
+             kill of the relay {takeover} ms",
             struck.missed,
             struck.idle,
             struck.restarts,
@@ -122,15 +122,14 @@ impl Report {
             self.dead_letters,
             self.repaired,
             self.lost_with_redis,
-            self.recovery(),
         );
         let Findings { lost, duplicated, reordered, phantom, damaged, stuck, .. } = findings;
         let _ = writeln!(
             text,
             "  {lost} lost, {duplicated} duplicated, {reordered} reordered, {phantom} phantom, \
-             {damaged} damaged, {stuck} stuck, {} stale settles, {} stale publishes, {} \
-             unrecovered",
-            findings.stale_settles, findings.stale_publishes, struck.unrecovered
+             {damaged} damaged, {stuck} stuck, {} stale settles, {} stale publishes, {} stolen \
+             leases, {} unrecovered",
+            findings.stale_settles, findings.stale_publishes, findings.stolen, struck.unrecovered
         );
         if !self.drained {
             text.push_str("  the last relay did not drain within its limit\n");
@@ -138,6 +137,16 @@ impl Report {
         text.push_str(&self.examples);
         text
     }
+}
+
+/// In milliseconds, by nearest rank.
+fn percentiles(mut sorted: Vec<Duration>) -> Value {
+    sorted.sort_unstable();
+    let at = |part: f64| {
+        let rank = (part * sorted.len() as f64).ceil() as usize;
+        sorted.get(rank.max(1) - 1).map_or(0, Duration::as_millis) as u64
+    };
+    json!({ "p50": at(0.5), "p99": at(0.99), "max": at(1.0) })
 }
 
 #[cfg(test)]
@@ -148,7 +157,10 @@ mod tests {
 
     fn report(findings: Findings) -> Report {
         let hits = BTreeMap::from([(("kill relay", "settled"), 2), (("takeover", "answered"), 1)]);
-        let recoveries = (1..=200).map(Duration::from_millis).collect();
+        let recoveries = BTreeMap::from([
+            ("kill relay", (1..=100).map(Duration::from_millis).collect()),
+            ("takeover", (101..=200).map(Duration::from_millis).collect()),
+        ]);
         Report {
             sink: "redis-stream",
             seed: 7,
@@ -176,6 +188,7 @@ mod tests {
         }
         assert_eq!((&json["kills"], &json["messages"]), (&json!(3), &json!(11)));
         assert_eq!(json["recovery_ms"], json!({ "p50": 100, "p99": 198, "max": 200 }));
+        assert_eq!(json["takeover_ms"], json!({ "p50": 50, "p99": 99, "max": 100 }));
         assert_eq!(json["hits"]["kill relay"]["settled"], 2);
     }
 

@@ -32,7 +32,7 @@ const FINISH_LIMIT: Duration = Duration::from_mins(1);
 const SURPLUS_WATCH: Duration = Duration::from_secs(1);
 /// Longer than any pause between two looks at a quiet log.
 const QUIET: Duration = Duration::from_secs(2);
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const DRAIN_LIMIT: Duration = Duration::from_secs(15);
 /// How often a run says how far it has come.
 const KILLS_PER_LINE: u64 = 25;
@@ -45,9 +45,10 @@ pub(crate) struct Plan<'a> {
     pub(crate) scope: Scope,
     /// Redis keeps nothing on disk.
     pub(crate) is_forgetful: bool,
-    /// The run ends at the first of these.
+    /// The run goes on until there were that many of both…
     pub(crate) kills: u64,
     pub(crate) messages: u64,
+    /// … or for that long.
     pub(crate) limit: Duration,
     pub(crate) defect: Option<&'a str>,
 }
@@ -104,6 +105,7 @@ async fn strike(
         configuration: &configuration,
         log: &log,
         defect: plan.defect,
+        clock: &stage.clock,
     };
     let mut writing = JoinSet::new();
     writing.spawn(writers::write(setup.clone()));
@@ -175,7 +177,7 @@ async fn strike_until_done(
     let mut told = 0;
     for strike in Schedule::new(plan.seed, plan.scope.clone()) {
         let is_written = written.acknowledged.load(Ordering::Acquire) >= plan.messages;
-        if nemesis.kills() >= plan.kills || is_written || began.elapsed() > plan.limit {
+        if (nemesis.kills() >= plan.kills && is_written) || began.elapsed() > plan.limit {
             break;
         }
         nemesis.strike(&strike).await?;

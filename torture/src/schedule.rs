@@ -8,7 +8,8 @@ use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
 
 /// The steps of a pipeline at which it may be stopped (`crates/relay/src/failpoint.rs`), how often
 /// each is drawn, and at which of its occurrences at most.
-const POINTS: [Step; 18] = [
+const POINTS: [Step; 19] = [
+    Step::of_start("acquiring", 2, "settled"),
     Step::of_start("acquired", 2, "settled"),
     Step::of_start("connected", 3, "answered"),
     Step::of_start("beginning", 3, "answered"),
@@ -28,6 +29,9 @@ const POINTS: [Step; 18] = [
     Step::of_run("retried", 4, 3),
     Step::of_run("unparking", 4, 2),
 ];
+
+/// Six months.
+const CLOCK_SECONDS_MAX: i64 = 6 * 30 * 24 * 3_600;
 
 /// The rarest fault at the rarest step is drawn once in some 10,000.
 const DRAWS_MAX: u32 = 1_000_000;
@@ -62,6 +66,14 @@ pub(crate) enum Fault {
     PauseRelay(Duration),
     /// Paused; another one takes over, and then it is continued.
     Takeover,
+    /// Paused; another one is about to take over when it is continued, and does so after that.
+    Overlap,
+    /// What stands still panics; everything that it and its neighbours were doing is dropped.
+    Panic,
+    /// The relays' wall clock is wrong by that many seconds from now on.
+    SetClock(i64),
+    /// The database's disk is full, for a while.
+    FillDisk(Duration),
     /// `kill -9` of the database server with all its processes, and a restart.
     KillPostgres,
     /// `kill -9` of Redis, and a restart.
@@ -113,6 +125,10 @@ impl Fault {
             Self::KillRelay => "kill relay",
             Self::PauseRelay(_) => "pause relay",
             Self::Takeover => "takeover",
+            Self::Overlap => "overlap",
+            Self::Panic => "panic",
+            Self::SetClock(_) => "clock jumps",
+            Self::FillDisk(_) => "disk full",
             Self::KillPostgres => "kill PostgreSQL",
             Self::KillRedis => "kill Redis",
             Self::WrongType { .. } => "wrong type in Redis",
@@ -140,9 +156,14 @@ impl Fault {
     fn draw(rng: &mut SmallRng) -> Self {
         let pause = Duration::from_millis(rng.random_range(50..1_500));
         match rng.random_range(0..100) {
-            0..40 => Self::KillRelay,
-            40..50 => Self::PauseRelay(pause),
-            50..62 => Self::Takeover,
+            0..30 => Self::KillRelay,
+            // Up to three times the lease.
+            30..40 => Self::PauseRelay(pause * 2),
+            40..47 => Self::Panic,
+            47..49 => Self::SetClock(rng.random_range(-CLOCK_SECONDS_MAX..CLOCK_SECONDS_MAX)),
+            49..51 => Self::FillDisk(pause),
+            51..59 => Self::Takeover,
+            59..62 => Self::Overlap,
             62..66 => Self::KillPostgres,
             66..72 => Self::KillRedis,
             72..76 => {
@@ -240,7 +261,7 @@ mod tests {
         let kinds = |scope| -> HashSet<&str> {
             Schedule::new(1, scope).take(2_000).map(|strike| strike.fault.kind()).collect()
         };
-        assert_eq!(kinds(Scope::default()).len(), 18);
+        assert_eq!(kinds(Scope::default()).len(), 22);
         let stays = Scope { of_channels: true, ..Scope::default() };
         assert!(!kinds(stays).contains("kill Redis"));
         let steps: HashSet<&str> =

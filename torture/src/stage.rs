@@ -1,14 +1,14 @@
 //! Where it happens: private servers behind proxies, a log with an application beside it, and the
 //! configuration of the relays.
 
-use std::{fmt::Write as _, fs, path::PathBuf};
+use std::{fmt::Write as _, fs, path::PathBuf, sync::Arc};
 
 use posthaste_store::{
     RingSizes, Store,
     postgres::{PostgresOptions, PostgresStore},
 };
 use posthaste_testkit::{
-    Postgres, Redis,
+    Clock, Disk, Postgres, Redis,
     failure::{During, Failure, Result},
     proxy::Proxy,
 };
@@ -33,7 +33,18 @@ const APPLICATION: &str = "
     insert into app.entity select k, 0 from generate_series(0, 199) k;
     create table app.mirror (k bigint, n bigint, part bigint, tx uuid, id uuid, rejected boolean);
     create index on app.mirror (k, n, part);
-    create table app.other (x int)";
+    create table app.other (x int);
+    create table app.stolen (subscription int, at timestamptz default clock_timestamp());
+    create function app.watch() returns trigger language plpgsql as $$
+    begin
+      if new.epoch > old.epoch and new.holder <> old.holder
+        and old.expires_at > clock_timestamp() then
+        insert into app.stolen (subscription) values (new.subscription);
+      end if;
+      return new;
+    end $$;
+    create trigger watch after update on posthaste.lease
+      for each row execute function app.watch()";
 
 /// A kind of sink that is tortured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -73,13 +84,21 @@ pub(crate) struct Stage {
     /// Where the application connects: past the proxy.
     pub(crate) database_url: String,
     pub(crate) store: PostgresStore,
+    /// What the database is on.
+    pub(crate) disk: Arc<Disk>,
+    /// What the relays take for the time.
+    pub(crate) clock: Clock,
     directory: TempDir,
 }
 
 impl Stage {
     /// `is_forgetful`: Redis keeps nothing on disk.
     pub(crate) async fn build(sink: SinkKind, is_forgetful: bool) -> Result<Self> {
-        let postgres = Postgres::try_start_with(posthaste_testkit::PostgresOptions::default());
+        let disk = Arc::new(Disk::new());
+        let postgres = Postgres::try_start_with(posthaste_testkit::PostgresOptions {
+            disk: Some(Arc::clone(&disk)),
+            ..posthaste_testkit::PostgresOptions::default()
+        });
         let postgres = postgres.during("start PostgreSQL")?;
         let redis = Redis::try_start_with(posthaste_testkit::RedisOptions {
             append_only: !is_forgetful,
@@ -96,8 +115,17 @@ impl Stage {
         let postgres_proxy = Proxy::start(postgres.port()).await.during("start a proxy")?;
         let redis_proxy = Proxy::start(redis.port()).await.during("start a proxy")?;
         let directory = tempfile::tempdir().during("make a directory for the relays")?;
-        let stage =
-            Self { postgres, redis, postgres_proxy, redis_proxy, database_url, store, directory };
+        let stage = Self {
+            postgres,
+            redis,
+            postgres_proxy,
+            redis_proxy,
+            database_url,
+            store,
+            disk,
+            clock: Clock::new(),
+            directory,
+        };
         let text = stage.configuration_text(sink);
         fs::write(stage.configuration(), text).during("write the configuration")?;
         Ok(stage)
@@ -126,7 +154,7 @@ impl Stage {
         let (destination, more) = sink.settings();
         let mut text = format!(
             "[database]\nurl = \"{database}\"\noperation_timeout = \"2s\"\nretention = \"1s\"\n\
-             [relay]\noperation_timeout = \"2s\"\nbatch_messages = 500\npage_stride = 2000\n\
+             [relay]\nlease = \"1s\"\noperation_timeout = \"2s\"\nbatch_messages = 500\npage_stride = 2000\n\
              restart_delay = \"100ms\"\nsweep_interval = \"200ms\"\nretry = {{ initial = \"10ms\", cap = \"200ms\" }}\n\
              [log]\nlevel = \"info\"\n"
         );

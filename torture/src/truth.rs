@@ -38,6 +38,8 @@ pub(crate) struct Findings {
     pub(crate) stale_settles: u64,
     /// Hand-overs by a relay that another had taken the sink from.
     pub(crate) stale_publishes: u64,
+    /// Subscriptions taken over before their lease had run out.
+    pub(crate) stolen: u64,
 }
 
 impl Findings {
@@ -92,6 +94,7 @@ pub(crate) async fn judge(
         damaged: arrivals.damaged(),
         stale_settles: stale_settles(client).await?,
         stale_publishes: 0,
+        stolen: stolen(client).await?,
     };
     Ok((findings, verdict))
 }
@@ -118,6 +121,13 @@ async fn recorded_of(client: &Client, keys: &HashSet<i64>) -> Result<Vec<Entry>>
 
 fn entry(row: &Row) -> Entry {
     Entry { key: row.get(0), n: row.get(1), part: row.get(2), transaction: row.get(3) }
+}
+
+/// What the trigger on the leases has seen.
+async fn stolen(client: &Client) -> Result<u64> {
+    let sql = "select count(*) from app.stolen";
+    let row = client.query_one(sql, &[]).await.during("count stolen leases")?;
+    Ok(row.get::<_, i64>(0) as u64)
 }
 
 /// Dead letters of messages that were not committed, or that the sink had no reason to reject.

@@ -26,8 +26,13 @@ use crate::{
 
 /// Writers at once.
 const WRITERS: u64 = 8;
+/// Messages of most transactions, and of a few, at most.
+const PARTS_MAX: i64 = 5;
+const MANY_PARTS_MAX: i64 = 100;
+/// Longest pause of a writer between two transactions, in milliseconds.
+const PAUSE_MILLIS_MAX: u64 = 6;
 /// Messages that may wait for the relay before the writers wait for it too.
-const BACKLOG_MAX: u64 = 10_000;
+const BACKLOG_MAX: u64 = 20_000;
 const RECONNECT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What the writers have done, counted in messages.
@@ -120,7 +125,8 @@ impl Plan {
             20..22 => Ending::Break(Duration::from_micros(rng.random_range(0..2_000))),
             _ => Ending::Commit,
         };
-        let (parts, savepoints) = (rng.random_range(1..=5), rng.random_bool(0.1));
+        let most = if rng.random_bool(0.05) { MANY_PARTS_MAX } else { PARTS_MAX };
+        let (parts, savepoints) = (rng.random_range(1..=most), rng.random_bool(0.1));
         Self { key: zipf(rng), parts, early_xid, before, after, ending, savepoints }
     }
 }
@@ -174,7 +180,7 @@ async fn write_on(setup: Setup, nth: u64) {
                 (session, in_doubt) = (None, Some(change));
             }
         }
-        sleep(Duration::from_millis(rng.random_range(0..15))).await;
+        sleep(Duration::from_millis(rng.random_range(0..PAUSE_MILLIS_MAX))).await;
     }
 }
 
@@ -263,51 +269,68 @@ async fn begin<'a>(
     let row = transaction.query_one(update, &[&plan.key]).await.ok()?;
     let tx = Uuid::from_u128(rng.random());
     let mut change = Change { key: plan.key, tx, messages: 0, publishable: 0 };
+    let entry = |part| Entry { key: plan.key, n: row.get(0), part, transaction: tx };
+    if !plan.savepoints {
+        let entries: Vec<Entry> = (0..plan.parts).map(entry).collect();
+        let rejected = record(&transaction, outbox, setup, rng, &entries).await?;
+        change.messages = entries.len() as u64;
+        change.publishable = change.messages - rejected;
+        return Some((transaction, change));
+    }
     for part in 0..plan.parts {
-        let entry = Entry { key: plan.key, n: row.get(0), part, transaction: tx };
-        // One in two savepoints is rolled back.
-        let is_kept = !plan.savepoints || part % 2 == 0;
-        let is_rejected = if plan.savepoints {
-            let savepoint = transaction.transaction().await.ok()?;
-            let is_rejected = record(&savepoint, outbox, setup, rng, entry).await?;
-            let ended = if is_kept { savepoint.commit().await } else { savepoint.rollback().await };
-            ended.ok()?;
-            is_rejected
+        let savepoint = transaction.transaction().await.ok()?;
+        let rejected = record(&savepoint, outbox, setup, rng, &[entry(part)]).await?;
+        // One in two is rolled back.
+        if part % 2 == 0 {
+            savepoint.commit().await.ok()?;
+            change.messages += 1;
+            change.publishable += 1 - rejected;
         } else {
-            record(&transaction, outbox, setup, rng, entry).await?
-        };
-        change.messages += u64::from(is_kept);
-        change.publishable += u64::from(is_kept && !is_rejected);
+            savepoint.rollback().await.ok()?;
+        }
     }
     Some((transaction, change))
 }
 
-/// Enqueues one message and records it, and answers whether it will be rejected; `None` when either
-/// failed.
+/// Enqueues messages of one key and records them, and answers how many of them will be rejected;
+/// `None` when something failed.
 async fn record(
     transaction: &Transaction<'_>,
     outbox: &Outbox,
     setup: &Setup,
     rng: &mut SmallRng,
-    entry: Entry,
-) -> Option<bool> {
-    let Entry { key, n, part, transaction: tx } = entry;
-    let topic = SUBSCRIPTIONS[usize::from(key % 2 != 0)];
-    let body = Body::draw(&entry, rng, setup.bytes_min);
-    // About one in a hundred of all messages.
-    let is_rejected = key % 2 != 0 && rng.random_bool(0.02);
-    let mut message = Message::new(topic).key(key.to_string());
+    entries: &[Entry],
+) -> Option<u64> {
+    let drafts: Vec<(Message, bool)> =
+        entries.iter().map(|entry| draft(entry, rng, setup.bytes_min)).collect();
+    let (messages, are_rejected): (Vec<Message>, Vec<bool>) = drafts.into_iter().unzip();
+    let ids = match &messages[..] {
+        [message] => vec![outbox.enqueue(transaction, message).await.ok()?],
+        messages => outbox.enqueue_many(transaction, messages).await.ok()?,
+    };
+    let Entry { key, n, transaction: tx, .. } = entries.first()?;
+    let parts: Vec<i64> = entries.iter().map(|entry| entry.part).collect();
+    let record = "insert into app.mirror select $1, $2, part, $3, id, is_rejected \
+                  from unnest($4::bigint[], $5::uuid[], $6::bool[]) as _ (part, id, is_rejected)";
+    transaction.execute(record, &[key, n, tx, &parts, &ids, &are_rejected]).await.ok()?;
+    Some(are_rejected.into_iter().filter(|is_rejected| *is_rejected).count() as u64)
+}
+
+/// A message, and whether it will be rejected: about one in a hundred.
+fn draft(entry: &Entry, rng: &mut SmallRng, bytes_min: usize) -> (Message, bool) {
+    let is_routed = entry.key % 2 != 0;
+    let body = Body::draw(entry, rng, bytes_min);
+    let is_rejected = is_routed && rng.random_bool(0.02);
+    let mut message = Message::new(SUBSCRIPTIONS[usize::from(is_routed)]);
+    message = message.key(entry.key.to_string());
     message = message.bytes("application/octet-stream", body.payload);
     if let Some(header) = body.header {
         message = message.header(ENTRY_HEADER, header);
     }
-    if key % 2 != 0 && !is_rejected {
-        message = message.header(SHARD_HEADER, (key / 2 % SHARDS).to_string());
+    if is_routed && !is_rejected {
+        message = message.header(SHARD_HEADER, (entry.key / 2 % SHARDS).to_string());
     }
-    let id = outbox.enqueue(transaction, &message).await.ok()?;
-    let record = "insert into app.mirror values ($1, $2, $3, $4, $5, $6)";
-    let recorded = transaction.execute(record, &[&key, &n, &part, &tx, &id, &is_rejected]).await;
-    recorded.ok().map(|_| is_rejected)
+    (message, is_rejected)
 }
 
 /// A transaction that has taken an id and a position, and commits after `time`.

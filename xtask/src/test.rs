@@ -1,5 +1,5 @@
 //! `cargo xtask test [filters…]`: all tests of the workspace, then the store's contract on other
-//! PostgreSQL versions.
+//! PostgreSQL versions, and all of the store and the relay through a pooler.
 //!
 //! A run in which no test ran has failed: a misspelt filter or a lost test binary must not look
 //! like success.
@@ -17,6 +17,18 @@ const THREADS: &str = "--test-threads=8";
 const OTHER_VERSIONS: [&str; 2] = ["13", "18"];
 const CONFORMANCE: [&str; 8] =
     ["cargo", "test", "-p", "posthaste-store", "--all-features", "--test", "main", "conformance"];
+
+const POOLED: [&str; 9] = [
+    "cargo",
+    "test",
+    "-p",
+    "posthaste-store",
+    "-p",
+    "posthaste-relay",
+    "--all-features",
+    "--test",
+    "main",
+];
 
 /// One run of `cargo test`.
 struct Run {
@@ -44,6 +56,9 @@ fn runs(filters: &[String]) -> Vec<Run> {
             command.args(["--", THREADS]).env("POSTHASTE_TEST_PG", version);
             Run { title: format!("store on PostgreSQL {version}"), command }
         }));
+        let mut command = command(&POOLED);
+        command.args(["--", THREADS]).env("POSTHASTE_TEST_PGBOUNCER", "1");
+        runs.push(Run { title: "store and relay through pgbouncer".into(), command });
     }
     runs
 }

@@ -1,6 +1,6 @@
 //! The commands on real servers: PostgreSQL as the log, Redis as the sink.
 
-use posthaste_testkit::{Auth, Database, Postgres, PostgresOptions, Redis};
+use posthaste_testkit::{Auth, Clock, Database, Postgres, PostgresOptions, Redis};
 use serde_json::json;
 
 use crate::harness::Place;
@@ -139,4 +139,22 @@ async fn demo_runs_on_postgresql_and_redis_and_leaves_nothing() {
 pub(crate) fn patient() -> redis::AsyncConnectionConfig {
     let limit = Some(std::time::Duration::from_secs(30));
     redis::AsyncConnectionConfig::new().set_connection_timeout(limit).set_response_timeout(limit)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn relay_and_doctor_tell_of_a_clock_that_is_wrong() {
+    let database = Postgres::shared().database().await;
+    let place = place(&database, &Redis::shared().prefix());
+    place.run(&["migrate"]).succeeds();
+    let clock = Clock::new();
+    let environment = clock.environment();
+    let environment = environment.each_ref().map(|(name, value)| (*name, value.to_str().unwrap()));
+    for (seconds, expected) in [(7_200, "7200 s ahead of"), (-7_200, "7200 s behind")] {
+        clock.set(seconds);
+        let relay = place.run_in(&["relay", "--once"], &environment).succeeds();
+        assert!(relay.stderr.contains(expected), "{}", relay.stderr);
+        let findings = place.run_in(&["doctor"], &environment).succeeds().objects();
+        let is_told = |it: &serde_json::Value| it["text"].as_str().unwrap().contains(expected);
+        assert!(findings.iter().any(is_told), "{findings:?}");
+    }
 }

@@ -4,7 +4,8 @@
 //! Nothing of it is in a build without the feature `failpoints`. With it, a process whose variable
 //! `TORTURE_FAILPOINTS` is set obeys its standard input, a line each: `arm POINT N` stops it at the
 //! Nth time that a lane comes to that point, `disarm` forgets that, and `go` lets it go on after it
-//! was continued. The first line is read before the first point is passed. A process that stops
+//! was continued, `panic` ends the lane there: whatever it does at the moment is dropped in the
+//! middle. The first line is read before the first point is passed. A process that stops
 //! says `POINT LANE` on its standard output. The end of its input ends it, so that none outlives
 //! whoever drives it.
 
@@ -30,13 +31,15 @@ mod driven {
     use rustix::process::{Signal, getpid, kill_process};
 
     static DRIVEN: LazyLock<bool> = LazyLock::new(begin);
-    static STATE: Mutex<State> = Mutex::new(State { armed: None, stopped: false });
+    static STATE: Mutex<State> = Mutex::new(State { armed: None, stopped: false, panics: false });
     static GOES_ON: Condvar = Condvar::new();
 
     struct State {
         /// A point, and how many times it has yet to be reached.
         armed: Option<(String, u32)>,
         stopped: bool,
+        /// Whether the one that has stopped panics when it goes on.
+        panics: bool,
     }
 
     impl State {
@@ -57,8 +60,8 @@ mod driven {
                     self.armed = Some((point.to_owned(), nth));
                 }
                 (Some("disarm"), ..) => self.armed = None,
-                (Some("go"), ..) => {
-                    self.stopped = false;
+                (Some(word @ ("go" | "panic")), ..) => {
+                    (self.panics, self.stopped) = (self.stopped && word == "panic", false);
                     GOES_ON.notify_all();
                 }
                 _ => process::exit(1),
@@ -81,7 +84,9 @@ mod driven {
             process::exit(1);
         }
         // The signal stops other threads first, perhaps: this one goes no further in any case.
-        drop(GOES_ON.wait_while(state, |state| state.stopped));
+        let waited = GOES_ON.wait_while(state, |state| state.stopped);
+        let panics = std::mem::take(&mut waited.unwrap_or_else(PoisonError::into_inner).panics);
+        assert!(!panics, "told to at {point}");
     }
 
     fn begin() -> bool {

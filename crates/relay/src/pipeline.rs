@@ -5,7 +5,9 @@
 use std::{panic::resume_unwind, sync::Arc};
 
 use posthaste_core::{Backoff, Epoch, Place, TopicFilter};
-use posthaste_store::{Acquired, Lineage, Settled, Store, StoreError, StoreErrorKind};
+use posthaste_store::{
+    Acquired, AsideState, Lineage, Settled, Store, StoreError, StoreErrorKind, defect,
+};
 use tokio::{
     sync::{Mutex, mpsc, watch},
     task::JoinSet,
@@ -91,6 +93,9 @@ impl Pipeline {
     /// lease.
     pub(crate) async fn run(self) -> Outcome {
         let (name, lease) = (self.gauge.name(), self.settings.lease);
+        let is_early = defect::is("epoch-after-place");
+        let early = if is_early { self.store.aside(name).await.ok() } else { None };
+        failpoint::reach("acquiring", name);
         let until = Instant::now() + lease;
         let (epoch, place) = match self.store.acquire(name, &self.holder, lease).await {
             Ok(Acquired::Taken(epoch, place)) => (epoch, place),
@@ -100,7 +105,7 @@ impl Pipeline {
             }
             Err(error) => return Outcome::Store(error),
         };
-        let outcome = match self.take_over(epoch, place, until).await {
+        let outcome = match self.take_over(epoch, place, until, early).await {
             Ok(taken) => self.clone().hold(taken).await,
             Err(error) => Outcome::Store(error),
         };
@@ -345,12 +350,16 @@ impl Pipeline {
         epoch: Epoch,
         place: Place,
         until: Instant,
+        early: Option<AsideState>,
     ) -> Result<Taken, StoreError> {
         let name = self.gauge.name();
         let remembered = self.gauge.last_settled();
         let lineage = self.store.confirm(name, &place, remembered.as_ref()).await?;
         let parked = Arc::new(Parked::default());
-        let aside = self.store.aside(name).await?;
+        let aside = match early {
+            Some(early) => early,
+            None => self.store.aside(name).await?,
+        };
         let is_paused = aside.is_paused;
         parked.load(aside, &place);
         tracing::debug!(subscription = name, epoch, ?place, "acquired");

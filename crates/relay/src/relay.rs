@@ -188,7 +188,7 @@ impl Relay {
         tokio::select! {
             biased;
             () = &mut shutdown => return Ok(()),
-            reconciled = self.reconcile(draining.clone()) => reconciled?,
+            prepared = self.prepare(draining.clone()) => prepared?,
         }
         let mut running = self.start(until, drain, &draining);
         let mut failed = Vec::new();
@@ -218,13 +218,21 @@ impl Relay {
         }
     }
 
-    /// Creates missing subscriptions, waiting for a database that is away.
-    async fn reconcile(&self, mut draining: Draining) -> Result<(), RelayError> {
+    /// Creates missing subscriptions and looks at the database, waiting for one that is away.
+    async fn prepare(&self, mut draining: Draining) -> Result<(), RelayError> {
         let specs: Vec<SubscriptionSpec> =
             self.subscriptions.iter().map(|subscription| subscription.spec.clone()).collect();
         let backoff: Backoff = self.settings.retry.into();
         let (source, mut failures) = (self.monitor.source(), 0);
-        while let Err(error) = self.store.reconcile(&specs).await {
+        let prepared = async || {
+            self.store.reconcile(&specs).await?;
+            self.store.preflight().await
+        };
+        let findings = loop {
+            let error = match prepared().await {
+                Ok(findings) => break findings,
+                Err(error) => error,
+            };
             source.failed(error.kind());
             if policy::after_store_error(error.kind()) == Directive::Stop {
                 return Err(error.into());
@@ -238,8 +246,11 @@ impl Relay {
             if draining.sleep(backoff.delay(failures, rand::random())).await {
                 return Ok(());
             }
-        }
+        };
         source.set_trouble(None);
+        for text in findings {
+            tracing::warn!("{text}");
+        }
         Ok(())
     }
 

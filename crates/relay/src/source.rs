@@ -16,8 +16,10 @@ use crate::{
 };
 
 /// While transactions may still hold invisible positions, looks are this many times as frequent
-/// as while nothing can come.
+/// as while nothing can come…
 const WATCHING_SPEEDUP: u32 = 4;
+/// … at first: whoever has been open for long can wait this part of that time longer.
+const WATCHING_PART: u32 = 20;
 
 /// Messages that one transaction moves: large enough for its commit not to matter, small enough to
 /// be published soon.
@@ -203,26 +205,37 @@ struct Pace {
     watching: Duration,
     idle: Duration,
     current: Duration,
+    /// The pauses since the last window.
+    quiet: Duration,
 }
 
 impl Pace {
     fn new(settings: &RelaySettings) -> Self {
         let (busy, idle) = (settings.busy_interval, settings.idle_interval);
-        Self { busy, watching: (idle / WATCHING_SPEEDUP).max(busy), idle, current: busy }
+        let watching = (idle / WATCHING_SPEEDUP).max(busy);
+        Self { busy, watching, idle, current: busy, quiet: Duration::ZERO }
     }
 
     fn after(&mut self, advance: &Advance) -> Duration {
-        let ceiling = if advance.busy { self.watching } else { self.idle };
-        self.current = match advance.window {
-            Some(_) => self.busy,
-            None => (self.current * 2).min(ceiling),
+        if advance.window.is_some() {
+            (self.current, self.quiet) = (self.busy, Duration::ZERO);
+            return self.current;
+        }
+        let ceiling = if advance.busy {
+            (self.quiet / WATCHING_PART).clamp(self.watching, self.idle)
+        } else {
+            self.idle
         };
+        self.current = (self.current * 2).min(ceiling);
+        self.quiet += self.current;
         self.current
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use posthaste_core::Tick;
+
     use super::*;
 
     #[test]
@@ -232,5 +245,27 @@ mod tests {
         let pauses: Vec<u128> = (0..8).map(|_| pace.after(&quiet(false)).as_millis()).collect();
         assert_eq!(pauses, [10, 20, 40, 80, 160, 200, 200, 200]);
         assert_eq!(pace.after(&quiet(true)).as_millis(), 50);
+    }
+
+    #[test]
+    fn long_transaction_is_watched_closely_at_first_and_then_as_often_as_nothing() {
+        let mut pace = Pace::new(&RelaySettings::default());
+        let watching = Advance { tick: TickRef::BEGINNING, window: None, busy: true };
+        let (mut open_for, mut looks) = (Duration::ZERO, 0);
+        while open_for < Duration::from_mins(1) {
+            let pause = pace.after(&watching);
+            assert!(
+                pause <= Duration::from_millis(50).max(open_for / WATCHING_PART),
+                "{open_for:?}"
+            );
+            open_for += pause;
+            looks += 1;
+        }
+        assert!(looks < 60 * 5 + 60, "{looks} looks in a minute");
+        let tick = TickRef::BEGINNING;
+        let head = Tick { at: tick, snapshot: "1:1:".parse().unwrap() };
+        let window = Window { base: head.clone(), head, main: None, late: Vec::new() };
+        pace.after(&Advance { tick, window: Some(window.into()), busy: true });
+        assert_eq!(pace.after(&watching).as_millis(), 20, "a window begins anew");
     }
 }

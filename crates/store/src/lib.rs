@@ -69,6 +69,14 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// `MissingSchema`, `OlderSchema`, `NewerSchema`, `Standby`, `Privilege`.
     async fn check(&self) -> Result<()>;
 
+    /// Names what deserves an operator's look before a relay begins, with the remedy.
+    ///
+    /// # Errors
+    /// Where a promise would not hold: `Standby`, `Privilege`, `Invalid`.
+    async fn preflight(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// Writes `messages`, already checked against the limits, in one transaction of its own.
     /// For the command line and for tests; applications enqueue in their own transactions.
     async fn append(&self, messages: &[Message]) -> Result<Vec<MessageId>>;

@@ -12,6 +12,7 @@ mod conformance;
 mod connections;
 #[cfg(feature = "postgres")]
 mod hazards;
+mod preflight;
 mod roles;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod taking;

@@ -3,29 +3,19 @@
 //! Mounting a small file system needs privileges that a test may not have, and filling a real one
 //! hurts its neighbours. So a library of one page (`full_disk.c`) is loaded into the program and
 //! answers the calls that would make a file grow as the kernel does on a full disk; everything else
-//! is the real program on the real file system. It needs a C compiler, as building the workspace
-//! does, and a program that is linked with the C library dynamically.
+//! is the real program on the real file system.
 
 use std::{
-    collections::hash_map::DefaultHasher,
     ffi::OsString,
     fs,
-    hash::{Hash as _, Hasher as _},
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use uuid::Uuid;
 
-use crate::{
-    account::Account,
-    cache,
-    error::{TestkitError, run},
-    postgres::chain,
-};
+use crate::{account::Account, cache, error::TestkitError, postgres::chain, preload};
 
 const SOURCE: &str = include_str!("full_disk.c");
-const LIBRARY: &str = "full_disk.so";
 
 /// A disk with room, until a test fills it. Dropping it frees it.
 #[derive(Debug)]
@@ -46,18 +36,9 @@ impl Disk {
 
     fn build() -> Result<Self, TestkitError> {
         let account = Account::for_postgres()?;
-        let mut hasher = DefaultHasher::new();
-        SOURCE.hash(&mut hasher);
-        let name = format!("full-disk-{:016x}", hasher.finish());
-        let built = cache::entry(account, &name, |draft| {
-            let source = draft.join("full_disk.c");
-            fs::write(&source, SOURCE).map_err(TestkitError::io("write full_disk.c"))?;
-            let mut compiler = Command::new("cc");
-            compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(draft.join(LIBRARY));
-            run(compiler.arg(&source).arg("-ldl")).map(drop)
-        })?;
+        let library = preload::library(account, "full-disk", SOURCE)?;
         let mark = cache::temporary(account).join(format!("posthaste-full-{}", Uuid::new_v4()));
-        Ok(Self { library: built.join(LIBRARY), mark })
+        Ok(Self { library, mark })
     }
 
     /// What a program needs in its environment to be on this disk.

@@ -27,6 +27,8 @@ pub enum Tool {
     Postgres,
     /// `redis-server`.
     Redis,
+    /// `pgbouncer`.
+    Pgbouncer,
 }
 
 impl Tool {
@@ -34,6 +36,9 @@ impl Tool {
         match self {
             Self::Postgres => postgres_bin().is_some(),
             Self::Redis => on_path("redis-server").is_some(),
+            Self::Pgbouncer => {
+                on_path("pgbouncer").is_some() || Path::new("/usr/sbin/pgbouncer").is_file()
+            }
         }
     }
 
@@ -41,6 +46,7 @@ impl Tool {
         match self {
             Self::Postgres => "postgresql",
             Self::Redis => "redis-server",
+            Self::Pgbouncer => "pgbouncer",
         }
     }
 }

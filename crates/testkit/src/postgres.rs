@@ -10,6 +10,7 @@ use crate::cluster;
 use crate::database::Database;
 use crate::disk::Disk;
 use crate::error::TestkitError;
+use crate::pgbouncer::Pgbouncer;
 use crate::server::Server;
 use crate::tls::{Tls, TlsFiles};
 
@@ -23,6 +24,13 @@ static SHARED: LazyLock<Postgres> = LazyLock::new(|| {
     postgres.server.is_shared = true;
     postgres
 });
+
+/// Set to have the tests' shared server met through a pooler.
+const POOLER: &str = "POSTHASTE_TEST_PGBOUNCER";
+
+/// What stands before the shared server, if it is to.
+static SHARED_POOLER: LazyLock<Option<Pgbouncer>> =
+    LazyLock::new(|| std::env::var_os(POOLER).is_some().then(|| Pgbouncer::before(SHARED.port())));
 
 /// A version of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,9 +234,15 @@ impl Postgres {
             .unwrap_or_else(|error| panic!("{}", chain(&error)));
     }
 
-    /// A fresh, empty database; it goes away with the server.
+    /// A fresh, empty database; it goes away with the server. That of the shared server is met
+    /// through pgbouncer where the environment has `POSTHASTE_TEST_PGBOUNCER`.
     pub async fn database(&self) -> Database {
-        Database::create(self.server.root.clone(), self.port(), |name| self.url(name)).await
+        let pooler = if self.server.is_shared { SHARED_POOLER.as_ref() } else { None };
+        let url = |name: &str| {
+            let url = self.url(name);
+            pooler.map_or_else(|| url.clone(), |pooler| pooler.url(&url, self.port()))
+        };
+        Database::create(self.server.root.clone(), self.port(), url).await
     }
 
     fn prepare(options: PostgresOptions) -> Result<Self, TestkitError> {

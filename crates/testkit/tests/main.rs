@@ -4,6 +4,7 @@
 // clippy.toml allows it in test functions only; here the functions beside them are tests too.
 #![allow(clippy::unwrap_used)]
 
+mod clock;
 mod leftovers;
 mod postgres;
 mod proxy;

@@ -161,9 +161,17 @@ fn check_subscriptions(config: &Config, status: &Status, findings: &mut Findings
     findings.conclude(CHECK, "every subscription is configured, and known to the database");
 }
 
-/// Whether the log is the one that the subscriptions were read from.
+/// What threatens the log, and whether it is the one that the subscriptions were read from.
 async fn check_source(store: &dyn Operations, status: &Status, findings: &mut Findings) -> Result {
     const CHECK: &str = "source";
+    match store.preflight().await {
+        Ok(threats) => {
+            for text in threats {
+                findings.add(Level::Warning, CHECK, text);
+            }
+        }
+        Err(error) => findings.add(Level::Error, CHECK, error.to_string()),
+    }
     for subscription in &status.subscriptions {
         let (name, place) = (&subscription.name, &subscription.progress.place);
         match store.confirm(name, place, None).await {
@@ -174,7 +182,11 @@ async fn check_source(store: &dyn Operations, status: &Status, findings: &mut Fi
             Err(error) => return Err(error.into()),
         }
     }
-    findings.conclude(CHECK, "the log is the one that every subscription was read from");
+    findings.conclude(
+        CHECK,
+        "the database keeps its promises, and the log is the one that every subscription was read \
+         from",
+    );
     Ok(())
 }
 

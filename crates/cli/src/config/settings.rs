@@ -74,6 +74,11 @@ pub(crate) struct DatabaseSettings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub(crate) token_retention: Duration,
+    /// A transaction that has been open for longer is told of when a relay starts, and by
+    /// `posthaste doctor`: what it has enqueued waits with it. PostgreSQL only.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub(crate) transaction_age_max: Duration,
     /// Sizes of the log's ring, fixed when `migrate` creates the schema.
     pub(crate) ring: RingSettings,
 }
@@ -202,6 +207,7 @@ impl Default for DatabaseSettings {
             retention: store.retention,
             retention_size: None,
             token_retention: store.token_retention,
+            transaction_age_max: store.transaction_age_max,
             ring: RingSettings::default(),
         }
     }
@@ -301,6 +307,7 @@ impl DatabaseSettings {
             ("operation_timeout", self.operation_timeout, Duration::from_millis(100), 600),
             ("retention", self.retention, Duration::ZERO, 10 * 366 * 86_400),
             ("token_retention", self.token_retention, Duration::from_mins(1), 10 * 366 * 86_400),
+            ("transaction_age_max", self.transaction_age_max, Duration::ZERO, 366 * 86_400),
         ];
         for (key, value, low, high) in times {
             let high = Duration::from_secs(high);

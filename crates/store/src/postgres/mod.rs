@@ -12,6 +12,7 @@ mod leases;
 mod log;
 mod migrate;
 mod operations;
+mod preflight;
 mod rebase;
 mod retention;
 mod rewound;
@@ -63,6 +64,8 @@ pub struct PostgresOptions {
     pub retention_bytes: Option<u64>,
     /// How long idempotency tokens are kept, at least.
     pub token_retention: Duration,
+    /// Transactions that have been open for longer are findings of [`Store::preflight`].
+    pub transaction_age_max: Duration,
     /// Sizes of the log's ring, used when the schema is created.
     pub rings: RingSizes,
     /// Payload bytes that a message may have, written to the schema when it is created.
@@ -81,6 +84,7 @@ impl Default for PostgresOptions {
             retention: Duration::from_hours(1),
             retention_bytes: None,
             token_retention: Duration::from_hours(24),
+            transaction_age_max: Duration::from_mins(15),
             rings: RingSizes::default(),
             limits: Limits::DEFAULT,
             connections_max: 8,
@@ -150,6 +154,10 @@ impl Store for PostgresStore {
 
     async fn check(&self) -> Result<()> {
         migrate::check(self).await
+    }
+
+    async fn preflight(&self) -> Result<Vec<String>> {
+        preflight::preflight(self).await
     }
 
     async fn append(&self, messages: &[Message]) -> Result<Vec<MessageId>> {

@@ -53,10 +53,24 @@ begin
 end
 $$;
 
--- Viewers: everything but payloads and headers.
+-- Viewers: everything but payloads and headers. What is pending and what pins the log is told by
+-- xid, slot by slot.
+do $$
+declare
+  slot regclass;
+begin
+  for slot in
+    select inhrelid::regclass from pg_catalog.pg_inherits where inhparent = '@schema@.log'::regclass
+  loop
+    execute format('grant select (position, xid) on %s to @viewer@', slot);
+  end loop;
+end
+$$;
+grant select on sequence @schema@.log_position_seq to @viewer@;
 grant select on @schema@.subscription, @schema@.lease, @schema@.tick, @schema@.progress,
   @schema@.parked_key, @schema@.audit, @schema@.place, @schema@.relay to @viewer@;
-grant select (position, id, topic, key, content_type, correlation_id, enqueued_at) on @schema@.log to @viewer@;
+grant select (position, xid, id, topic, key, content_type, correlation_id, enqueued_at)
+  on @schema@.log to @viewer@;
 grant select (n, id, topic, key, content_type, correlation_id, enqueued_at, deliver_at)
   on @schema@.scheduled to @viewer@;
 grant select (subscription, position, id, tick, topic, key, content_type, correlation_id,

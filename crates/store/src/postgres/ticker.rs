@@ -180,17 +180,21 @@ async fn commit_tick(store: &PostgresStore, loan: &Loan, tick: &Tick) -> Result<
     let schema = store.schema();
     let sql = format!(
         "begin isolation level read committed; \
-         set local synchronous_commit = on; \
+         set local synchronous_commit = {durable}; \
          select from {schema}.meta for update; \
          insert into {schema}.tick (n, id, snapshot) \
          select {n}, '{id}'::uuid, '{snapshot}'::pg_snapshot \
          where {n} = 1 + coalesce((select n from {schema}.tick order by n desc limit 1), 0); \
          commit",
+        durable = if defect::is("tick-after-publish") { "off" } else { "on" },
         n = tick.at.n,
         id = tick.at.id,
         snapshot = tick.snapshot
     );
-    let answers = loan.bounded("commit a tick", loan.client().simple_query(&sql)).await?;
+    let answers = match loan.bounded("commit a tick", loan.client().simple_query(&sql)).await {
+        Err(_unknown) if defect::is("swallowed-commit") => return Ok(true),
+        answers => answers?,
+    };
     let counts: Vec<u64> = answers
         .iter()
         .filter_map(|answer| match answer {

@@ -160,6 +160,7 @@ async fn relay_publishes_with_its_role_alone() {
     open(scene.database.url()).append(&[Message::new("t").key("k").text("1")]).await.unwrap();
     let relay = open(&scene.url("relay"));
     relay.check().await.unwrap();
+    assert_eq!(relay.preflight().await.unwrap(), Vec::<String>::new());
     let filter = TopicFilter::all();
     let spec = SubscriptionSpec { name: "s".to_owned(), filter, start: Start::Beginning };
     relay.reconcile(&[spec]).await.unwrap();
@@ -226,6 +227,31 @@ async fn viewer_sees_everything_but_payloads_and_headers() {
     }
     let insert = viewer.batch_execute("select posthaste.enqueue('t', '{}')").await;
     assert!(is_denied(insert));
+    let error = open(&scene.url("viewer")).preflight().await.unwrap_err().to_string();
+    assert!(
+        error.contains("posthaste.tick (insert)") && error.contains("_viewer_login"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn viewer_reads_the_status_that_an_owner_reads() {
+    let scene = scene().await;
+    // So little room that whatever pins the log has to be told.
+    let options = PostgresOptions { retention_bytes: Some(1), ..PostgresOptions::default() };
+    let [owner, viewer] = [scene.database.url().to_owned(), scene.url("viewer")]
+        .map(|url| PostgresStore::connect(&url, &options).unwrap());
+    let filter = TopicFilter::all();
+    let spec = SubscriptionSpec { name: "all".to_owned(), filter, start: Start::Beginning };
+    owner.reconcile(&[spec]).await.unwrap();
+    owner.append(&[Message::new("t").text("secret")]).await.unwrap();
+    let (seen, told) = (viewer.status().await.unwrap(), owner.status().await.unwrap());
+    assert!(seen.size.pin.is_some(), "{seen:?}");
+    assert_eq!(seen.subscriptions[0].backlog, 1);
+    assert_eq!(
+        (seen.head, seen.messages, seen.size.pin),
+        (told.head, told.messages, told.size.pin)
+    );
 }
 
 #[tokio::test]
