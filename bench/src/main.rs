@@ -53,7 +53,7 @@ pub(crate) struct Options {
     /// Messages of one drain [default: 1000000]; of memory, in proportion to its own counts
     #[arg(long, value_parser = clap::value_parser!(u64).range(1_000..=5_000_000))]
     messages: Option<u64>,
-    /// Seconds of one run of latency (default: 20), idle (30), enqueue (2) and writers (12); of the
+    /// Seconds of one run of latency (default: 20), idle (30), enqueue (2) and writers (22); of the
     /// load of held (600)
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: Option<u64>,

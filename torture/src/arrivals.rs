@@ -49,8 +49,15 @@ pub(crate) struct Arrivals {
     file: BufWriter<File>,
     damaged: u64,
     fresh: Arc<AtomicU64>,
-    /// When the last one came.
-    last: watch::Sender<Instant>,
+    times: watch::Sender<Times>,
+}
+
+/// When the consumer last took a message, and when it last found none: what it takes after that
+/// has been published after that.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    pub(crate) arrival: Instant,
+    pub(crate) emptiness: Instant,
 }
 
 impl Digest {
@@ -64,19 +71,20 @@ impl Arrivals {
     /// Writes down at `path` what arrives.
     pub(crate) fn at(path: &Path) -> Result<Self> {
         let file = File::create(path).during("make the file of arrivals")?;
+        let now = Instant::now();
         Ok(Self {
             keys: HashMap::new(),
             path: path.to_path_buf(),
             file: BufWriter::new(file),
             damaged: 0,
             fresh: Arc::default(),
-            last: watch::Sender::new(Instant::now()),
+            times: watch::Sender::new(Times { arrival: now, emptiness: now }),
         })
     }
 
     /// One has arrived.
     pub(crate) fn take(&mut self, arrived: &Arrived) -> Result<()> {
-        self.last.send_replace(Instant::now());
+        self.times.send_modify(|times| times.arrival = Instant::now());
         let Arrived::Whole(entry) = arrived else {
             self.damaged += 1;
             return Ok(());
@@ -103,8 +111,13 @@ impl Arrivals {
         self.keys.values().map(|of_key| of_key.digest.count).sum::<u64>() + self.damaged
     }
 
-    pub(crate) fn last(&self) -> watch::Receiver<Instant> {
-        self.last.subscribe()
+    /// There was nothing to take.
+    pub(crate) fn none(&self) {
+        self.times.send_modify(|times| times.emptiness = Instant::now());
+    }
+
+    pub(crate) fn times(&self) -> watch::Receiver<Times> {
+        self.times.subscribe()
     }
 
     /// Messages that were not what was written.

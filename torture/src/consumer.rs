@@ -72,6 +72,10 @@ impl Consumer {
         self.stop.load(Ordering::Acquire)
     }
 
+    fn none(&self) {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).none();
+    }
+
     fn arrived(&self, header: Option<&[u8]>, payload: &[u8]) -> Result<()> {
         let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
         arrivals.take(&read(header, payload))
@@ -102,6 +106,7 @@ impl Consumer {
                 continue;
             };
             let Some(reply) = reply else {
+                self.none();
                 sleep(IDLE_INTERVAL).await;
                 continue;
             };
@@ -141,6 +146,7 @@ impl Consumer {
                 is_idle &= taken.is_empty();
             }
             if is_idle {
+                self.none();
                 sleep(IDLE_INTERVAL).await;
             }
         }
@@ -157,7 +163,7 @@ impl Consumer {
             match timeout(IDLE_INTERVAL, messages.next()).await {
                 Ok(Some(message)) => self.arrived(None, message.get_payload_bytes())?,
                 Ok(None) => return Err(Failure::new("the subscriber was cut off")),
-                Err(_elapsed) => {}
+                Err(_elapsed) => self.none(),
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use crate::{
     Options,
     run::{self, Plan},
     schedule::Scope,
-    stage::SinkKind,
+    stage::{SinkKind, StoreKind},
 };
 
 /// Faults of one short run.
@@ -68,6 +68,7 @@ pub(crate) async fn find_all(options: &Options, seed: u64) -> Result<bool> {
     for Defect { name, .. } in &DEFECTS {
         let plan = Plan {
             posthaste: &options.posthaste,
+            store: StoreKind::Postgres,
             sink: SinkKind::Stream,
             seed,
             scope: scope_of(name)?,

@@ -7,6 +7,7 @@
 //! through its fail points (`crates/relay/src/failpoint.rs`).
 
 mod arrivals;
+mod book;
 mod consumer;
 mod defects;
 mod message;
@@ -15,6 +16,7 @@ mod relay;
 mod report;
 mod run;
 mod schedule;
+mod sqlite_writers;
 mod stage;
 mod truth;
 mod writers;
@@ -24,7 +26,11 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::Parser;
 use posthaste_testkit::failure::{During, Result};
 
-use crate::{run::Plan, schedule::Scope, stage::SinkKind};
+use crate::{
+    run::Plan,
+    schedule::Scope,
+    stage::{SinkKind, StoreKind},
+};
 
 /// What to torture, and how long.
 #[derive(Debug, Parser)]
@@ -36,6 +42,9 @@ pub(crate) struct Options {
     /// What it publishes to
     #[arg(long, value_enum, default_value_t = SinkKind::Stream)]
     sink: SinkKind,
+    /// What the log is in
+    #[arg(long, value_enum, default_value_t = StoreKind::Postgres)]
+    store: StoreKind,
     /// Goes on until that many faults have hit with messages in flight
     #[arg(long, default_value_t = 100)]
     kills: u64,
@@ -92,6 +101,7 @@ async fn torture(options: &Options) -> Result<bool> {
     let defect = options.defect.as_deref();
     let scope = Scope {
         of_channels: options.sink == SinkKind::Pubsub,
+        in_file: options.store == StoreKind::Sqlite,
         ..match defect {
             Some(name) => defects::scope_of(name)?,
             None => Scope {
@@ -103,6 +113,7 @@ async fn torture(options: &Options) -> Result<bool> {
     };
     let plan = Plan {
         posthaste: &options.posthaste,
+        store: options.store,
         sink: options.sink,
         seed,
         is_forgetful: options.forgetful_redis,
@@ -112,7 +123,7 @@ async fn torture(options: &Options) -> Result<bool> {
         limit: Duration::from_mins(options.minutes),
         defect,
     };
-    eprintln!("torture: {}, seed {seed}", options.sink.name());
+    eprintln!("torture: {} to {}, seed {seed}", options.store.name(), options.sink.name());
     let report = run::run(&plan).await?;
     println!("{}", report.text());
     if !report.is_clean() {
@@ -126,12 +137,13 @@ async fn torture(options: &Options) -> Result<bool> {
 
 /// The command that runs the same schedule again.
 fn repeat(options: &Options, seed: u64) -> String {
-    let Options { sink, kills, messages, defect, forgetful_redis, .. } = options;
+    let Options { store, sink, kills, messages, defect, forgetful_redis, .. } = options;
     let messages = if *messages > 0 { format!(" --messages {messages}") } else { String::new() };
     let forgetful = if *forgetful_redis { " --forgetful-redis" } else { "" };
     let defect = defect.as_ref().map(|name| format!(" --defect {name}")).unwrap_or_default();
     format!(
-        "repeat with: cargo xtask torture --sink {} --kills {kills}{messages} --seed {seed}{forgetful}{defect}",
+        "repeat with: cargo xtask torture --store {} --sink {} --kills {kills}{messages} --seed {seed}{forgetful}{defect}",
+        store.name(),
         sink.name()
     )
 }

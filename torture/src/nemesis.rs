@@ -10,6 +10,7 @@ use std::{
 };
 
 use posthaste_testkit::{
+    Postgres,
     failure::Result,
     proxy::{NetFault, Proxy},
 };
@@ -21,9 +22,10 @@ use tokio::{
 };
 
 use crate::{
+    arrivals::Times,
     relay::{Program, Relay},
     schedule::{Fault, Step, Strike},
-    stage::{Stage, connect, connect_redis},
+    stage::{Server, Stage, connect_redis},
     truth,
     writers::{self, Setup},
 };
@@ -34,6 +36,9 @@ const REACH_LIMIT: Duration = Duration::from_secs(3);
 const START_LIMIT: Duration = Duration::from_mins(1);
 /// After a fault is over, something that was committed arrives within this, or it is stuck.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(30);
+/// What is in the sink is taken within this.
+const EMPTY_LIMIT: Duration = Duration::from_millis(500);
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// What an old holder that goes on does is seen within this.
 const STALE_WATCH: Duration = Duration::from_millis(300);
 /// An old holder ends when it has found out, or is ended.
@@ -68,7 +73,7 @@ pub(crate) struct Nemesis<'a> {
     pub(crate) stage: &'a Stage,
     pub(crate) program: Program<'a>,
     pub(crate) setup: Setup,
-    pub(crate) last_arrival: watch::Receiver<Instant>,
+    pub(crate) times: watch::Receiver<Times>,
     pub(crate) struck: Struck,
     relay: Relay,
     background: JoinSet<()>,
@@ -80,11 +85,11 @@ impl<'a> Nemesis<'a> {
         stage: &'a Stage,
         program: Program<'a>,
         setup: Setup,
-        last_arrival: watch::Receiver<Instant>,
+        times: watch::Receiver<Times>,
     ) -> Result<Self> {
         let relay = Relay::start(&program, None).await?;
         let (struck, background) = (Struck::default(), JoinSet::new());
-        Ok(Self { stage, program, setup, last_arrival, struck, relay, background })
+        Ok(Self { stage, program, setup, times, struck, relay, background })
     }
 
     /// Faults that hit with messages in flight.
@@ -149,23 +154,21 @@ impl<'a> Nemesis<'a> {
                 self.relay.go().await;
             }
             Fault::FillDisk(hold) => {
-                self.stage.disk.fill(&self.stage.postgres.data_dir());
-                self.relay.go().await;
-                sleep(hold).await;
-                self.stage.disk.free();
-                // A server that could not write its log has ended.
-                if connect(&self.stage.database_url).await.is_err() {
-                    block_in_place(|| {
-                        self.stage.postgres.kill();
-                        self.stage.postgres.restart();
-                    });
+                if let Some(Server { postgres, disk, .. }) = &self.stage.server {
+                    disk.fill(&postgres.data_dir());
+                    self.relay.go().await;
+                    sleep(hold).await;
+                    disk.free();
+                    // A server that could not write its log has ended.
+                    if self.stage.book().await.is_err() {
+                        kill_and_restart(postgres);
+                    }
                 }
             }
             Fault::KillPostgres => {
-                block_in_place(|| {
-                    self.stage.postgres.kill();
-                    self.stage.postgres.restart();
-                });
+                if let Some(Server { postgres, .. }) = &self.stage.server {
+                    kill_and_restart(postgres);
+                }
                 self.relay.go().await;
             }
             Fault::KillRedis => {
@@ -184,7 +187,9 @@ impl<'a> Nemesis<'a> {
                 self.unhide(destination).await;
             }
             Fault::NetPostgres(fault, hold) => {
-                disturb(&self.stage.postgres_proxy, &mut self.relay, fault, hold).await;
+                if let Some(Server { proxy, .. }) = &self.stage.server {
+                    disturb(proxy, &mut self.relay, fault, hold).await;
+                }
             }
             Fault::NetRedis(fault, hold) => {
                 disturb(&self.stage.redis_proxy, &mut self.relay, fault, hold).await;
@@ -200,8 +205,8 @@ impl<'a> Nemesis<'a> {
         let taken = next.reached(START_LIMIT).await;
         if let Some(reached) = &taken {
             let key = Stage::place_key(&reached.lane);
-            let client = connect(&self.stage.database_url).await?;
-            let (settled, place) = (truth::settled(&client).await?, self.place(&key).await);
+            let book = self.stage.book().await?;
+            let (settled, place) = (truth::settled(&book).await?, self.place(&key).await);
             self.relay.go().await;
             sleep(STALE_WATCH).await;
             // The new holder stands still, so that only the old one could have done anything. One
@@ -209,7 +214,7 @@ impl<'a> Nemesis<'a> {
             if point == "connected" {
                 let moved = self.place(&key).await;
                 self.struck.stale_publishes += u64::from(is_stale(place.as_ref(), moved.as_ref()));
-                self.struck.stale_settles += truth::stale_since(&client, settled).await?;
+                self.struck.stale_settles += truth::stale_since(&book, settled).await?;
             }
             next.go().await;
         } else {
@@ -255,12 +260,18 @@ impl<'a> Nemesis<'a> {
 
     /// Waits until messages arrive again.
     async fn recover(&mut self, kind: &'static str, over: Instant) -> Result<()> {
-        let mut last = self.last_arrival.clone();
+        let mut times = self.times.clone();
         let deadline = Instant::now() + RECOVERY_LIMIT;
+        // Where there is always something to take, it did not stop.
+        let empty = times.wait_for(|times| times.emptiness > over);
+        let since = match timeout(EMPTY_LIMIT, empty).await {
+            Ok(Ok(times)) => times.emptiness,
+            _ => over,
+        };
         while Instant::now() < deadline {
-            let look = Duration::from_millis(200);
-            if let Ok(Ok(last)) = timeout(look, last.wait_for(|last| *last > over)).await {
-                self.struck.recoveries.entry(kind).or_default().push(*last - over);
+            let again = times.wait_for(|times| times.arrival > since);
+            if let Ok(Ok(times)) = timeout(LOOK_INTERVAL, again).await {
+                self.struck.recoveries.entry(kind).or_default().push(times.arrival - over);
                 return Ok(());
             }
             self.restart_if_ended().await?;
@@ -284,7 +295,9 @@ impl<'a> Nemesis<'a> {
     /// Ends all faults, and has a fresh relay go on: the last one may hold only a part of what there
     /// is to hold, after a takeover.
     pub(crate) async fn heal(&mut self) -> Result<()> {
-        self.stage.postgres_proxy.set(NetFault::None);
+        if let Some(Server { proxy, .. }) = &self.stage.server {
+            proxy.set(NetFault::None);
+        }
         self.stage.redis_proxy.set(NetFault::None);
         while self.background.join_next().await.is_some() {}
         self.replace().await
@@ -301,6 +314,14 @@ impl<'a> Nemesis<'a> {
         let drained = self.relay.drain(limit).await;
         (self.struck, drained.is_some_and(|status| status.success()))
     }
+}
+
+/// Together with everything that it had in memory.
+fn kill_and_restart(postgres: &Postgres) {
+    block_in_place(|| {
+        postgres.kill();
+        postgres.restart();
+    });
 }
 
 /// What Redis keeps of a lane's place.

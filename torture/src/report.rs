@@ -8,6 +8,7 @@ use crate::{nemesis::Struck, truth::Findings};
 
 /// A run that has come to its end.
 pub(crate) struct Report {
+    pub(crate) store: &'static str,
     pub(crate) sink: &'static str,
     pub(crate) seed: u64,
     pub(crate) elapsed: Duration,
@@ -44,7 +45,7 @@ impl Report {
         let (recovery, takeover) = self.recovery();
         let mut object = json!({
             "sink": self.sink,
-            "store": "postgres",
+            "store": self.store,
             "seed": self.seed,
             "seconds": self.elapsed.as_secs(),
             "kills": self.kills(),
@@ -96,7 +97,8 @@ impl Report {
         let Self { struck, findings, .. } = self;
         let (recovery, takeover) = self.recovery();
         let mut text = format!(
-            "{} seed {}: {} kills in {} s\n",
+            "{} to {} seed {}: {} kills in {} s\n",
+            self.store,
             self.sink,
             self.seed,
             self.kills(),
@@ -162,6 +164,7 @@ mod tests {
             ("takeover", (101..=200).map(Duration::from_millis).collect()),
         ]);
         Report {
+            store: "postgres",
             sink: "redis-stream",
             seed: 7,
             elapsed: Duration::from_secs(9),

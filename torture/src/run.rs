@@ -13,14 +13,14 @@ use posthaste_testkit::failure::{Failure, Result};
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use crate::{
-    arrivals::Arrivals,
+    arrivals::{Arrivals, Times},
     consumer::Consumer,
     message::self_named_bytes,
     nemesis::{Nemesis, Struck},
     relay::Program,
     report::Report,
     schedule::{Schedule, Scope},
-    stage::{SinkKind, Stage, connect},
+    stage::{SinkKind, Stage, StoreKind},
     truth::{self, Committed},
     writers::{self, Setup, Written},
 };
@@ -40,6 +40,7 @@ const KILLS_PER_LINE: u64 = 25;
 /// What to run.
 pub(crate) struct Plan<'a> {
     pub(crate) posthaste: &'a Path,
+    pub(crate) store: StoreKind,
     pub(crate) sink: SinkKind,
     pub(crate) seed: u64,
     pub(crate) scope: Scope,
@@ -56,11 +57,11 @@ pub(crate) struct Plan<'a> {
 /// Runs it.
 pub(crate) async fn run(plan: &Plan<'_>) -> Result<Report> {
     let began = Instant::now();
-    let mut stage = Stage::build(plan.sink, plan.is_forgetful).await?;
+    let mut stage = Stage::build(plan.store, plan.sink, plan.is_forgetful).await?;
     let arrivals = Arc::new(Mutex::new(Arrivals::at(&stage.arrivals())?));
-    let (arrived, last_arrival) = {
+    let (arrived, times) = {
         let arrivals = arrivals.lock().unwrap_or_else(PoisonError::into_inner);
-        (arrivals.fresh(), arrivals.last())
+        (arrivals.fresh(), arrivals.times())
     };
     let stop = Arc::new(AtomicBool::new(false));
     let consumer = Consumer {
@@ -69,7 +70,7 @@ pub(crate) async fn run(plan: &Plan<'_>) -> Result<Report> {
         stop: Arc::clone(&stop),
     };
     let setup = Setup {
-        url: stage.database_url.clone(),
+        database: stage.database.clone(),
         seed: plan.seed,
         // Only streams carry headers.
         bytes_min: if plan.sink == SinkKind::Stream { 0 } else { self_named_bytes() },
@@ -78,7 +79,7 @@ pub(crate) async fn run(plan: &Plan<'_>) -> Result<Report> {
     };
     let mut consuming = JoinSet::new();
     consuming.spawn(consumer.consume(plan.sink));
-    let (struck, drained) = strike(plan, began, &stage, &setup, last_arrival).await?;
+    let (struck, drained) = strike(plan, began, &stage, &setup, times).await?;
     stop.store(true, Ordering::Release);
     while let Some(consumed) = consuming.join_next().await {
         consumed.map_err(|error| Failure::new(format!("the consumer ended: {error}")))??;
@@ -97,7 +98,7 @@ async fn strike(
     began: Instant,
     stage: &Stage,
     setup: &Setup,
-    last_arrival: watch::Receiver<Instant>,
+    times: watch::Receiver<Times>,
 ) -> Result<(Struck, bool)> {
     let (configuration, log) = (stage.configuration(), stage.log());
     let program = Program {
@@ -109,7 +110,7 @@ async fn strike(
     };
     let mut writing = JoinSet::new();
     writing.spawn(writers::write(setup.clone()));
-    let mut nemesis = Nemesis::new(stage, program, setup.clone(), last_arrival).await?;
+    let mut nemesis = Nemesis::new(stage, program, setup.clone(), times).await?;
     strike_until_done(plan, began, &mut nemesis, &setup.written).await?;
     nemesis.heal().await?;
     setup.written.stop.store(true, Ordering::Release);
@@ -129,9 +130,9 @@ async fn judge(
     struck: Struck,
     drained: bool,
 ) -> Result<Report> {
-    let client = connect(&stage.database_url).await?;
+    let book = stage.book().await?;
     let is_unfinished = stage.is_unfinished().await?;
-    let (mut findings, verdict) = truth::judge(&client, &mut arrivals, is_unfinished).await?;
+    let (mut findings, verdict) = truth::judge(&book, &mut arrivals, is_unfinished).await?;
     findings.stale_publishes = struck.stale_publishes;
     findings.stale_settles += struck.stale_settles;
     let (mut repaired, mut lost_with_redis) = (0, 0);
@@ -140,9 +141,10 @@ async fn judge(
         (repaired, lost_with_redis) = (findings.duplicated, findings.lost);
         (findings.duplicated, findings.lost) = (0, 0);
     }
-    let Committed { messages, dead, .. } = truth::committed(&client).await?;
+    let Committed { messages, dead, .. } = truth::committed(&book).await?;
     let count = |counter: &AtomicU64| counter.load(Ordering::Acquire);
     let mut report = Report {
+        store: plan.store.name(),
         sink: plan.sink.name(),
         seed: plan.seed,
         elapsed: Duration::ZERO,
@@ -199,10 +201,10 @@ async fn strike_until_done(
 /// Waits until everything that was committed has arrived or is a dead letter, and then whether
 /// anything else does.
 async fn finish(nemesis: &mut Nemesis<'_>, setup: &Setup, is_forgetful: bool) -> Result<()> {
-    let client = connect(&setup.url).await?;
+    let book = setup.database.book().await?;
     let (mut deadline, mut reached) = (Instant::now() + FINISH_LIMIT, (0, 0));
     while Instant::now() < deadline {
-        let Committed { messages, rejected, dead } = truth::committed(&client).await?;
+        let Committed { messages, rejected, dead } = truth::committed(&book).await?;
         let now = (setup.arrived.load(Ordering::Acquire), dead);
         if now != reached {
             (deadline, reached) = (Instant::now() + FINISH_LIMIT, now);

@@ -106,6 +106,8 @@ pub(crate) struct Scope {
     /// Destinations are channels: whoever listens misses what is published while Redis is away, and
     /// no other kind of data stands under their names.
     pub(crate) of_channels: bool,
+    /// The log is in a file: there is no server, and no connection to one.
+    pub(crate) in_file: bool,
     /// Faults of these kinds only, if any are named.
     pub(crate) kinds: Vec<String>,
     /// At these steps only, if any are named.
@@ -209,6 +211,11 @@ impl Scope {
             && is_named(&self.points, strike.step.point)
             && !(self.of_channels
                 && matches!(strike.fault, Fault::KillRedis | Fault::WrongType { .. }))
+            && !(self.in_file
+                && matches!(
+                    strike.fault,
+                    Fault::KillPostgres | Fault::FillDisk(_) | Fault::NetPostgres(..)
+                ))
     }
 }
 

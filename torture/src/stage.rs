@@ -1,11 +1,18 @@
 //! Where it happens: private servers behind proxies, a log with an application beside it, and the
 //! configuration of the relays.
 
-use std::{fmt::Write as _, fs, path::PathBuf, sync::Arc};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use posthaste_store::{
     RingSizes, Store,
     postgres::{PostgresOptions, PostgresStore},
+    sqlite::{SqliteOptions, SqliteStore},
 };
 use posthaste_testkit::{
     Clock, Disk, Postgres, Redis,
@@ -14,6 +21,8 @@ use posthaste_testkit::{
 };
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
+
+use crate::book::Book;
 
 /// Entities that writers compete for. Even ones are about plain messages, odd ones about routed.
 pub(crate) const KEYS: i64 = 200;
@@ -27,24 +36,75 @@ pub(crate) const SUBSCRIPTIONS: [&str; 2] = ["plain", "routed"];
 /// So small that a run goes round several times, with slots emptied under way.
 const RINGS: RingSizes = RingSizes { slots: 64, slot_size: 1_024 };
 
-const APPLICATION: &str = "
-    create schema app;
-    create table app.entity (k bigint primary key, n bigint not null);
-    insert into app.entity select k, 0 from generate_series(0, 199) k;
-    create table app.mirror (k bigint, n bigint, part bigint, tx uuid, id uuid, rejected boolean);
-    create index on app.mirror (k, n, part);
-    create table app.other (x int);
-    create table app.stolen (subscription int, at timestamptz default clock_timestamp());
-    create function app.watch() returns trigger language plpgsql as $$
+/// How long an application waits for the one writer that a file has.
+const BUSY_LIMIT: Duration = Duration::from_secs(10);
+
+const APPLICATION_OF_POSTGRES: &str = "
+    create table app_entity (k bigint primary key, n bigint not null);
+    insert into app_entity select k, 0 from generate_series(0, 199) k;
+    create table app_mirror (k bigint, n bigint, part bigint, tx uuid, id uuid, rejected boolean);
+    create index on app_mirror (k, n, part);
+    create table app_other (x int);
+    create table app_stolen (subscription int, at timestamptz default clock_timestamp());
+    create view app_lease as select subscription, epoch from posthaste.lease;
+    create function app_watch() returns trigger language plpgsql as $$
     begin
       if new.epoch > old.epoch and new.holder <> old.holder
         and old.expires_at > clock_timestamp() then
-        insert into app.stolen (subscription) values (new.subscription);
+        insert into app_stolen (subscription) values (new.subscription);
       end if;
       return new;
     end $$;
     create trigger watch after update on posthaste.lease
-      for each row execute function app.watch()";
+      for each row execute function app_watch()";
+
+const APPLICATION_OF_SQLITE: &str = "
+    create table app_entity (k integer primary key, n integer not null);
+    insert into app_entity select value, 0 from
+      (with recursive k (value) as (select 0 union all select value + 1 from k where value < 199)
+       select value from k);
+    create table app_mirror (k integer, n integer, part integer, tx text, id blob, rejected integer);
+    create index app_mirror_by_key on app_mirror (k, n, part);
+    create table app_stolen (subscription integer);
+    create view app_lease as select id as subscription, epoch from posthaste_subscription;
+    create trigger app_watch after update on posthaste_subscription
+      when new.epoch > old.epoch and new.holder <> old.holder and old.expires_at >
+        cast((julianday('now') - 2440587.5) * 86400000000.0 as integer)
+    begin
+      insert into app_stolen values (new.id);
+    end";
+
+/// A kind of database that the log is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum StoreKind {
+    Postgres,
+    Sqlite,
+}
+
+impl StoreKind {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Sqlite => "sqlite",
+        }
+    }
+}
+
+/// Where applications connect, past all faults.
+#[derive(Clone, Debug)]
+pub(crate) enum Database {
+    /// A URL.
+    Postgres(String),
+    Sqlite(PathBuf),
+}
+
+/// A database server, and what stands before it.
+pub(crate) struct Server {
+    pub(crate) postgres: Postgres,
+    pub(crate) proxy: Proxy,
+    /// What its data is on.
+    pub(crate) disk: Arc<Disk>,
+}
 
 /// A kind of sink that is tortured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -77,15 +137,12 @@ impl SinkKind {
 
 /// Everything that outlives a relay.
 pub(crate) struct Stage {
-    pub(crate) postgres: Postgres,
+    pub(crate) database: Database,
+    /// None where the log is in a file.
+    pub(crate) server: Option<Server>,
     pub(crate) redis: Redis,
-    pub(crate) postgres_proxy: Proxy,
     pub(crate) redis_proxy: Proxy,
-    /// Where the application connects: past the proxy.
-    pub(crate) database_url: String,
-    pub(crate) store: PostgresStore,
-    /// What the database is on.
-    pub(crate) disk: Arc<Disk>,
+    store: Arc<dyn Store>,
     /// What the relays take for the time.
     pub(crate) clock: Clock,
     directory: TempDir,
@@ -93,42 +150,32 @@ pub(crate) struct Stage {
 
 impl Stage {
     /// `is_forgetful`: Redis keeps nothing on disk.
-    pub(crate) async fn build(sink: SinkKind, is_forgetful: bool) -> Result<Self> {
-        let disk = Arc::new(Disk::new());
-        let postgres = Postgres::try_start_with(posthaste_testkit::PostgresOptions {
-            disk: Some(Arc::clone(&disk)),
-            ..posthaste_testkit::PostgresOptions::default()
-        });
-        let postgres = postgres.during("start PostgreSQL")?;
+    pub(crate) async fn build(
+        store: StoreKind,
+        sink: SinkKind,
+        is_forgetful: bool,
+    ) -> Result<Self> {
         let redis = Redis::try_start_with(posthaste_testkit::RedisOptions {
             append_only: !is_forgetful,
             ..posthaste_testkit::RedisOptions::default()
         });
         let redis = redis.during("start Redis")?;
-        let database_url = postgres.database().await.url().to_owned();
-        let options = PostgresOptions { rings: RINGS, ..PostgresOptions::default() };
-        let store = PostgresStore::connect(&database_url, &options);
-        let store = store.during("open the store")?;
-        store.migrate().await.during("create the schema")?;
-        let client = connect(&database_url).await?;
-        client.batch_execute(APPLICATION).await.during("create the application's tables")?;
-        let postgres_proxy = Proxy::start(postgres.port()).await.during("start a proxy")?;
         let redis_proxy = Proxy::start(redis.port()).await.during("start a proxy")?;
         let directory = tempfile::tempdir().during("make a directory for the relays")?;
-        let stage = Self {
-            postgres,
-            redis,
-            postgres_proxy,
-            redis_proxy,
-            database_url,
-            store,
-            disk,
-            clock: Clock::new(),
-            directory,
+        let (database, server, store) = match store {
+            StoreKind::Postgres => on_server().await?,
+            StoreKind::Sqlite => in_file(directory.path().join("log.db")).await?,
         };
+        let clock = Clock::new();
+        let stage = Self { database, server, redis, redis_proxy, store, clock, directory };
         let text = stage.configuration_text(sink);
         fs::write(stage.configuration(), text).during("write the configuration")?;
         Ok(stage)
+    }
+
+    /// The application's record.
+    pub(crate) async fn book(&self) -> Result<Book> {
+        self.database.book().await
     }
 
     /// The relays' configuration file.
@@ -149,7 +196,11 @@ impl Stage {
     /// Short time-outs, small batches and hardly any retention, so that a run meets as many faults as it can; everything
     /// else is the default.
     fn configuration_text(&self, sink: SinkKind) -> String {
-        let database = self.postgres_proxy.url(&self.database_url);
+        let database = match (&self.database, &self.server) {
+            (Database::Postgres(url), Some(server)) => server.proxy.url(url),
+            (Database::Postgres(url), None) => url.clone(),
+            (Database::Sqlite(file), _) => format!("sqlite:{}", file.display()),
+        };
         let redis = self.redis_proxy.url(&self.redis.url());
         let (destination, more) = sink.settings();
         let mut text = format!(
@@ -198,11 +249,10 @@ impl Stage {
     /// a dead letter.
     pub(crate) async fn is_unfinished(&self) -> Result<bool> {
         let status = self.store.status().await.during("read the subscriptions' status")?;
-        let client = connect(&self.database_url).await?;
-        let waiting = "select exists (select from posthaste.parked_key where due is not null) or \
-                       exists (select from posthaste.failed_message where due is not null)";
-        let row = client.query_one(waiting, &[]).await.during("look at what is parked")?;
-        Ok(row.get(0) || status.subscriptions.iter().any(|it| it.backlog > 0))
+        let waiting = "select (select count(*) from posthaste.parked_key where due is not null) + \
+                       (select count(*) from posthaste.failed_message where due is not null)";
+        let waiting = self.book().await?.count("look at what is parked", waiting).await?;
+        Ok(waiting > 0 || status.subscriptions.iter().any(|it| it.backlog > 0))
     }
 
     /// Leaves the configuration, the log and the arrivals on the disk, and says where.
@@ -210,6 +260,52 @@ impl Stage {
         self.directory.disable_cleanup(true);
         self.directory.path().to_path_buf()
     }
+}
+
+impl Database {
+    pub(crate) async fn book(&self) -> Result<Book> {
+        Ok(match self {
+            Self::Postgres(url) => Book::Postgres(connect(url).await?),
+            Self::Sqlite(file) => Book::Sqlite(open(file).during("open the log")?),
+        })
+    }
+}
+
+/// A fresh database on a server of its own.
+async fn on_server() -> Result<(Database, Option<Server>, Arc<dyn Store>)> {
+    let disk = Arc::new(Disk::new());
+    let postgres = Postgres::try_start_with(posthaste_testkit::PostgresOptions {
+        disk: Some(Arc::clone(&disk)),
+        ..posthaste_testkit::PostgresOptions::default()
+    });
+    let postgres = postgres.during("start PostgreSQL")?;
+    let url = postgres.database().await.url().to_owned();
+    let options = PostgresOptions { rings: RINGS, ..PostgresOptions::default() };
+    let store = PostgresStore::connect(&url, &options).during("open the store")?;
+    store.migrate().await.during("create the schema")?;
+    let application = connect(&url).await?;
+    let doing = "create the application's tables";
+    application.batch_execute(APPLICATION_OF_POSTGRES).await.during(doing)?;
+    let proxy = Proxy::start(postgres.port()).await.during("start a proxy")?;
+    let server = Server { postgres, proxy, disk };
+    Ok((Database::Postgres(url), Some(server), Arc::new(store)))
+}
+
+/// A fresh file.
+async fn in_file(file: PathBuf) -> Result<(Database, Option<Server>, Arc<dyn Store>)> {
+    let options = SqliteOptions { create: true, ..SqliteOptions::default() };
+    let store = SqliteStore::open(&file, &options).await.during("open the store")?;
+    store.migrate().await.during("create the schema")?;
+    let doing = "create the application's tables";
+    open(&file).during(doing)?.execute_batch(APPLICATION_OF_SQLITE).during(doing)?;
+    Ok((Database::Sqlite(file), None, Arc::new(store)))
+}
+
+/// A connection to a log in a file, as an application makes one.
+pub(crate) fn open(file: &Path) -> rusqlite::Result<rusqlite::Connection> {
+    let connection = rusqlite::Connection::open(file)?;
+    connection.busy_timeout(BUSY_LIMIT)?;
+    Ok(connection)
 }
 
 /// A connection as an application makes one.

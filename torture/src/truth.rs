@@ -1,23 +1,23 @@
 //! What is true: the application's own record of what it committed, compared with what arrived and
 //! with what Posthaste says of the rest.
 
-use std::{
-    collections::{HashMap, HashSet},
-    pin::pin,
-};
+use std::collections::{HashMap, HashSet};
 
-use futures_util::TryStreamExt as _;
 use posthaste_testkit::{
     failure::{During, Result},
     history::{Entry, Verdict, check},
 };
 use serde::Serialize;
-use tokio_postgres::{Client, Row};
 
-use crate::arrivals::{Arrivals, Digest};
+use crate::{
+    arrivals::{Arrivals, Digest},
+    book::Book,
+};
 
 /// Messages whose application has not asked for what the sink rejects.
-const RECORDED: &str = "select k, n, part, tx from app.mirror where not rejected";
+const RECORDED: &str = "select k, n, part, tx from app_mirror where not rejected";
+const READING: &str = "read what was committed";
+const LOOKING: &str = "look at the settled places";
 
 /// What is wrong, in messages, and what is not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -58,30 +58,32 @@ pub(crate) struct Committed {
 }
 
 /// Counts what was committed.
-pub(crate) async fn committed(client: &Client) -> Result<Committed> {
-    let counts = "select count(*) filter (where not rejected), count(*) filter (where rejected) \
-                  from app.mirror";
-    let row = client.query_one(counts, &[]).await.during("count what was committed")?;
-    let dead = "select count(*) from app.mirror m join posthaste.failed_message f on f.id = m.id \
+pub(crate) async fn committed(book: &Book) -> Result<Committed> {
+    let doing = "count what was committed";
+    let messages = "select count(*) from app_mirror where not rejected";
+    let rejected = "select count(*) from app_mirror where rejected";
+    let dead = "select count(*) from app_mirror m join posthaste.failed_message f on f.id = m.id \
                 where m.rejected and f.due is null";
-    let dead = client.query_one(dead, &[]).await.during("count the dead letters")?;
-    let count = |row: &Row, column| row.get::<_, i64>(column) as u64;
-    Ok(Committed { messages: count(&row, 0), rejected: count(&row, 1), dead: count(&dead, 0) })
+    Ok(Committed {
+        messages: book.count(doing, messages).await?,
+        rejected: book.count(doing, rejected).await?,
+        dead: book.count(doing, dead).await?,
+    })
 }
 
 /// Compares everything. `is_unfinished`: Posthaste says that it has something yet to publish.
 pub(crate) async fn judge(
-    client: &Client,
+    book: &Book,
     arrivals: &mut Arrivals,
     is_unfinished: bool,
 ) -> Result<(Findings, Verdict)> {
-    let suspects = arrivals.suspects(&digests(client).await?);
+    let suspects = arrivals.suspects(&digests(book).await?);
     let verdict = if suspects.is_empty() {
         Verdict::default()
     } else {
-        check(&recorded_of(client, &suspects).await?, &arrivals.of(&suspects)?)
+        check(&recorded_of(book, &suspects).await?, &arrivals.of(&suspects)?)
     };
-    let Committed { rejected, dead, .. } = committed(client).await?;
+    let Committed { rejected, dead, .. } = committed(book).await?;
     let missing = verdict.lost.len() as u64 + (rejected - dead);
     // What may still come is not lost yet.
     let stuck = if is_unfinished { missing } else { 0 };
@@ -90,73 +92,72 @@ pub(crate) async fn judge(
         stuck,
         duplicated: verdict.repeated.len() as u64,
         reordered: verdict.reordered.len() as u64,
-        phantom: verdict.phantoms.len() as u64 + unfounded(client).await?,
+        phantom: verdict.phantoms.len() as u64 + unfounded(book).await?,
         damaged: arrivals.damaged(),
-        stale_settles: stale_settles(client).await?,
+        stale_settles: stale_settles(book).await?,
         stale_publishes: 0,
-        stolen: stolen(client).await?,
+        stolen: stolen(book).await?,
     };
     Ok((findings, verdict))
 }
 
-async fn digests(client: &Client) -> Result<HashMap<i64, Digest>> {
-    let doing = "read what was committed";
-    let parameters: [i64; 0] = [];
-    let rows = client.query_raw(RECORDED, parameters).await.during(doing)?;
-    let mut rows = pin!(rows);
+async fn digests(book: &Book) -> Result<HashMap<i64, Digest>> {
     let mut digests: HashMap<i64, Digest> = HashMap::new();
-    while let Some(row) = rows.try_next().await.during(doing)? {
-        let entry = entry(&row);
+    let add = |row: &[String]| {
+        let entry = entry(row)?;
         digests.entry(entry.key).or_default().add(&entry);
-    }
+        Ok(())
+    };
+    book.each(READING, RECORDED, add).await?;
     Ok(digests)
 }
 
-async fn recorded_of(client: &Client, keys: &HashSet<i64>) -> Result<Vec<Entry>> {
-    let keys: Vec<i64> = keys.iter().copied().collect();
-    let of_keys = format!("{RECORDED} and k = any($1) order by k, n, part");
-    let rows = client.query(&of_keys, &[&keys]).await.during("read what was committed")?;
-    Ok(rows.iter().map(entry).collect())
+async fn recorded_of(book: &Book, keys: &HashSet<i64>) -> Result<Vec<Entry>> {
+    let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
+    let of_keys = format!("{RECORDED} and k in ({}) order by k, n, part", keys.join(", "));
+    let mut entries = Vec::new();
+    let push = |row: &[String]| {
+        entries.push(entry(row)?);
+        Ok(())
+    };
+    book.each(READING, &of_keys, push).await?;
+    Ok(entries)
 }
 
-fn entry(row: &Row) -> Entry {
-    Entry { key: row.get(0), n: row.get(1), part: row.get(2), transaction: row.get(3) }
+fn entry(row: &[String]) -> Result<Entry> {
+    row.join(" ").parse().during(READING)
 }
 
 /// What the trigger on the leases has seen.
-async fn stolen(client: &Client) -> Result<u64> {
-    let sql = "select count(*) from app.stolen";
-    let row = client.query_one(sql, &[]).await.during("count stolen leases")?;
-    Ok(row.get::<_, i64>(0) as u64)
+async fn stolen(book: &Book) -> Result<u64> {
+    book.count("count stolen leases", "select count(*) from app_stolen").await
 }
 
 /// Dead letters of messages that were not committed, or that the sink had no reason to reject.
-async fn unfounded(client: &Client) -> Result<u64> {
+async fn unfounded(book: &Book) -> Result<u64> {
     let unfounded = "select count(*) from posthaste.failed_message f where f.due is null and not \
-                     exists (select from app.mirror m where m.id = f.id and m.rejected)";
-    let row = client.query_one(unfounded, &[]).await.during("look at the dead letters")?;
-    Ok(row.get::<_, i64>(0) as u64)
+                     exists (select 1 from app_mirror m where m.id = f.id and m.rejected)";
+    book.count("look at the dead letters", unfounded).await
 }
 
 /// The number of the newest settled place.
-pub(crate) async fn settled(client: &Client) -> Result<i64> {
+pub(crate) async fn settled(book: &Book) -> Result<i64> {
     let newest = "select coalesce(max(n), 0) from posthaste.progress";
-    let row = client.query_one(newest, &[]).await.during("look at the settled places")?;
-    Ok(row.get(0))
+    book.number(LOOKING, newest).await
 }
 
 /// FENCED: places settled after `settled` by those who no longer held their subscription.
-pub(crate) async fn stale_since(client: &Client, settled: i64) -> Result<u64> {
-    let stale = "select count(*) from posthaste.progress p join posthaste.lease l using \
-                 (subscription) where p.n > $1 and p.epoch < l.epoch";
-    let row = client.query_one(stale, &[&settled]).await.during("look at the settled places")?;
-    Ok(row.get::<_, i64>(0) as u64)
+pub(crate) async fn stale_since(book: &Book, settled: i64) -> Result<u64> {
+    let stale = format!(
+        "select count(*) from posthaste.progress p join app_lease l on l.subscription = \
+         p.subscription where p.n > {settled} and p.epoch < l.epoch"
+    );
+    book.count(LOOKING, &stale).await
 }
 
 /// FENCED: the epochs of a subscription's places never go back.
-async fn stale_settles(client: &Client) -> Result<u64> {
+async fn stale_settles(book: &Book) -> Result<u64> {
     let stale = "select count(*) from (select epoch, max(epoch) over (partition by subscription \
                  order by n) as newest from posthaste.progress) p where epoch < newest";
-    let row = client.query_one(stale, &[]).await.during("look at the settled places")?;
-    Ok(row.get::<_, i64>(0) as u64)
+    book.count(LOOKING, stale).await
 }

@@ -13,7 +13,7 @@ use posthaste::{Message, Outbox, SchemaName};
 use posthaste_testkit::history::Entry;
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use tokio::{
-    task::{AbortHandle, JoinSet},
+    task::{AbortHandle, JoinSet, spawn_blocking},
     time::sleep,
 };
 use tokio_postgres::{Client, NoTls, Transaction};
@@ -21,19 +21,20 @@ use uuid::Uuid;
 
 use crate::{
     message::{Body, ENTRY_HEADER},
-    stage::{KEYS, SHARD_HEADER, SHARDS, SUBSCRIPTIONS},
+    sqlite_writers,
+    stage::{Database, KEYS, SHARD_HEADER, SHARDS, SUBSCRIPTIONS},
 };
 
 /// Writers at once.
-const WRITERS: u64 = 8;
+const WRITERS: u64 = 12;
 /// Messages of most transactions, and of a few, at most.
 const PARTS_MAX: i64 = 5;
-const MANY_PARTS_MAX: i64 = 100;
+const MANY_PARTS_MAX: i64 = 150;
 /// Longest pause of a writer between two transactions, in milliseconds.
-const PAUSE_MILLIS_MAX: u64 = 6;
+pub(crate) const PAUSE_MILLIS_MAX: u64 = 4;
 /// Messages that may wait for the relay before the writers wait for it too.
 const BACKLOG_MAX: u64 = 20_000;
-const RECONNECT_INTERVAL: Duration = Duration::from_millis(50);
+pub(crate) const RECONNECT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What the writers have done, counted in messages.
 #[derive(Debug, Default)]
@@ -53,7 +54,7 @@ pub(crate) struct Written {
 /// What writers are given.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
-    pub(crate) url: String,
+    pub(crate) database: Database,
     pub(crate) seed: u64,
     /// Bytes of a payload at least.
     pub(crate) bytes_min: usize,
@@ -64,20 +65,20 @@ pub(crate) struct Setup {
 
 /// How one transaction goes.
 #[derive(Clone, Copy, Debug)]
-struct Plan {
-    key: i64,
-    parts: i64,
+pub(crate) struct Plan {
+    pub(crate) key: i64,
+    pub(crate) parts: i64,
     /// Takes its transaction id long before its first position.
     early_xid: bool,
     before: Duration,
     /// Takes its positions long before its commit.
-    after: Duration,
-    ending: Ending,
-    savepoints: bool,
+    pub(crate) after: Duration,
+    pub(crate) ending: Ending,
+    pub(crate) savepoints: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
+pub(crate) enum Ending {
     Commit,
     Rollback,
     /// The connection breaks while the commit is on its way.
@@ -111,7 +112,7 @@ struct Session {
 }
 
 impl Plan {
-    fn draw(rng: &mut SmallRng) -> Self {
+    pub(crate) fn draw(rng: &mut SmallRng) -> Self {
         let early_xid = rng.random_bool(0.2);
         let mut pause = |chance: f64, millis_max: u64| {
             let is_drawn = rng.random_bool(chance);
@@ -125,7 +126,7 @@ impl Plan {
             20..22 => Ending::Break(Duration::from_micros(rng.random_range(0..2_000))),
             _ => Ending::Commit,
         };
-        let most = if rng.random_bool(0.05) { MANY_PARTS_MAX } else { PARTS_MAX };
+        let most = if rng.random_bool(0.1) { MANY_PARTS_MAX } else { PARTS_MAX };
         let (parts, savepoints) = (rng.random_range(1..=most), rng.random_bool(0.1));
         Self { key: zipf(rng), parts, early_xid, before, after, ending, savepoints }
     }
@@ -141,13 +142,19 @@ fn zipf(rng: &mut SmallRng) -> i64 {
 pub(crate) async fn write(setup: Setup) {
     let mut writers = JoinSet::new();
     for nth in 0..WRITERS {
-        writers.spawn(write_on(setup.clone(), nth));
+        let setup = setup.clone();
+        match setup.database.clone() {
+            Database::Postgres(url) => writers.spawn(write_on(url, setup, nth)),
+            Database::Sqlite(file) => {
+                writers.spawn_blocking(move || sqlite_writers::write_on(&file, &setup, nth))
+            }
+        };
     }
     writers.join_all().await;
 }
 
-async fn write_on(setup: Setup, nth: u64) {
-    let mut rng = SmallRng::seed_from_u64(setup.seed.wrapping_mul(1_000).wrapping_add(nth));
+async fn write_on(url: String, setup: Setup, nth: u64) {
+    let mut rng = setup.rng(nth);
     let outbox = Outbox::new(SchemaName::default());
     let mut session = None;
     let mut in_doubt = None;
@@ -158,7 +165,7 @@ async fn write_on(setup: Setup, nth: u64) {
         }
         let Some(Session { client, connection }) = &mut session else {
             // A part of the writers does without a synchronous commit, as applications may.
-            session = connect(&setup.url, nth.is_multiple_of(4)).await;
+            session = connect(&url, nth.is_multiple_of(4)).await;
             if session.is_none() {
                 sleep(RECONNECT_INTERVAL).await;
             }
@@ -185,13 +192,18 @@ async fn write_on(setup: Setup, nth: u64) {
 }
 
 impl Setup {
+    /// What a writer draws from.
+    pub(crate) fn rng(&self, nth: u64) -> SmallRng {
+        SmallRng::seed_from_u64(self.seed.wrapping_mul(1_000).wrapping_add(nth))
+    }
+
     /// Messages that are known to be committed and have not arrived.
     pub(crate) fn in_flight(&self) -> u64 {
         let committed = self.written.committed.load(Ordering::Acquire);
         committed.saturating_sub(self.arrived.load(Ordering::Acquire))
     }
 
-    fn has_backlog(&self) -> bool {
+    pub(crate) fn has_backlog(&self) -> bool {
         self.in_flight() > BACKLOG_MAX
     }
 }
@@ -241,9 +253,9 @@ async fn transact(
 
 /// Finds out whether a transaction has committed, once it is over: until then it holds its entity.
 async fn resolve(client: &Client, setup: &Setup, change: &Change) -> Option<()> {
-    let wait = "select n from app.entity where k = $1 for update";
+    let wait = "select n from app_entity where k = $1 for update";
     client.query_one(wait, &[&change.key]).await.ok()?;
-    let find = "select exists (select from app.mirror where k = $1 and tx = $2)";
+    let find = "select exists (select from app_mirror where k = $1 and tx = $2)";
     let row = client.query_one(find, &[&change.key, &change.tx]).await.ok()?;
     if row.get(0) {
         setup.written.committed.fetch_add(change.publishable, Ordering::AcqRel);
@@ -262,10 +274,10 @@ async fn begin<'a>(
 ) -> Option<(Transaction<'a>, Change)> {
     let mut transaction = client.transaction().await.ok()?;
     if plan.early_xid {
-        transaction.batch_execute("insert into app.other values (1)").await.ok()?;
+        transaction.batch_execute("insert into app_other values (1)").await.ok()?;
     }
     sleep(plan.before).await;
-    let update = "update app.entity set n = n + 1 where k = $1 returning n";
+    let update = "update app_entity set n = n + 1 where k = $1 returning n";
     let row = transaction.query_one(update, &[&plan.key]).await.ok()?;
     let tx = Uuid::from_u128(rng.random());
     let mut change = Change { key: plan.key, tx, messages: 0, publishable: 0 };
@@ -310,14 +322,14 @@ async fn record(
     };
     let Entry { key, n, transaction: tx, .. } = entries.first()?;
     let parts: Vec<i64> = entries.iter().map(|entry| entry.part).collect();
-    let record = "insert into app.mirror select $1, $2, part, $3, id, is_rejected \
+    let record = "insert into app_mirror select $1, $2, part, $3, id, is_rejected \
                   from unnest($4::bigint[], $5::uuid[], $6::bool[]) as _ (part, id, is_rejected)";
     transaction.execute(record, &[key, n, tx, &parts, &ids, &are_rejected]).await.ok()?;
     Some(are_rejected.into_iter().filter(|is_rejected| *is_rejected).count() as u64)
 }
 
 /// A message, and whether it will be rejected: about one in a hundred.
-fn draft(entry: &Entry, rng: &mut SmallRng, bytes_min: usize) -> (Message, bool) {
+pub(crate) fn draft(entry: &Entry, rng: &mut SmallRng, bytes_min: usize) -> (Message, bool) {
     let is_routed = entry.key % 2 != 0;
     let body = Body::draw(entry, rng, bytes_min);
     let is_rejected = is_routed && rng.random_bool(0.02);
@@ -335,7 +347,6 @@ fn draft(entry: &Entry, rng: &mut SmallRng, bytes_min: usize) -> (Message, bool)
 
 /// A transaction that has taken an id and a position, and commits after `time`.
 pub(crate) async fn write_slowly(setup: Setup, seed: u64, time: Duration) {
-    let Some(Session { mut client, .. }) = connect(&setup.url, false).await else { return };
     let mut rng = SmallRng::seed_from_u64(seed);
     let plan = Plan {
         key: zipf(&mut rng).max(KEYS / 2),
@@ -346,6 +357,15 @@ pub(crate) async fn write_slowly(setup: Setup, seed: u64, time: Duration) {
         ending: Ending::Commit,
         savepoints: false,
     };
+    let url = match setup.database.clone() {
+        Database::Postgres(url) => url,
+        Database::Sqlite(file) => {
+            let write = move || sqlite_writers::write_once(&file, &setup, &mut rng, &plan);
+            // A panic there is one of this program, which the next one shows.
+            return spawn_blocking(write).await.unwrap_or_default();
+        }
+    };
+    let Some(Session { mut client, .. }) = connect(&url, false).await else { return };
     let outbox = Outbox::new(SchemaName::default());
     // Whether it came to its end, the mirror knows.
     transact(&mut client, &outbox, &setup, &mut rng, plan).await;
