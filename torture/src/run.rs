@@ -34,6 +34,9 @@ const SURPLUS_WATCH: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const DRAIN_LIMIT: Duration = Duration::from_secs(15);
+/// Between two faults, at most, the writers catch up with the plan.
+const CALM_LIMIT: Duration = Duration::from_secs(10);
+const CALM_LOOK: Duration = Duration::from_millis(10);
 /// How often a run says how far it has come.
 const KILLS_PER_LINE: u64 = 25;
 
@@ -193,6 +196,14 @@ async fn strike_until_done(
         if nemesis.struck.unrecovered > 0 {
             // Everything after it would only wait as well.
             break;
+        }
+        // So that both are met at the same time.
+        let share = plan.messages.saturating_mul(kills) / plan.kills.max(1);
+        let calm = Instant::now();
+        while written.acknowledged.load(Ordering::Acquire) < share.min(plan.messages)
+            && calm.elapsed() < CALM_LIMIT
+        {
+            sleep(CALM_LOOK).await;
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::process::{Failure, command, run as run_command, show};
-use crate::test;
+use crate::{test, torture};
 
 /// Formatting, layers and style need no build of the workspace; clippy and the docs share one.
 const STYLE: [&[&str]; 3] = [
@@ -14,6 +14,9 @@ const STYLE: [&[&str]; 3] = [
     &["cargo", "test", "--quiet", "--package", "xtask"],
     &["cargo", "clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
 ];
+
+/// A few minutes, the same schedule every time: a failure is one of the change.
+const TORTURE: [&str; 6] = ["--kills", "60", "--minutes", "5", "--seed", "31"];
 
 pub(crate) fn run(_arguments: &[String]) -> Result<(), Failure> {
     let mut commands: Vec<Command> = STYLE.iter().map(|words| command(words)).collect();
@@ -23,7 +26,10 @@ pub(crate) fn run(_arguments: &[String]) -> Result<(), Failure> {
     for mut command in commands {
         step(&show(&command), || run_command(&mut command))?;
     }
-    step("cargo xtask test", || test::run(&[]))
+    step("cargo xtask test", || test::run(&[]))?;
+    step(&format!("cargo xtask torture {}", TORTURE.join(" ")), || {
+        torture::run(&TORTURE.map(str::to_owned))
+    })
 }
 
 /// Runs one step, with its time.

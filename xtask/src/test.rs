@@ -1,5 +1,6 @@
 //! `cargo xtask test [filters…]`: all tests of the workspace, then the store's contract on other
-//! PostgreSQL versions, and all of the store and the relay through a pooler.
+//! PostgreSQL versions, all of the store and the relay through a pooler, and many schedules of the
+//! simulation.
 //!
 //! A run in which no test ran has failed: a misspelt filter or a lost test binary must not look
 //! like success.
@@ -30,6 +31,19 @@ const POOLED: [&str; 9] = [
     "main",
 ];
 
+/// Schedules of the simulation, beside those that every run of the workspace's tests tries.
+const SIMULATED: &str = "10000";
+const SIMULATION: [&str; 8] = [
+    "cargo",
+    "test",
+    "-p",
+    "posthaste-relay",
+    "--all-features",
+    "--test",
+    "main",
+    "simulation::relay",
+];
+
 /// One run of `cargo test`.
 struct Run {
     title: String,
@@ -56,9 +70,12 @@ fn runs(filters: &[String]) -> Vec<Run> {
             command.args(["--", THREADS]).env("POSTHASTE_TEST_PG", version);
             Run { title: format!("store on PostgreSQL {version}"), command }
         }));
-        let mut command = command(&POOLED);
-        command.args(["--", THREADS]).env("POSTHASTE_TEST_PGBOUNCER", "1");
-        runs.push(Run { title: "store and relay through pgbouncer".into(), command });
+        let mut pooled = command(&POOLED);
+        pooled.args(["--", THREADS]).env("POSTHASTE_TEST_PGBOUNCER", "1");
+        runs.push(Run { title: "store and relay through pgbouncer".into(), command: pooled });
+        let mut simulated = command(&SIMULATION);
+        simulated.args(["--", THREADS]).env("POSTHASTE_SIM_SEEDS", SIMULATED);
+        runs.push(Run { title: format!("{SIMULATED} simulated schedules"), command: simulated });
     }
     runs
 }

@@ -2,7 +2,7 @@
 //! room for one page between them, so that the next page is read while the last is published, and
 //! a second lane for what is set aside.
 
-use std::{panic::resume_unwind, sync::Arc};
+use std::{collections::HashMap, panic::resume_unwind, sync::Arc};
 
 use posthaste_core::{Backoff, Epoch, Place, TopicFilter};
 use posthaste_store::{
@@ -32,7 +32,10 @@ use crate::{
     settler::Settler,
     sink::{Context, Lane, Mark, SinkError, SinkErrorKind, Target},
     source::Newest,
-    telemetry::{meter::SourceMeter, traces::Tracer},
+    telemetry::{
+        meter::{Lost, SourceMeter},
+        traces::Tracer,
+    },
 };
 
 /// Pages between the reader and the publisher.
@@ -329,18 +332,24 @@ impl Pipeline {
         let subscription = self.gauge.name();
         match begin.loss {
             None => {}
-            Some(Loss::Place) => tracing::warn!(
-                subscription,
-                "{} has lost the subscription's place, and what else it held; going on from the \
-                 settled place ({settled})",
-                self.target.describe()
-            ),
-            Some(Loss::Tail) => tracing::warn!(
-                subscription,
-                "{} has lost what was published after {}; publishing again up to {settled}",
-                self.target.describe(),
-                begin.place
-            ),
+            Some(Loss::Place) => {
+                self.gauge.meter().lost(Lost::Place).add(1);
+                tracing::warn!(
+                    subscription,
+                    "{} has lost the subscription's place, and what else it held; going on from \
+                     the settled place ({settled})",
+                    self.target.describe()
+                );
+            }
+            Some(Loss::Tail) => {
+                self.gauge.meter().lost(Lost::Tail).add(1);
+                tracing::warn!(
+                    subscription,
+                    "{} has lost what was published after {}; publishing again up to {settled}",
+                    self.target.describe(),
+                    begin.place
+                );
+            }
         }
     }
 
@@ -421,6 +430,7 @@ impl Pipeline {
             setbacks: 0,
             pause: None,
             is_behind: false,
+            windows: HashMap::new(),
         }
     }
 

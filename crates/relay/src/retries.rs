@@ -5,10 +5,11 @@
 //! lane takes the publisher's turn, so that the key's row goes at the moment at which nothing of
 //! it is left (ORDERED).
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use posthaste_core::{
-    Backoff, MessageRef, Page, PageLimit, Place, Position, Step, TopicFilter, Verdict, Window,
+    Backoff, MessageRef, Page, PageLimit, Place, Position, Step, TickRef, TopicFilter, Verdict,
+    Window,
 };
 use posthaste_store::{Aside, FailedMessage, ParkedKey, Settled, Store, StoreError};
 use tokio::{
@@ -30,11 +31,19 @@ use crate::{
     publisher::{BatchLimits, batches},
     settings::{AtLimit, FailureSettings},
     sink::{Mark, Marks},
-    telemetry::{incident::Incident, meter::What},
+    telemetry::{
+        incident::Incident,
+        meter::{Lost, What},
+    },
 };
 
-/// Positions that one page of a key spans: few of them are its own.
-const KEY_STRIDE: i64 = 100_000;
+/// Positions that the first page of a key's retry spans: what follows a message that is refused
+/// again was read in vain.
+const KEY_STRIDE_MIN: i64 = 2_000;
+/// Each page after that spans twice as many, up to this: few of them are the key's own.
+const KEY_STRIDE_MAX: i64 = 128_000;
+/// Windows of parked keys that are kept from one attempt to the next.
+const WINDOWS_MAX: usize = 1_000;
 /// Messages that are tried again in one go.
 const DUE_MAX: u32 = 100;
 /// Pause between looks at what people changed of what is set aside.
@@ -68,6 +77,8 @@ pub(crate) struct Retries {
     pub(crate) pause: Option<OwnedMutexGuard<()>>,
     /// Whether the database knows more than what is in memory.
     pub(crate) is_behind: bool,
+    /// The window that each parked key stands in: its bounds take a look at all of its messages.
+    pub(crate) windows: HashMap<String, Arc<Window>>,
 }
 
 /// Messages of a key, and the places around them.
@@ -201,6 +212,7 @@ impl Retries {
     async fn catch_up(&mut self, mark: &Mark) -> Result<bool, StoreError> {
         let known = self.parked.calls();
         if mark.calls < known {
+            self.gauge.meter().lost(Lost::Retries).add(1);
             tracing::warn!(
                 subscription = self.gauge.name(),
                 "{} has lost what was published again lately; see `posthaste replay`",
@@ -287,12 +299,13 @@ impl Retries {
     /// Publishes what has waited of a key, as far as the sink accepts it.
     async fn retry_key(&mut self, mut key: ParkedKey) -> Result<(), StoreError> {
         let mut turn: Option<OwnedMutexGuard<()>> = None;
+        let mut stride = KEY_STRIDE_MIN;
         loop {
             let place = *self.places.borrow();
             let bound = self.parked.reached(place);
-            match self.next_stretch(&key, bound).await? {
+            match self.next_stretch(&key, bound, stride).await? {
                 Some(stretch) => match self.publish_stretch(&mut key, &stretch).await? {
-                    Came::On => {}
+                    Came::On => stride = (stride * 2).min(KEY_STRIDE_MAX),
                     Came::Stuck | Came::Fenced => return Ok(()),
                 },
                 // What the sink says is missing may be of this key, until the publisher has passed
@@ -307,6 +320,7 @@ impl Retries {
                     failpoint::reach("unparking", self.gauge.name());
                     let unpark = vec![Aside::UnparkKey(key.key.clone())];
                     if self.write(unpark, Some(bound)).await? == Settled::Recorded {
+                        self.windows.remove(&key.key);
                         self.parked.unpark_key(&key.key);
                         self.gauge.set_aside(self.parked.counts());
                     }
@@ -332,6 +346,7 @@ impl Retries {
         &mut self,
         key: &ParkedKey,
         bound: Place,
+        stride: i64,
     ) -> Result<Option<Stretch>, StoreError> {
         let place = key.place;
         let after = place.within.map_or(0, |within| within.position);
@@ -343,10 +358,8 @@ impl Retries {
                 _ => return Ok(None),
             }
         };
-        let Some(window) = self.store.window(place.base, Some(head)).await? else {
-            return Ok(None);
-        };
-        let pages = PageLimit { stride: KEY_STRIDE, bytes: self.page_bytes };
+        let Some(window) = self.window(key, head).await? else { return Ok(None) };
+        let pages = PageLimit { stride, bytes: self.page_bytes };
         let read = self.store.read_key(&window, after, &self.filter, &key.key, pages).await?;
         let page = read.unwrap_or_else(|| Page::new(Position::MAX));
         let reach = page.through().min(limit);
@@ -357,6 +370,26 @@ impl Retries {
             .filter(|nth| page.get(*nth as usize).position <= reach)
             .collect();
         Ok(Some(Stretch { page, messages, window, after }))
+    }
+
+    /// The window from a key's place to `head`.
+    async fn window(
+        &mut self,
+        key: &ParkedKey,
+        head: TickRef,
+    ) -> Result<Option<Arc<Window>>, StoreError> {
+        let base = key.place.base;
+        if let Some(window) = self.windows.get(&key.key)
+            && (window.base.at, window.head.at) == (base, head)
+        {
+            return Ok(Some(Arc::clone(window)));
+        }
+        let window = self.store.window(base, Some(head)).await?;
+        if self.windows.len() >= WINDOWS_MAX {
+            self.windows.clear();
+        }
+        self.windows.extend(window.clone().map(|window| (key.key.clone(), window)));
+        Ok(window)
     }
 
     /// Publishes one stretch of a key and moves the key's place behind what was accepted.

@@ -98,6 +98,26 @@ impl What {
     }
 }
 
+/// What a sink that keeps places can lose of them: a closed list of label values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    Place,
+    Tail,
+    Retries,
+}
+
+impl Lost {
+    pub(crate) const ALL: [Self; 3] = [Self::Place, Self::Tail, Self::Retries];
+
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Place => "place",
+            Self::Tail => "tail",
+            Self::Retries => "retries",
+        }
+    }
+}
+
 /// The counters of one subscription. Its two lanes write, scrapes read.
 #[derive(Debug)]
 pub(crate) struct Meter {
@@ -108,6 +128,7 @@ pub(crate) struct Meter {
     pub(crate) panics: Counter,
     errors: [Counter; Class::ALL.len()],
     set_aside: [Counter; What::ALL.len()],
+    lost: [Counter; Lost::ALL.len()],
     pub(crate) batch_messages: Histogram,
     pub(crate) batch_duration: Histogram,
     pub(crate) commit_to_publish: Histogram,
@@ -123,6 +144,7 @@ impl Default for Meter {
             panics: Counter::default(),
             errors: Default::default(),
             set_aside: Default::default(),
+            lost: Default::default(),
             batch_messages: Histogram::new(&MESSAGES),
             batch_duration: Histogram::new(&ANSWERS),
             commit_to_publish: Histogram::new(&DELAYS),
@@ -137,6 +159,10 @@ impl Meter {
 
     pub(crate) const fn set_aside(&self, what: What) -> &Counter {
         &self.set_aside[what as usize]
+    }
+
+    pub(crate) const fn lost(&self, what: Lost) -> &Counter {
+        &self.lost[what as usize]
     }
 
     /// The sink answered a batch of `messages`.

@@ -103,6 +103,14 @@ pub(crate) const SET_ASIDE_TOTAL: Metric = metric(
     "What has been set aside, once for each time: keys and messages parked for a retry, messages \
      that became dead letters.",
 );
+pub(crate) const LOST: Metric = metric(
+    Kind::Counter,
+    "posthaste_sink_losses_total",
+    &[SUBSCRIPTION, "what"],
+    "Times that a sink was found to have lost what it had accepted: its whole place (published from \
+     the settled place on), the tail behind its place (published again), or calls of the retries \
+     (see `posthaste replay`).",
+);
 pub(crate) const BATCH_MESSAGES: Metric = metric(
     Kind::Histogram,
     "posthaste_batch_messages",
@@ -268,7 +276,7 @@ pub(crate) const LEASE_EPOCH: Metric = observed(metric(
 ));
 
 /// Every metric, in the order of the page.
-pub(crate) const ALL: [&Metric; 33] = [
+pub(crate) const ALL: [&Metric; 34] = [
     &PUBLISHED,
     &ATTEMPTS,
     &ERRORS,
@@ -276,6 +284,7 @@ pub(crate) const ALL: [&Metric; 33] = [
     &RETRIES,
     &PANICS,
     &SET_ASIDE_TOTAL,
+    &LOST,
     &BATCH_MESSAGES,
     &BATCH_DURATION,
     &COMMIT_TO_PUBLISH,

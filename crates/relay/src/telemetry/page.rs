@@ -12,7 +12,7 @@ use posthaste_store::{Pin, SubscriptionStatus};
 
 use super::{
     histogram::{Histogram, Reading},
-    meter::{Class, Counter, DATABASE_CLASSES, Meter, SourceMeter, What},
+    meter::{Class, Counter, DATABASE_CLASSES, Lost, Meter, SourceMeter, What},
     metrics::{self, Metric},
     observer::{Observed, Observer},
     traces::TraceMeter,
@@ -61,6 +61,13 @@ impl Page {
             for what in What::ALL {
                 let count = gauge.meter().set_aside(what).get();
                 self.sample(&metrics::SET_ASIDE_TOTAL, &[gauge.name(), what.word()], count);
+            }
+        }
+        self.head(&metrics::LOST);
+        for gauge in gauges {
+            for what in Lost::ALL {
+                let count = gauge.meter().lost(what).get();
+                self.sample(&metrics::LOST, &[gauge.name(), what.word()], count);
             }
         }
         self.histograms(&metrics::BATCH_MESSAGES, gauges, |meter| &meter.batch_messages);

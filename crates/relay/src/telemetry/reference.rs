@@ -7,7 +7,7 @@ use posthaste_store::Pin;
 use super::metrics::{self, Metric, Origin};
 use super::{
     histogram::{ANSWERS, DELAYS, MESSAGES, Scale},
-    meter::{Class, DATABASE_CLASSES, What},
+    meter::{Class, DATABASE_CLASSES, Lost, What},
 };
 use crate::monitor::State;
 
@@ -44,6 +44,7 @@ pub fn reference() -> String {
     let what = What::ALL.map(What::word);
     add_values(&mut page, "what", metrics::SET_ASIDE_TOTAL.name, &what);
     add_values(&mut page, "what", metrics::SET_ASIDE.name, &what);
+    add_values(&mut page, "what", metrics::LOST.name, &Lost::ALL.map(Lost::word));
     page.push_str("\n## Buckets\n\n| histogram | upper bounds |\n|---|---|\n");
     add_bounds(&mut page, &metrics::BATCH_MESSAGES, &MESSAGES);
     add_bounds(&mut page, &metrics::BATCH_DURATION, &ANSWERS);

@@ -42,6 +42,11 @@ impl Keeper {
         self.state().marks.insert(lane.to_owned(), mark);
     }
 
+    /// Where the lane stands.
+    pub(crate) fn kept(&self, lane: &str) -> Mark {
+        self.state().marks[lane].clone()
+    }
+
     /// Batches that have come to the gate.
     pub(crate) fn knocks(&self) -> usize {
         self.state().knocks

@@ -1,6 +1,6 @@
 //! Messages that a sink rejects: parked keys, parked messages, dead letters, on both stores.
 
-mod keeper;
+pub(crate) mod keeper;
 pub(crate) mod picky;
 
 use std::{sync::Arc, time::Duration};

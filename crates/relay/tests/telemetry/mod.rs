@@ -6,7 +6,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use posthaste_core::Message;
 use posthaste_relay::{
-    FailureSettings, Policy, Relay, RetrySettings, sink::Context, telemetry::Telemetry,
+    FailureSettings, Policy, Relay, RetrySettings,
+    sink::{Context, Mark},
+    telemetry::Telemetry,
 };
 use posthaste_store::{
     Store,
@@ -17,7 +19,7 @@ use posthaste_testkit::{Postgres, eventually_async, exposition::Scrape};
 
 use self::flaky::Flaky;
 use crate::{
-    failures::picky::Picky,
+    failures::{keeper::Keeper, picky::Picky},
     pipeline::support::{LIMIT, Running, on_both_stores, settings, subscription},
 };
 
@@ -28,6 +30,7 @@ on_both_stores!(
     r38_counters_agree_with_a_rejected_message_that_became_a_dead_letter,
     r38_sink_that_is_away_is_counted_by_class_and_attempt,
     r38_gauges_of_the_database_are_read_apart_from_scrapes,
+    r38_what_a_sink_has_lost_is_counted,
     r38_number_of_series_does_not_grow_with_topics_and_keys,
 );
 
@@ -71,6 +74,29 @@ fn failure(policy: Policy, attempts: u32) -> FailureSettings {
 
 fn of_key(key: &str, range: std::ops::Range<u32>) -> Vec<Message> {
     range.map(|n| Message::new("t").key(key).text(format!("{key}{n}"))).collect()
+}
+
+async fn r38_what_a_sink_has_lost_is_counted(store: Arc<dyn Store>) {
+    let keeper = Keeper::new();
+    let publish = async |text: &str| {
+        store.append(&[Message::new("t").text(text)]).await.unwrap();
+        let subscription = subscription("test", &["*"], Arc::new(keeper.clone()));
+        let store = Arc::clone(&store);
+        let relay = Relay::new(store, settings(), vec![subscription], Context::default());
+        let telemetry = relay.telemetry();
+        relay.run_once(std::future::pending()).await.unwrap();
+        let scrape = scrape(&telemetry);
+        ["place", "tail", "retries"]
+            .map(|what| value(&scrape, "sink_losses_total", &[("what", what)]))
+    };
+    assert_eq!(publish("kept").await, [0, 0, 0]);
+    let kept = keeper.kept("test");
+    assert_eq!(publish("lost").await, [0, 0, 0]);
+    keeper.keep("test", kept);
+    assert_eq!(publish("new").await, [0, 1, 0]);
+    keeper.keep("test", Mark::default());
+    assert_eq!(publish("newer").await, [1, 0, 0]);
+    assert_eq!(keeper.taken(), ["kept", "lost", "lost", "new", "newer"]);
 }
 
 /// Five messages of a key, the second of which is rejected for good, and one that stands alone.

@@ -111,7 +111,9 @@ async fn faulty_urls_and_files_name_the_value_and_the_remedy() {
 
 #[tokio::test]
 async fn missing_database_role_privilege_and_schema_are_told_apart() {
-    let database = Postgres::shared().database().await;
+    // A pooler would answer for the server.
+    let server = Postgres::start();
+    let database = server.database().await;
     let admin = database.connect().await;
     let role = format!("r_{}", database.name());
     admin.batch_execute(&format!("create role {role} login")).await.unwrap();

@@ -36,7 +36,9 @@ async fn sequence_that_hands_positions_out_in_blocks_is_refused() {
 
 #[tokio::test]
 async fn database_that_takes_no_writes_is_refused() {
-    let database = Postgres::shared().database().await;
+    // A pooler would go on with the sessions that it has.
+    let server = Postgres::start();
+    let database = server.database().await;
     let store = open(&database, Duration::from_mins(15));
     store.migrate().await.unwrap();
     let name = database.name();
