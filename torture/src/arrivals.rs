@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
-    io::{BufReader, BufWriter, Read as _, Write as _},
+    io::{BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -33,7 +33,15 @@ pub(crate) struct Digest {
     sum: u64,
 }
 
-#[derive(Debug, Default)]
+/// What had arrived at a moment.
+#[derive(Debug)]
+pub(crate) struct Saved {
+    keys: HashMap<i64, OfKey>,
+    fresh: u64,
+    bytes: u64,
+}
+
+#[derive(Clone, Debug, Default)]
 struct OfKey {
     digest: Digest,
     newest: (i64, i64),
@@ -123,6 +131,22 @@ impl Arrivals {
     /// Messages that were not what was written.
     pub(crate) fn damaged(&self) -> u64 {
         self.damaged
+    }
+
+    /// Remembers what has arrived so far.
+    pub(crate) fn save(&mut self) -> Result<Saved> {
+        let bytes = self.file.stream_position().during("write down the arrivals")?;
+        let fresh = self.fresh.load(Ordering::Acquire);
+        Ok(Saved { keys: self.keys.clone(), fresh, bytes })
+    }
+
+    /// Forgets what has arrived since.
+    pub(crate) fn go_back(&mut self, saved: Saved) -> Result<()> {
+        let Saved { keys, fresh, bytes } = saved;
+        self.keys = keys;
+        self.fresh.store(fresh, Ordering::Release);
+        self.file.seek(SeekFrom::Start(bytes)).during("write down the arrivals")?;
+        self.file.get_ref().set_len(bytes).during("forget arrivals")
     }
 
     /// Keys of which something is wrong: more, less or other than `recorded`, or out of order.

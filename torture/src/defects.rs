@@ -16,6 +16,9 @@ use crate::{
 const KILLS: u64 = 30;
 const LIMIT: Duration = Duration::from_mins(3);
 
+/// Found only where the database goes back to a backup.
+const RESTORED: &str = "reused-position";
+
 /// A defect and the faults that show it.
 struct Defect {
     name: &'static str,
@@ -23,7 +26,7 @@ struct Defect {
     points: &'static [&'static str],
 }
 
-const DEFECTS: [Defect; 17] = [
+const DEFECTS: [Defect; 18] = [
     Defect { name: "settle-before-ack", kinds: &["kill relay"], points: &["publishing"] },
     Defect { name: "ignored-epoch", kinds: &["takeover"], points: &["publishing"] },
     Defect { name: "ignored-calls", kinds: &["wrong type in Redis"], points: &["publishing"] },
@@ -48,8 +51,14 @@ const DEFECTS: [Defect; 17] = [
         points: &["settled"],
     },
     Defect { name: "epoch-after-place", kinds: &["overlap"], points: &["setting-aside"] },
+    Defect { name: RESTORED, kinds: &["kill relay"], points: &["settled"] },
     Defect { name: "slot-emptied-early", kinds: &["wrong type in Redis"], points: &[] },
 ];
+
+/// Whether a defect needs a restored database to show.
+pub(crate) fn is_of_restored(name: &str) -> bool {
+    name == RESTORED
+}
 
 /// The faults that show a defect.
 pub(crate) fn scope_of(name: &str) -> Result<Scope> {
@@ -76,6 +85,7 @@ pub(crate) async fn find_all(options: &Options, seed: u64) -> Result<bool> {
             kills: KILLS,
             messages: 0,
             limit: LIMIT,
+            restores: is_of_restored(name),
             defect: Some(name),
         };
         let report = run::run(&plan).await?;

@@ -14,6 +14,7 @@ mod message;
 mod nemesis;
 mod relay;
 mod report;
+mod restore;
 mod run;
 mod schedule;
 mod sqlite_writers;
@@ -35,6 +36,7 @@ use crate::{
 /// What to torture, and how long.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask torture", max_term_width = 100)]
+#[allow(clippy::struct_excessive_bools)] // Switches of a command line.
 pub(crate) struct Options {
     /// The `posthaste` binary, built with fail points
     #[arg(long, value_name = "FILE")]
@@ -72,6 +74,9 @@ pub(crate) struct Options {
     /// Redis keeps nothing on disk: a kill empties it, which is lost and repaired as far as that goes
     #[arg(long, conflicts_with = "defects")]
     forgetful_redis: bool,
+    /// At the end, puts a backup of the database back that is older than what was published
+    #[arg(long, conflicts_with_all = ["defect", "defects"])]
+    restore: bool,
     /// End with one JSON object on the last line
     #[arg(long)]
     json: bool,
@@ -121,6 +126,7 @@ async fn torture(options: &Options) -> Result<bool> {
         kills: options.kills,
         messages: options.messages,
         limit: Duration::from_mins(options.minutes),
+        restores: options.restore || defect.is_some_and(defects::is_of_restored),
         defect,
     };
     eprintln!("torture: {} to {}, seed {seed}", options.store.name(), options.sink.name());
@@ -137,12 +143,13 @@ async fn torture(options: &Options) -> Result<bool> {
 
 /// The command that runs the same schedule again.
 fn repeat(options: &Options, seed: u64) -> String {
-    let Options { store, sink, kills, messages, defect, forgetful_redis, .. } = options;
+    let Options { store, sink, kills, messages, defect, forgetful_redis, restore, .. } = options;
+    let restore = if *restore { " --restore" } else { "" };
     let messages = if *messages > 0 { format!(" --messages {messages}") } else { String::new() };
     let forgetful = if *forgetful_redis { " --forgetful-redis" } else { "" };
     let defect = defect.as_ref().map(|name| format!(" --defect {name}")).unwrap_or_default();
     format!(
-        "repeat with: cargo xtask torture --store {} --sink {} --kills {kills}{messages} --seed {seed}{forgetful}{defect}",
+        "repeat with: cargo xtask torture --store {} --sink {} --kills {kills}{messages} --seed {seed}{restore}{forgetful}{defect}",
         store.name(),
         sink.name()
     )

@@ -11,11 +11,12 @@ use std::{
 
 use posthaste_testkit::{
     Postgres,
-    failure::Result,
+    failure::{During, Failure, Result},
     proxy::{NetFault, Proxy},
 };
 use redis::AsyncCommands as _;
 use tokio::{
+    process::Command,
     sync::watch,
     task::{JoinSet, block_in_place},
     time::{sleep, timeout},
@@ -303,8 +304,26 @@ impl<'a> Nemesis<'a> {
         self.replace().await
     }
 
+    /// Rebases a subscription whose log is not the one that was read.
+    pub(crate) async fn rebase(&self, subscription: &str) -> Result<()> {
+        let mut command = Command::new(self.program.binary);
+        command.arg("subscriptions").arg("rebase").arg(subscription);
+        command.arg("--config").arg(self.program.configuration);
+        let rebased = command.output().await.during("rebase a subscription")?;
+        if rebased.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&rebased.stderr).into_owned();
+        Err(Failure::new(format!("cannot rebase {subscription}: {said}")))
+    }
+
+    /// Kills the relay; nothing is published before [`Self::replace`].
+    pub(crate) async fn stop(&mut self) -> Result<()> {
+        self.relay.end().await
+    }
+
     /// Kills the relay and starts another one.
-    async fn replace(&mut self) -> Result<()> {
+    pub(crate) async fn replace(&mut self) -> Result<()> {
         let next = Relay::start(&self.program, None).await?;
         std::mem::replace(&mut self.relay, next).kill().await
     }

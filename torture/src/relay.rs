@@ -136,6 +136,14 @@ impl Relay {
 
     /// Kills it, and waits until it is gone.
     pub(crate) async fn kill(mut self) -> Result<()> {
+        self.end().await
+    }
+
+    /// The same; also of one that has ended.
+    pub(crate) async fn end(&mut self) -> Result<()> {
+        if self.has_ended() {
+            return Ok(());
+        }
         self.child.start_kill().during("kill a relay")?;
         self.ended(END_LIMIT).await.map(drop).ok_or_else(|| Failure::new("a killed relay lives on"))
     }

@@ -19,6 +19,7 @@ use crate::{
     nemesis::{Nemesis, Struck},
     relay::Program,
     report::Report,
+    restore::restore,
     schedule::{Schedule, Scope},
     stage::{SinkKind, Stage, StoreKind},
     truth::{self, Committed},
@@ -40,6 +41,9 @@ const CALM_LOOK: Duration = Duration::from_millis(10);
 /// How often a run says how far it has come.
 const KILLS_PER_LINE: u64 = 25;
 
+/// What the consumer fills.
+pub(crate) type Inbox = Arc<Mutex<Arrivals>>;
+
 /// What to run.
 pub(crate) struct Plan<'a> {
     pub(crate) posthaste: &'a Path,
@@ -54,6 +58,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) messages: u64,
     /// … or for that long.
     pub(crate) limit: Duration,
+    /// In the end the database goes back to a backup.
+    pub(crate) restores: bool,
     pub(crate) defect: Option<&'a str>,
 }
 
@@ -61,17 +67,14 @@ pub(crate) struct Plan<'a> {
 pub(crate) async fn run(plan: &Plan<'_>) -> Result<Report> {
     let began = Instant::now();
     let mut stage = Stage::build(plan.store, plan.sink, plan.is_forgetful).await?;
-    let arrivals = Arc::new(Mutex::new(Arrivals::at(&stage.arrivals())?));
+    let inbox: Inbox = Arc::new(Mutex::new(Arrivals::at(&stage.arrivals())?));
     let (arrived, times) = {
-        let arrivals = arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        let arrivals = inbox.lock().unwrap_or_else(PoisonError::into_inner);
         (arrivals.fresh(), arrivals.times())
     };
     let stop = Arc::new(AtomicBool::new(false));
-    let consumer = Consumer {
-        url: stage.redis.url(),
-        arrivals: Arc::clone(&arrivals),
-        stop: Arc::clone(&stop),
-    };
+    let consumer =
+        Consumer { url: stage.redis.url(), arrivals: Arc::clone(&inbox), stop: Arc::clone(&stop) };
     let setup = Setup {
         database: stage.database.clone(),
         seed: plan.seed,
@@ -82,12 +85,12 @@ pub(crate) async fn run(plan: &Plan<'_>) -> Result<Report> {
     };
     let mut consuming = JoinSet::new();
     consuming.spawn(consumer.consume(plan.sink));
-    let (struck, drained) = strike(plan, began, &stage, &setup, times).await?;
+    let (struck, drained) = strike(plan, began, &stage, &setup, &inbox, times).await?;
     stop.store(true, Ordering::Release);
     while let Some(consumed) = consuming.join_next().await {
         consumed.map_err(|error| Failure::new(format!("the consumer ended: {error}")))??;
     }
-    let arrivals = Arc::into_inner(arrivals)
+    let arrivals = Arc::into_inner(inbox)
         .ok_or_else(|| Failure::new("the consumer still holds the arrivals"))?;
     let arrivals = arrivals.into_inner().unwrap_or_else(PoisonError::into_inner);
     let report = judge(plan, &mut stage, &setup.written, arrivals, struck, drained).await?;
@@ -101,6 +104,7 @@ async fn strike(
     began: Instant,
     stage: &Stage,
     setup: &Setup,
+    inbox: &Inbox,
     times: watch::Receiver<Times>,
 ) -> Result<(Struck, bool)> {
     let (configuration, log) = (stage.configuration(), stage.log());
@@ -116,11 +120,15 @@ async fn strike(
     let mut nemesis = Nemesis::new(stage, program, setup.clone(), times).await?;
     strike_until_done(plan, began, &mut nemesis, &setup.written).await?;
     nemesis.heal().await?;
-    setup.written.stop.store(true, Ordering::Release);
+    setup.written.end();
     while writing.join_next().await.is_some() {}
     // Its positions are taken long before it commits, and nothing else moves in between.
     writers::write_slowly(setup.clone(), plan.seed, QUIET).await;
     finish(&mut nemesis, setup, plan.is_forgetful).await?;
+    if plan.restores {
+        restore(&mut nemesis, setup, inbox, plan.is_forgetful).await?;
+        finish(&mut nemesis, setup, plan.is_forgetful).await?;
+    }
     Ok(nemesis.end(DRAIN_LIMIT).await)
 }
 
@@ -211,7 +219,11 @@ async fn strike_until_done(
 
 /// Waits until everything that was committed has arrived or is a dead letter, and then whether
 /// anything else does.
-async fn finish(nemesis: &mut Nemesis<'_>, setup: &Setup, is_forgetful: bool) -> Result<()> {
+pub(crate) async fn finish(
+    nemesis: &mut Nemesis<'_>,
+    setup: &Setup,
+    is_forgetful: bool,
+) -> Result<()> {
     let book = setup.database.book().await?;
     let (mut deadline, mut reached) = (Instant::now() + FINISH_LIMIT, (0, 0));
     while Instant::now() < deadline {

@@ -21,7 +21,7 @@ const HELD_PART: u32 = 10;
 pub(crate) fn write_on(file: &Path, setup: &Setup, nth: u64) {
     let mut rng = setup.rng(nth);
     let mut connection = None;
-    while !setup.written.stop.load(Ordering::Acquire) {
+    while !setup.written.has_ended() {
         if setup.has_backlog() {
             sleep(RECONNECT_INTERVAL);
             continue;

@@ -188,6 +188,11 @@ impl Stage {
         self.directory.path().join("log")
     }
 
+    /// Where a copy of the database's data goes.
+    pub(crate) fn backup(&self) -> PathBuf {
+        self.directory.path().join("backup")
+    }
+
     /// Where arrivals are written down.
     pub(crate) fn arrivals(&self) -> PathBuf {
         self.directory.path().join("arrivals")

@@ -48,7 +48,33 @@ pub(crate) struct Written {
     /// Known to be committed, and not to be rejected: what is to arrive.
     pub(crate) committed: AtomicU64,
     /// Set to end them.
-    pub(crate) stop: AtomicBool,
+    stop: AtomicBool,
+}
+
+impl Written {
+    /// Ends the writers.
+    pub(crate) fn end(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    /// Writers that begin from now on write.
+    pub(crate) fn go_on(&self) {
+        self.stop.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// What is to arrive.
+    pub(crate) fn committed(&self) -> u64 {
+        self.committed.load(Ordering::Acquire)
+    }
+
+    /// The database knows of that many.
+    pub(crate) fn set_committed(&self, messages: u64) {
+        self.committed.store(messages, Ordering::Release);
+    }
 }
 
 /// What writers are given.
@@ -158,7 +184,7 @@ async fn write_on(url: String, setup: Setup, nth: u64) {
     let outbox = Outbox::new(SchemaName::default());
     let mut session = None;
     let mut in_doubt = None;
-    while !setup.written.stop.load(Ordering::Acquire) {
+    while !setup.written.has_ended() {
         if setup.has_backlog() {
             sleep(RECONNECT_INTERVAL).await;
             continue;
@@ -199,8 +225,7 @@ impl Setup {
 
     /// Messages that are known to be committed and have not arrived.
     pub(crate) fn in_flight(&self) -> u64 {
-        let committed = self.written.committed.load(Ordering::Acquire);
-        committed.saturating_sub(self.arrived.load(Ordering::Acquire))
+        self.written.committed().saturating_sub(self.arrived.load(Ordering::Acquire))
     }
 
     pub(crate) fn has_backlog(&self) -> bool {

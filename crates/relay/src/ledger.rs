@@ -91,8 +91,12 @@ impl Ledger {
     /// Records a place that may lie behind the last one: the sink has lost what is between them, and
     /// counts its calls anew from there. Otherwise a run that ends in the middle of the repair would
     /// be taken for one that has it behind it.
-    pub(crate) async fn set_back(&self, place: Place) -> Result<Settled, StoreError> {
-        self.record(&[], |_before| Some(place)).await
+    pub(crate) async fn set_back(
+        &self,
+        place: Place,
+        changes: &[Aside],
+    ) -> Result<Settled, StoreError> {
+        self.record(changes, |_before| Some(place)).await
     }
 
     /// Records a place, unless it or a newer one is recorded.
@@ -100,14 +104,17 @@ impl Ledger {
         self.write(&[], Some(place)).await
     }
 
-    /// Changes what is set aside, and records `place` with it unless a newer one is recorded.
+    /// Changes what is set aside, and records `place` with it unless a newer one is recorded; of an
+    /// older one that counts more calls, these.
     pub(crate) async fn write(
         &self,
         changes: &[Aside],
         place: Option<Place>,
     ) -> Result<Settled, StoreError> {
         self.record(changes, |before| {
-            place.filter(|place| !before.covers(place) || before.calls < place.calls)
+            let covers = |place: Place| before.counted(before.calls.max(place.calls));
+            let newest = |place: Place| if before.covers(&place) { covers(place) } else { place };
+            place.map(newest).filter(|place| *place != before)
         })
         .await
     }

@@ -16,10 +16,10 @@ use crate::{
 pub(crate) struct Floor {
     /// Number of the tick that closes the window.
     head: i64,
-    through: Position,
+    pub(crate) through: Position,
     message: Option<MessageId>,
     /// What is missing, ascending.
-    open: Vec<Position>,
+    pub(crate) open: Vec<Position>,
 }
 
 impl Floor {

@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use posthaste_core::{Backoff, MessageId, Page, Place, Position};
-use posthaste_store::{AsideState, FailedMessage, ParkedKey};
+use posthaste_core::{Backoff, MessageId, Page, Place, Position, Within};
+use posthaste_store::{Aside, AsideState, FailedMessage, ParkedKey};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::monitor::Counts;
@@ -30,8 +30,6 @@ struct State {
     /// Whether the publisher may still meet one of the messages: they were set aside by an
     /// earlier run, whose place had not passed them when it ended.
     are_ahead: bool,
-    /// Whether the sink has lost what had been published of parked keys before they were parked.
-    repairs: bool,
     /// Up to where the run before had passed over messages of parked keys.
     reached: Option<Place>,
     /// Calls of the second lane that the database knows of.
@@ -90,11 +88,37 @@ impl Parked {
         self.changed.notify_one();
     }
 
-    /// The publisher begins at `place`, and has passed over messages of parked keys up to `reached`;
-    /// `repairs` if the sink has lost what it had behind the place.
-    pub(crate) fn begin_at(&self, place: &Place, reached: Place, repairs: bool) {
+    /// The sink has lost what it had behind `place`, of parked keys too: they wait there again, or
+    /// before the first of their messages that it is `missing` there. Answers what is to be written
+    /// down.
+    pub(crate) fn set_back(
+        &self,
+        place: &Place,
+        missing: &HashMap<String, Position>,
+    ) -> Vec<Aside> {
         let mut state = self.state();
-        state.repairs = repairs;
+        let first_of = |key: &Key| missing.get(&key.parked.key).copied().zip(place.within);
+        let is_lost = |key: &&mut Key| {
+            let at = &key.parked.place;
+            let has_passed =
+                |(first, within): (Position, Within)| is_passed(at, within.head.n, first);
+            !place.covers(at) || first_of(key).is_some_and(has_passed)
+        };
+        let lost = state.keys.values_mut().filter(is_lost);
+        let set_back = lost.map(|key| {
+            let before =
+                |(first, within): (Position, Within)| place.moved_to(within.head, first - 1, None);
+            key.parked.place = first_of(key).map_or(*place, before).counted(None);
+            key.parked.retry_in = Some(Duration::ZERO);
+            key.due = due(key.parked.retry_in);
+            Aside::ParkKey(key.parked.clone())
+        });
+        set_back.collect()
+    }
+
+    /// The publisher begins at `place`, and has passed over messages of parked keys up to `reached`.
+    pub(crate) fn begin_at(&self, place: &Place, reached: Place) {
+        let mut state = self.state();
         state.reached = Some(reached);
         state.are_ahead = state.messages.values().any(|message| !message.is_passed(place));
     }
@@ -117,6 +141,10 @@ impl Parked {
 
     pub(crate) fn key(&self, key: &str) -> Option<ParkedKey> {
         self.state().keys.get(key).map(|key| key.parked.clone())
+    }
+
+    pub(crate) fn has_keys(&self) -> bool {
+        !self.state().keys.is_empty()
     }
 
     pub(crate) fn has_message(&self, id: MessageId) -> bool {
@@ -180,14 +208,8 @@ impl Parked {
         }
     }
 
-    /// The messages of `batch`, in the window that the tick `head` closes, that are not set aside;
-    /// `None` when none is.
-    pub(crate) fn without_set_aside(
-        &self,
-        page: &Page,
-        batch: &[u32],
-        head: i64,
-    ) -> Option<Vec<u32>> {
+    /// The messages of `batch` that are not set aside; `None` when none is.
+    pub(crate) fn without_set_aside(&self, page: &Page, batch: &[u32]) -> Option<Vec<u32>> {
         let state = self.state();
         if state.keys.is_empty() && !state.are_ahead {
             return None;
@@ -195,9 +217,7 @@ impl Parked {
         let is_free = |index: &u32| {
             let message = page.get(*index as usize);
             !(state.are_ahead && state.messages.contains_key(&message.id))
-                && message.key.and_then(|key| state.keys.get(key)).is_none_or(|key| {
-                    state.repairs && is_passed(&key.parked.place, head, message.position)
-                })
+                && message.key.is_none_or(|key| !state.keys.contains_key(key))
         };
         Some(batch.iter().copied().filter(is_free).collect())
     }

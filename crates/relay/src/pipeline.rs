@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, panic::resume_unwind, sync::Arc};
 
-use posthaste_core::{Backoff, Epoch, Place, TopicFilter};
+use posthaste_core::{Backoff, Epoch, Place, Position, TopicFilter};
 use posthaste_store::{
     Acquired, AsideState, Lineage, Settled, Store, StoreError, StoreErrorKind, defect,
 };
@@ -176,12 +176,12 @@ impl Pipeline {
             return Outcome::Paused;
         }
         let mut publisher = self.publisher(lane.clone(), ledger, until.clone());
-        let begin = match self.begin(&mut publisher, ledger, settled).await {
+        let begin = match self.begin(&mut publisher, ledger, &parked, settled).await {
             Ok(begin) => begin,
             Err(outcome) => return outcome,
         };
         let place = begin.place;
-        parked.begin_at(&place, begin.reached(), begin.loss == Some(Loss::Tail));
+        parked.begin_at(&place, begin.reached());
 
         let (portions_in, mut portions) = mpsc::channel(PAGES_AHEAD);
         let (places_in, places) = watch::channel(place);
@@ -238,6 +238,7 @@ impl Pipeline {
         &self,
         publisher: &mut Publisher,
         ledger: &Ledger,
+        parked: &Parked,
         settled: Place,
     ) -> Result<Beginning, Outcome> {
         let Some(mark) = self.connect(publisher.outlet(), ledger).await? else {
@@ -257,7 +258,14 @@ impl Pipeline {
         // Before anything is published: from here on the sink's count says what was.
         let recorded = match begin.loss {
             None => ledger.settle(begin.place).await,
-            Some(_) => ledger.set_back(begin.place).await,
+            Some(Loss::Place) => ledger.set_back(begin.place, &[]).await,
+            Some(Loss::Tail) => {
+                let missing =
+                    if parked.has_keys() { self.missing(&begin).await } else { Ok(HashMap::new()) };
+                let missing = missing.map_err(Outcome::Store)?;
+                let keys = parked.set_back(&begin.reached(), &missing);
+                ledger.set_back(begin.place, &keys).await
+            }
         };
         match recorded {
             Ok(Settled::Recorded) => Ok(begin),
@@ -266,12 +274,34 @@ impl Pipeline {
         }
     }
 
+    /// The first message of each key that the sink is missing, of those up to its place.
+    async fn missing(&self, begin: &Beginning) -> Result<HashMap<String, Position>, StoreError> {
+        let mut missing = HashMap::new();
+        let (Some(floor), Some(within)) = (&begin.floor, begin.place.within) else {
+            return Ok(missing);
+        };
+        let window = self.store.window(begin.place.base, Some(within.head)).await?;
+        let Some(window) = window else { return Ok(missing) };
+        let (mut after, limit) = (within.position, self.settings.page_limit());
+        while after < floor.through
+            && let Some(page) = self.store.read(&window, after, &self.filter, limit).await?
+        {
+            let messages = (0..page.len()).map(|nth| page.get(nth));
+            for message in messages.filter(|it| floor.open.binary_search(&it.position).is_ok()) {
+                if let Some(key) = message.key {
+                    missing.entry(key.to_owned()).or_insert(message.position);
+                }
+            }
+            after = page.through();
+        }
+        Ok(missing)
+    }
+
     /// The sink is held with a later epoch: another relay has taken over, or the database has gone
     /// back to before it handed that epoch out.
     async fn fenced(&self, ledger: &Ledger) -> Outcome {
         match ledger.is_held().await {
-            Ok(false) => Outcome::Lost,
-            Ok(true) => {
+            Ok(true) if !defect::is("reused-position") => {
                 let doing = format!(
                     "{} is held with an epoch that {} has not handed out yet",
                     self.target.describe(),
@@ -279,6 +309,7 @@ impl Pipeline {
                 );
                 Outcome::Store(StoreError::new(StoreErrorKind::Rewound, doing))
             }
+            Ok(_) => Outcome::Lost,
             Err(error) => Outcome::Store(error),
         }
     }

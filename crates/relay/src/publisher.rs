@@ -138,7 +138,7 @@ impl Publisher {
                     () = draining.begun() => return Err(Ended::Draining),
                 };
                 let last = portion.page.get(batch[batch.len() - 1] as usize);
-                let free = shared.parked.without_set_aside(&portion.page, batch, head.n);
+                let free = shared.parked.without_set_aside(&portion.page, batch);
                 let pending = free.unwrap_or_else(|| batch.to_vec());
                 let part = Part { portion: &portion, last };
                 if defect::is("settle-before-ack") {
@@ -189,7 +189,7 @@ impl Publisher {
                     let ruling = self.rule(part, &pending, &unaccepted, shared);
                     pending.clone_from(&ruling.pending);
                     self.raise_floor(part, &pending);
-                    if self.set_aside(page, &ruling, &unaccepted, shared).await? {
+                    if self.set_aside(part, &ruling, &unaccepted, shared).await? {
                         attempts = 0;
                         continue;
                     }
@@ -246,10 +246,12 @@ impl Publisher {
         failures::rule(room, page, batch, unaccepted, at, wait, rand::random)
     }
 
-    /// Writes what is set aside, so that the place may pass it; false when there is nothing.
+    /// Writes what is set aside, so that the place may pass it; false when there is nothing. With
+    /// the calls so far: a key is parked behind messages that the sink has taken in them, which
+    /// would be missed if the sink lost them and nobody knew.
     async fn set_aside(
         &mut self,
-        page: &Page,
+        part: &Part<'_>,
         ruling: &Ruling,
         unaccepted: &[Unaccepted],
         shared: &Shared,
@@ -257,7 +259,10 @@ impl Publisher {
         if ruling.changes.is_empty() {
             return Ok(false);
         }
-        let written = shared.ledger.write(&ruling.changes, None).await.map_err(Ended::Store)?;
+        let Portion { page, before, .. } = part.portion;
+        let place = before.counted(self.outlet.calls());
+        let written = shared.ledger.write(&ruling.changes, Some(place)).await;
+        let written = written.map_err(Ended::Store)?;
         if written == Settled::Fenced {
             return Err(Ended::Fenced);
         }

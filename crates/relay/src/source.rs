@@ -266,6 +266,6 @@ mod tests {
         let head = Tick { at: tick, snapshot: "1:1:".parse().unwrap() };
         let window = Window { base: head.clone(), head, main: None, late: Vec::new() };
         pace.after(&Advance { tick, window: Some(window.into()), busy: true });
-        assert_eq!(pace.after(&watching).as_millis(), 20, "a window begins anew");
+        assert_eq!(pace.after(&watching).as_millis(), 10, "a window begins anew");
     }
 }

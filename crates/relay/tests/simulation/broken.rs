@@ -54,7 +54,8 @@ fn is_caught_in(plan: fn(u64) -> Plan, broken: Broken, invariant: &str, faults: 
     panic!("{broken:?} went unnoticed in {SEEDS} seeds");
 }
 
-const CALM: Faults = Faults { store: 0.0, sink: 0.0, partial: 0.0, crash: 0.0, kill: 0.0 };
+const CALM: Faults =
+    Faults { store: 0.0, sink: 0.0, partial: 0.0, crash: 0.0, kill: 0.0, failover: 0.0 };
 
 #[test]
 fn checker_catches_a_sink_that_forgets() {

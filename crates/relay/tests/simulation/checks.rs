@@ -21,6 +21,7 @@ pub(crate) struct Tally {
     pub(crate) repeats: u64,
     pub(crate) panics: u64,
     pub(crate) drains: u64,
+    pub(crate) failovers: u64,
 }
 
 impl State {
@@ -42,14 +43,15 @@ impl State {
             known.position, arrival.relay
         ));
         let is_whole = self.plan.faults.partial == 0.0;
+        let is_repaired = self.repaired.contains(subscription);
         let drained = &self.drained;
         let faults = self.tally.faults;
         let arrived = self.arrived.get_mut(subscription).expect("the plan names it");
         if let Some(last) = arrived.last.insert(id, arrival) {
             self.tally.repeats += 1;
             let was_taken_over = last.relay != arrival.relay && !drained.contains(&last.relay);
-            let is_excused = last.disturbances != faults || was_taken_over;
-            if !is_excused || self.plan.keeps_places {
+            let is_excused = last.disturbances != faults || was_taken_over || is_repaired;
+            if !is_excused || (self.plan.keeps_places && !is_repaired) {
                 let why =
                     if is_excused { "by a sink that keeps places" } else { "without any fault" };
                 let what = format!("{subscription} got position {} again", known.position);
@@ -64,7 +66,7 @@ impl State {
         let latest = arrived.taken.entry(lane).or_default();
         let is_behind = known.committed_at < *latest;
         *latest = known.taken_at.max(*latest);
-        if is_behind {
+        if is_behind && !is_repaired {
             let what =
                 format!("{subscription} got position {} (key {:?})", known.position, known.key);
             self.violate("ORDERED", format!("{what} behind one written after its commit"));
@@ -75,6 +77,14 @@ impl State {
     /// the sink has not accepted.
     pub(crate) fn check_place(&mut self, name: &str, place: &Place) {
         let Some(subscribed) = self.subscribed.get(name) else { return };
+        if self.bereft.contains(name) {
+            // The end shows whether all of what was lost has come again.
+            if !place.covers(&subscribed.place) {
+                self.bereft.remove(name);
+                self.subscribed.get_mut(name).expect("looked at").passed.clear();
+            }
+            return;
+        }
         if !place.covers(&subscribed.place) {
             let what = format!("{name} moves back from {:?} to {place:?}", subscribed.place);
             self.violate("FENCED", what);
@@ -120,6 +130,9 @@ impl State {
     /// COMPLETE: a key is unparked when all of it that the place passes has arrived.
     pub(crate) fn check_unpark(&mut self, name: &str, key: &str, place: Option<&Place>) {
         let Some(subscribed) = self.subscribed.get(name) else { return };
+        if self.bereft.contains(name) {
+            return;
+        }
         let place = place.unwrap_or(&subscribed.place);
         let arrived = &self.arrived[name].last;
         let missing = self.database.rows().iter().find(|row| {

@@ -80,6 +80,7 @@ fn relay_keeps_its_invariants_whatever_fails() {
             ("repeats", total(|r| r.repeats)),
             ("panics", total(|r| r.panics)),
             ("drains", total(|r| r.drains)),
+            ("sinks that failed over", total(|r| r.failovers)),
         ];
         println!("{happened:?}");
         // Fenced settles are not asked for: a relay that lost its lease stops by itself, and hardly one

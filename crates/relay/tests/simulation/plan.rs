@@ -44,6 +44,8 @@ pub(crate) struct Faults {
     pub(crate) crash: f64,
     /// That a relay is killed or taken over instead of drained.
     pub(crate) kill: f64,
+    /// That a sink which keeps places goes back to what it held some calls ago.
+    pub(crate) failover: f64,
 }
 
 impl Plan {
@@ -79,6 +81,7 @@ fn faults(rng: &mut SmallRng) -> Faults {
         partial: chance(&[0.0, 0.02, 0.1]),
         crash: chance(&[0.0, 0.0, 0.3, 1.0]),
         kill: chance(&[0.0, 0.3, 0.8]),
+        failover: chance(&[0.0, 0.0, 0.02, 0.1]),
     }
 }
 

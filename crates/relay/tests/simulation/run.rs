@@ -34,6 +34,7 @@ pub(crate) struct Report {
     pub(crate) repeats: u64,
     pub(crate) panics: u64,
     pub(crate) drains: u64,
+    pub(crate) failovers: u64,
 }
 
 /// Runs a plan on a runtime and a clock of its own.
@@ -47,7 +48,8 @@ pub(crate) fn simulate(plan: Plan) -> Report {
 }
 
 fn report(state: &mut State) -> Report {
-    let Tally { faults, late, lost_in_crashes, fenced, repeats, panics, drains } = state.tally;
+    let Tally { faults, late, lost_in_crashes, fenced, repeats, panics, drains, failovers } =
+        state.tally;
     Report {
         violations: std::mem::take(&mut state.violations),
         history: std::mem::take(&mut state.history),
@@ -59,6 +61,7 @@ fn report(state: &mut State) -> Report {
         repeats,
         panics,
         drains,
+        failovers,
     }
 }
 

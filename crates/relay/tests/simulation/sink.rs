@@ -318,6 +318,7 @@ fn check_batch(state: &mut State, relay: u32, name: &str, batch: &Batch<'_>) {
 fn take(state: &mut State, dice: &mut SmallRng, call: Call) -> Option<Receipt> {
     let name = &*call.subscription;
     if let Some(place) = &call.place {
+        state.fail_over(dice, name, &call.lane);
         let kept = &state.arrived[name].lanes[&call.lane];
         let is_mine = kept.holder == place.holder;
         let is_next = is_mine && kept.mark.calls == place.calls;

@@ -113,6 +113,13 @@ pub(crate) struct State {
     pub(crate) ticks: Vec<Tick>,
     pub(crate) subscribed: BTreeMap<String, Subscribed>,
     pub(crate) arrived: BTreeMap<String, Arrived>,
+    /// What a subscription's sink goes back to if it fails over.
+    pub(crate) replicas: BTreeMap<String, Arrived>,
+    /// Subscriptions whose sinks have lost calls, until their places have been set back.
+    pub(crate) bereft: HashSet<String>,
+    /// Subscriptions whose sinks have ever lost calls: what is published again is all there, but may
+    /// come twice or behind what the second lane has published meanwhile.
+    pub(crate) repaired: HashSet<String>,
     /// Counts the database's lives; connections of an earlier one are broken.
     pub(crate) life: u64,
     pub(crate) is_down: bool,
@@ -171,6 +178,9 @@ impl World {
         let state = State {
             arrived: names.map(|name| (name, Arrived::default())).collect(),
             plan: Arc::new(plan),
+            replicas: BTreeMap::new(),
+            bereft: HashSet::new(),
+            repaired: HashSet::new(),
             thrown: HashMap::new(),
             began: Instant::now(),
             database: Database::new(1_000),
@@ -250,6 +260,40 @@ impl State {
             9 => Fate::Stuck,
             _ => Fate::Panic,
         }
+    }
+
+    /// Before a call: the sink may fail over to a replica that lacks the latest calls of the first
+    /// lane. What the second lane has published is not repaired, so a replica has all of that.
+    pub(crate) fn fail_over(&mut self, dice: &mut SmallRng, name: &str, lane: &str) {
+        if lane != name {
+            self.replicas.remove(name);
+            return;
+        }
+        let arrived = self.arrived.get_mut(name).expect("the plan names it");
+        let calls = |of: &Arrived| of.lanes.get(lane).map_or(0, |kept| kept.mark.calls);
+        let Some(replica) = self.replicas.get(name) else {
+            // One that holds nothing is not repaired either: nobody can tell what was consumed.
+            if calls(arrived) > 0 && dice.random_bool(0.2) {
+                self.replicas.insert(name.to_owned(), arrived.clone());
+            }
+            return;
+        };
+        let is_lost = self.are_faults_on && dice.random_bool(self.plan.faults.failover);
+        if !is_lost || calls(replica) == calls(arrived) {
+            return;
+        }
+        let mut replica = replica.clone();
+        std::mem::swap(&mut replica.refusals, &mut arrived.refusals);
+        for (lane, kept) in &arrived.lanes {
+            replica.lanes.entry(lane.clone()).or_default().holder = kept.holder;
+        }
+        *arrived = replica;
+        self.replicas.remove(name);
+        self.bereft.insert(name.to_owned());
+        self.repaired.insert(name.to_owned());
+        self.pages.clear();
+        self.tally.failovers += 1;
+        self.disturb("sink loses its tail");
     }
 
     /// Notes that something happened after which repeats are excusable.

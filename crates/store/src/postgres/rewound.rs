@@ -9,7 +9,7 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::{PostgresStore, connect::Loan, leases, ticker::current_snapshot};
-use crate::{Lineage, Result, StoreError, StoreErrorKind};
+use crate::{Lineage, Result, StoreError, StoreErrorKind, defect};
 
 const DOING: &str = "compare the log with a place";
 
@@ -35,6 +35,9 @@ pub(super) async fn confirm(
     let loan = store.shared.connections.lend().await?;
     refuse_copy(store, &loan).await?;
     let lineage = lineage(store, &loan, subscription).await?;
+    if defect::is("reused-position") {
+        return Ok(lineage);
+    }
     let settled = store.tick(&loan, place.base).await?;
     refuse_step_back(store, &settled, &current_snapshot(&loan).await?)?;
     refuse_rows_ahead(store, &loan).await?;
@@ -50,6 +53,9 @@ pub(super) async fn confirm(
 
 /// Checks the log against the place that a sink keeps: its ticks, and its message.
 pub(super) async fn confirm_mark(store: &PostgresStore, mark: &Place) -> Result<()> {
+    if defect::is("reused-position") {
+        return Ok(());
+    }
     let loan = store.shared.connections.lend().await?;
     check_ticks(store, &loan, mark, "the sink keeps").await?;
     if let (Some(Within { position, .. }), Some(message)) = (mark.within, mark.message) {

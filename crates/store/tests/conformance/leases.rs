@@ -73,10 +73,17 @@ pub(crate) async fn released_subscription_is_taken_at_once<H: Harness>() {
 
 pub(crate) async fn renewal_prolongs_what_is_held_and_nothing_else<H: Harness>() {
     let (_harness, store) = two::<H>().await;
-    store.acquire("s", "one", SHORT).await.unwrap();
-    store.acquire("t", "two", SHORT).await.unwrap();
-    let told = renewed(&*store, "one").await;
-    assert_eq!(holders(&told), [("s", Some("one")), ("t", Some("two"))]);
+    // On a busy machine they may run out before they are renewed: then once more.
+    let mut attempts = 0..20;
+    loop {
+        store.acquire("s", "one", SHORT).await.unwrap();
+        store.acquire("t", "two", SHORT).await.unwrap();
+        let told = renewed(&*store, "one").await;
+        if holders(&told) == [("s", Some("one")), ("t", Some("two"))] {
+            break;
+        }
+        assert!(attempts.next().is_some(), "{told:?}");
+    }
     tokio::time::sleep(SHORT).await;
     // What has run out is nobody's, and a renewal that comes too late does not bring it back.
     let told = renewed(&*store, "two").await;
