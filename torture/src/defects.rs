@@ -82,6 +82,7 @@ pub(crate) async fn find_all(options: &Options, seed: u64) -> Result<bool> {
             seed,
             scope: scope_of(name)?,
             is_forgetful: false,
+            is_pooled: false,
             kills: KILLS,
             messages: 0,
             limit: LIMIT,

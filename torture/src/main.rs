@@ -25,7 +25,7 @@ mod writers;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use posthaste_testkit::failure::{During, Result};
+use posthaste_testkit::failure::{During, Failure, Result};
 
 use crate::{
     run::Plan,
@@ -74,6 +74,9 @@ pub(crate) struct Options {
     /// Redis keeps nothing on disk: a kill empties it, which is lost and repaired as far as that goes
     #[arg(long, conflicts_with = "defects")]
     forgetful_redis: bool,
+    /// Relays meet PostgreSQL through pgbouncer in transaction mode
+    #[arg(long)]
+    pgbouncer: bool,
     /// At the end, puts a backup of the database back that is older than what was published
     #[arg(long, conflicts_with_all = ["defect", "defects"])]
     restore: bool,
@@ -99,6 +102,10 @@ fn main() -> ExitCode {
 
 /// Whether nothing was found that should not be.
 async fn torture(options: &Options) -> Result<bool> {
+    if options.store == StoreKind::Sqlite && (options.pgbouncer || options.restore) {
+        let refused = "--store sqlite has no server: leave out --pgbouncer and --restore";
+        return Err(Failure::new(refused));
+    }
     let seed = options.seed.unwrap_or_else(|| rand::random::<u32>().into());
     if options.defects {
         return defects::find_all(options, seed).await;
@@ -122,6 +129,7 @@ async fn torture(options: &Options) -> Result<bool> {
         sink: options.sink,
         seed,
         is_forgetful: options.forgetful_redis,
+        is_pooled: options.pgbouncer,
         scope,
         kills: options.kills,
         messages: options.messages,
@@ -143,13 +151,16 @@ async fn torture(options: &Options) -> Result<bool> {
 
 /// The command that runs the same schedule again.
 fn repeat(options: &Options, seed: u64) -> String {
-    let Options { store, sink, kills, messages, defect, forgetful_redis, restore, .. } = options;
+    let Options {
+        store, sink, kills, messages, defect, forgetful_redis, restore, pgbouncer, ..
+    } = options;
+    let pgbouncer = if *pgbouncer { " --pgbouncer" } else { "" };
     let restore = if *restore { " --restore" } else { "" };
     let messages = if *messages > 0 { format!(" --messages {messages}") } else { String::new() };
     let forgetful = if *forgetful_redis { " --forgetful-redis" } else { "" };
     let defect = defect.as_ref().map(|name| format!(" --defect {name}")).unwrap_or_default();
     format!(
-        "repeat with: cargo xtask torture --store {} --sink {} --kills {kills}{messages} --seed {seed}{restore}{forgetful}{defect}",
+        "repeat with: cargo xtask torture --store {} --sink {} --kills {kills}{messages} --seed {seed}{pgbouncer}{restore}{forgetful}{defect}",
         store.name(),
         sink.name()
     )

@@ -38,7 +38,7 @@ pub(crate) async fn restore(
     is_forgetful: bool,
 ) -> Result<()> {
     let Some(Server { postgres, .. }) = &nemesis.stage.server else {
-        return Err(Failure::new("only a server is restored; leave out --restore"));
+        return Err(Failure::new("there is no server to restore"));
     };
     let (data, backup) = (postgres.data_dir(), nemesis.stage.backup());
     block_in_place(|| {

@@ -53,6 +53,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) scope: Scope,
     /// Redis keeps nothing on disk.
     pub(crate) is_forgetful: bool,
+    /// Relays meet PostgreSQL through pgbouncer.
+    pub(crate) is_pooled: bool,
     /// The run goes on until there were that many of both…
     pub(crate) kills: u64,
     pub(crate) messages: u64,
@@ -66,7 +68,7 @@ pub(crate) struct Plan<'a> {
 /// Runs it.
 pub(crate) async fn run(plan: &Plan<'_>) -> Result<Report> {
     let began = Instant::now();
-    let mut stage = Stage::build(plan.store, plan.sink, plan.is_forgetful).await?;
+    let mut stage = Stage::build(plan.store, plan.sink, plan.is_forgetful, plan.is_pooled).await?;
     let inbox: Inbox = Arc::new(Mutex::new(Arrivals::at(&stage.arrivals())?));
     let (arrived, times) = {
         let arrivals = inbox.lock().unwrap_or_else(PoisonError::into_inner);

@@ -15,7 +15,7 @@ use posthaste_store::{
     sqlite::{SqliteOptions, SqliteStore},
 };
 use posthaste_testkit::{
-    Clock, Disk, Postgres, Redis,
+    Clock, Disk, Pgbouncer, Postgres, Redis,
     failure::{During, Failure, Result},
     proxy::Proxy,
 };
@@ -101,6 +101,8 @@ pub(crate) enum Database {
 /// A database server, and what stands before it.
 pub(crate) struct Server {
     pub(crate) postgres: Postgres,
+    /// Between it and the proxy.
+    pooler: Option<Pgbouncer>,
     pub(crate) proxy: Proxy,
     /// What its data is on.
     pub(crate) disk: Arc<Disk>,
@@ -149,11 +151,13 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// `is_forgetful`: Redis keeps nothing on disk.
+    /// `is_forgetful`: Redis keeps nothing on disk. `is_pooled`: relays meet PostgreSQL through
+    /// pgbouncer.
     pub(crate) async fn build(
         store: StoreKind,
         sink: SinkKind,
         is_forgetful: bool,
+        is_pooled: bool,
     ) -> Result<Self> {
         let redis = Redis::try_start_with(posthaste_testkit::RedisOptions {
             append_only: !is_forgetful,
@@ -163,7 +167,7 @@ impl Stage {
         let redis_proxy = Proxy::start(redis.port()).await.during("start a proxy")?;
         let directory = tempfile::tempdir().during("make a directory for the relays")?;
         let (database, server, store) = match store {
-            StoreKind::Postgres => on_server().await?,
+            StoreKind::Postgres => on_server(is_pooled).await?,
             StoreKind::Sqlite => in_file(directory.path().join("log.db")).await?,
         };
         let clock = Clock::new();
@@ -202,7 +206,7 @@ impl Stage {
     /// else is the default.
     fn configuration_text(&self, sink: SinkKind) -> String {
         let database = match (&self.database, &self.server) {
-            (Database::Postgres(url), Some(server)) => server.proxy.url(url),
+            (Database::Postgres(url), Some(server)) => server.url(url),
             (Database::Postgres(url), None) => url.clone(),
             (Database::Sqlite(file), _) => format!("sqlite:{}", file.display()),
         };
@@ -267,6 +271,14 @@ impl Stage {
     }
 }
 
+impl Server {
+    /// Where relays connect.
+    fn url(&self, url: &str) -> String {
+        let pooled = self.pooler.as_ref().map(|pooler| pooler.url(url, self.postgres.port()));
+        self.proxy.url(pooled.as_deref().unwrap_or(url))
+    }
+}
+
 impl Database {
     pub(crate) async fn book(&self) -> Result<Book> {
         Ok(match self {
@@ -277,7 +289,7 @@ impl Database {
 }
 
 /// A fresh database on a server of its own.
-async fn on_server() -> Result<(Database, Option<Server>, Arc<dyn Store>)> {
+async fn on_server(is_pooled: bool) -> Result<(Database, Option<Server>, Arc<dyn Store>)> {
     let disk = Arc::new(Disk::new());
     let postgres = Postgres::try_start_with(posthaste_testkit::PostgresOptions {
         disk: Some(Arc::clone(&disk)),
@@ -291,8 +303,11 @@ async fn on_server() -> Result<(Database, Option<Server>, Arc<dyn Store>)> {
     let application = connect(&url).await?;
     let doing = "create the application's tables";
     application.batch_execute(APPLICATION_OF_POSTGRES).await.during(doing)?;
-    let proxy = Proxy::start(postgres.port()).await.during("start a proxy")?;
-    let server = Server { postgres, proxy, disk };
+    let pooler = is_pooled.then(|| Pgbouncer::try_before(postgres.port())).transpose();
+    let pooler = pooler.during("start pgbouncer")?;
+    let port = pooler.as_ref().map_or_else(|| postgres.port(), Pgbouncer::port);
+    let proxy = Proxy::start(port).await.during("start a proxy")?;
+    let server = Server { postgres, pooler, proxy, disk };
     Ok((Database::Postgres(url), Some(server), Arc::new(store)))
 }
 

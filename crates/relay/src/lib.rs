@@ -35,4 +35,4 @@ pub mod telemetry;
 
 pub use monitor::{Counts, Monitor, State, SubscriptionSnapshot};
 pub use relay::{Relay, RelayError, Subscription};
-pub use settings::{AtLimit, FailureSettings, Policy, RelaySettings, RetrySettings};
+pub use settings::{AtLimit, FailureSettings, LostPlace, Policy, RelaySettings, RetrySettings};

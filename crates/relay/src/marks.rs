@@ -147,9 +147,10 @@ pub(crate) fn place(mark: &Mark) -> Result<Option<Place>, InvalidPlace> {
 
 /// What the second lane hands over in one batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // There is one at a time.
 pub(crate) enum Again {
-    /// Messages of a parked key, and the key's place behind the last of them.
-    Key(String, Place),
+    /// Messages of a parked key, the key's place before the first of them, and behind the last.
+    Key(String, Place, Place),
     /// Copies that are due.
     Copies(Vec<(Position, MessageId)>),
 }
@@ -163,12 +164,13 @@ impl Again {
     pub(crate) fn accepted(mark: &Mark) -> Option<Self> {
         let is_missing = |position: &Position| mark.missing.contains(position);
         if let Some(rest) = mark.text.strip_prefix(KEY) {
-            let (place, key) = rest.split_once('\n')?;
-            let place: Place = place.parse().ok()?;
+            let (places, key) = rest.split_once('\n')?;
+            let (before, place) = places.split_once(';')?;
+            let (before, place): (Place, Place) = (before.parse().ok()?, place.parse().ok()?);
             let within = place.within?;
             let through = mark.missing.iter().min().map_or(within.position, |first| first - 1);
             let place = place.moved_to(within.head, through.min(within.position), None);
-            return Some(Self::Key(key.to_owned(), place));
+            return Some(Self::Key(key.to_owned(), before, place));
         }
         let copies = mark.text.strip_prefix(COPIES)?.split(',').map(|copy| {
             let (position, id) = copy.split_once('/')?;
@@ -190,8 +192,9 @@ pub(crate) struct KeyMarks<'a> {
 
 impl Marks for KeyMarks<'_> {
     fn text(&self, message: &MessageRef<'_>) -> String {
-        let place = self.before.moved_to(self.head, message.position, Some(message.id));
-        format!("{KEY}{place}\n{}", self.key)
+        let Self { before, head, key } = self;
+        let place = before.moved_to(*head, message.position, Some(message.id));
+        format!("{KEY}{before};{place}\n{key}")
     }
 }
 
@@ -322,9 +325,9 @@ mod tests {
         let accepted = of(key.text(&message(9)), &[]);
         assert_eq!(
             accepted,
-            Some(Again::Key("a b\nc".to_owned(), inside(9).moved_to(tick(4), 9, None)))
+            Some(Again::Key("a b\nc".to_owned(), inside(2), inside(9).moved_to(tick(4), 9, None)))
         );
-        let Some(Again::Key(_, place)) = of(key.text(&message(9)), &[7, 9]) else { panic!() };
+        let Some(Again::Key(_, _, place)) = of(key.text(&message(9)), &[7, 9]) else { panic!() };
         assert_eq!(place.within.unwrap().position, 6);
 
         let copies = [3, 5, 8].map(|position| (position, message(position).id));

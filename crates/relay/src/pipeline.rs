@@ -28,7 +28,7 @@ use crate::{
     publisher::{Ended, Publisher, Shared},
     reader::Reader,
     retries::Retries,
-    settings::{FailureSettings, RelaySettings},
+    settings::{FailureSettings, LostPlace, RelaySettings},
     settler::Settler,
     sink::{Context, Lane, Mark, SinkError, SinkErrorKind, Target},
     source::Newest,
@@ -253,6 +253,14 @@ impl Pipeline {
         }
         let begin = marks::beginning(settled, &mark).map_err(unreadable)?;
         self.tell(&begin, &settled);
+        if begin.loss == Some(Loss::Place) && self.failure.lost_place == LostPlace::Stop {
+            let doing = format!(
+                "{} has lost the place of {:?}, and failure.lost_place is \"stop\"",
+                self.target.describe(),
+                self.gauge.name()
+            );
+            return Err(Outcome::Store(StoreError::new(StoreErrorKind::Rewound, doing)));
+        }
         failpoint::reach("beginning", self.gauge.name());
         publisher.begin_above(begin.floor.clone());
         // Before anything is published: from here on the sink's count says what was.

@@ -222,8 +222,11 @@ impl Retries {
         failpoint::reach("catching-up", self.gauge.name());
         let mut changes = Vec::new();
         match Again::accepted(mark).filter(|_| mark.calls > known) {
-            Some(Again::Key(key, place)) => {
-                let behind = self.parked.key(&key).filter(|key| !key.place.covers(&place));
+            Some(Again::Key(key, before, place)) => {
+                // One that was set back stands before it: what lies in between comes first.
+                let is_behind =
+                    |key: &ParkedKey| key.place.covers(&before) && !key.place.covers(&place);
+                let behind = self.parked.key(&key).filter(is_behind);
                 changes.extend(behind.map(|key| {
                     let retry_in = Some(Duration::ZERO);
                     Aside::ParkKey(ParkedKey { place, attempts: 0, retry_in, ..key })

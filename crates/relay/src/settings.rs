@@ -100,6 +100,11 @@ pub struct FailureSettings {
     /// Beyond `parked_max` and `parked_age_max`: `stop`, wait and say so, or `dead-letter`, make
     /// dead letters that hold no key.
     pub at_limit: AtLimit,
+    /// When a sink that keeps places has lost this subscription's, and what else it held:
+    /// `resume` at the settled place, and say so, or `stop` until somebody has run
+    /// `posthaste subscriptions rebase`. A sink that has lost its latest messages alone gets them
+    /// again either way.
+    pub lost_place: LostPlace,
 }
 
 /// What happens to a rejected message and to its key.
@@ -126,6 +131,17 @@ pub enum AtLimit {
     DeadLetter,
 }
 
+/// What a sink's lost place means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LostPlace {
+    /// Go on at the settled place.
+    #[default]
+    Resume,
+    /// Stop until a person has decided.
+    Stop,
+}
+
 impl Default for FailureSettings {
     fn default() -> Self {
         let FailurePolicy { attempts, backoff, .. } = FailurePolicy::default();
@@ -137,6 +153,7 @@ impl Default for FailureSettings {
             parked_age_max: Duration::from_hours(24),
             dead_letters_max: 1_000,
             at_limit: AtLimit::default(),
+            lost_place: LostPlace::default(),
         }
     }
 }
