@@ -149,7 +149,7 @@ pub(crate) fn place(mark: &Mark) -> Result<Option<Place>, InvalidPlace> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant)] // There is one at a time.
 pub(crate) enum Again {
-    /// Messages of a parked key, the key's place before the first of them, and behind the last.
+    /// Messages of a parked key, the key's place as it was written before them, and behind the last.
     Key(String, Place, Place),
     /// Copies that are due.
     Copies(Vec<(Position, MessageId)>),
@@ -185,6 +185,8 @@ impl Again {
 /// The marks of a parked key: the places behind its messages.
 pub(crate) struct KeyMarks<'a> {
     pub(crate) key: &'a str,
+    /// The place that the database has of the key.
+    pub(crate) written: Place,
     /// The key's place before the batch.
     pub(crate) before: Place,
     pub(crate) head: TickRef,
@@ -192,9 +194,9 @@ pub(crate) struct KeyMarks<'a> {
 
 impl Marks for KeyMarks<'_> {
     fn text(&self, message: &MessageRef<'_>) -> String {
-        let Self { before, head, key } = self;
+        let Self { written, before, head, key } = self;
         let place = before.moved_to(*head, message.position, Some(message.id));
-        format!("{KEY}{before};{place}\n{key}")
+        format!("{KEY}{written};{place}\n{key}")
     }
 }
 
@@ -318,14 +320,14 @@ mod tests {
 
     #[test]
     fn second_lane_reads_what_it_has_written() {
-        let key = KeyMarks { key: "a b\nc", before: inside(2), head: tick(4) };
+        let key = KeyMarks { key: "a b\nc", written: inside(1), before: inside(2), head: tick(4) };
         let of = |text: String, missing: &[Position]| {
             Again::accepted(&Mark { calls: 1, text, missing: missing.to_vec() })
         };
         let accepted = of(key.text(&message(9)), &[]);
         assert_eq!(
             accepted,
-            Some(Again::Key("a b\nc".to_owned(), inside(2), inside(9).moved_to(tick(4), 9, None)))
+            Some(Again::Key("a b\nc".to_owned(), inside(1), inside(9).moved_to(tick(4), 9, None)))
         );
         let Some(Again::Key(_, _, place)) = of(key.text(&message(9)), &[7, 9]) else { panic!() };
         assert_eq!(place.within.unwrap().position, 6);

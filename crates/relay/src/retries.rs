@@ -303,17 +303,22 @@ impl Retries {
     async fn retry_key(&mut self, mut key: ParkedKey) -> Result<(), StoreError> {
         let mut turn: Option<OwnedMutexGuard<()>> = None;
         let mut stride = KEY_STRIDE_MIN;
+        // Nothing of the key lies between it and the place that the key has come to.
+        let mut written = key.place;
         loop {
             let place = *self.places.borrow();
             let bound = self.parked.reached(place);
             match self.next_stretch(&key, bound, stride).await? {
-                Some(stretch) => match self.publish_stretch(&mut key, &stretch).await? {
-                    Came::On => stride = (stride * 2).min(KEY_STRIDE_MAX),
-                    Came::Stuck | Came::Fenced => return Ok(()),
-                },
+                Some(stretch) => {
+                    match self.publish_stretch(&mut key, &mut written, &stretch).await? {
+                        Came::On => stride = (stride * 2).min(KEY_STRIDE_MAX),
+                        Came::Stuck | Came::Fenced => return Ok(()),
+                    }
+                }
                 // What the sink says is missing may be of this key, until the publisher has passed
                 // it: the key's row says that it is not.
                 None if bound != place => {
+                    key.place = written;
                     key.retry_in = Some(LOOK_INTERVAL);
                     self.parked.park_key(key, None);
                     return Ok(());
@@ -399,12 +404,13 @@ impl Retries {
     async fn publish_stretch(
         &mut self,
         key: &mut ParkedKey,
+        written: &mut Place,
         stretch: &Stretch,
     ) -> Result<Came, StoreError> {
         let before = key.place;
         for batch in batches(&stretch.page, &stretch.messages, self.limits) {
             let head = stretch.window.head.at;
-            let marks = KeyMarks { key: &key.key, before, head };
+            let marks = KeyMarks { key: &key.key, written: *written, before, head };
             let Some(unaccepted) = self.attempt(&stretch.page, batch, &marks).await? else {
                 return Ok(Came::Fenced);
             };
@@ -423,10 +429,11 @@ impl Retries {
             // What was accepted is written at once: a relay that takes over goes on behind it.
             key.attempts = 0;
             key.retry_in = Some(Duration::ZERO);
-            let written = self.write(vec![Aside::ParkKey(key.clone())], None).await?;
-            if written == Settled::Fenced {
+            let recorded = self.write(vec![Aside::ParkKey(key.clone())], None).await?;
+            if recorded == Settled::Fenced {
                 return Ok(Came::Fenced);
             }
+            *written = key.place;
         }
         Ok(Came::On)
     }
