@@ -40,6 +40,13 @@ pub(crate) struct Duel<'a> {
     pub(crate) count: u64,
 }
 
+impl Side<'_> {
+    /// The name of a round's subscription: both sides may have one log.
+    pub(crate) fn subscription(&self, round: u32) -> String {
+        format!("{}-{round}", self.key)
+    }
+}
+
 /// Messages a second.
 #[derive(Clone, Copy, Debug)]
 struct Round {
@@ -53,9 +60,8 @@ impl Duel<'_> {
     pub(crate) async fn run(&self, options: &Options) -> Result<Report> {
         let mut rounds = Vec::new();
         for number in 0..=options.runs {
-            let name = self.subscription(number);
-            let beside = drain(options, &self.beside, &name).await?;
-            let measured = drain(options, &self.measured, &name).await?;
+            let beside = drain(options, &self.beside, number).await?;
+            let measured = drain(options, &self.measured, number).await?;
             if number == 0 {
                 continue;
             }
@@ -69,11 +75,6 @@ impl Duel<'_> {
             rounds.push(round);
         }
         Ok(self.report(&rounds))
-    }
-
-    /// The name of a round's subscription.
-    pub(crate) fn subscription(&self, round: u32) -> String {
-        format!("{}-{round}", self.name)
     }
 
     fn report(&self, rounds: &[Round]) -> Report {
@@ -98,13 +99,13 @@ impl Duel<'_> {
     }
 }
 
-async fn drain(options: &Options, side: &Side<'_>, subscription: &str) -> Result<Duration> {
+async fn drain(options: &Options, side: &Side<'_>, round: u32) -> Result<Duration> {
     let Side { servers, log, expected, .. } = side;
     let relay = Relay::start(&Setup {
         program: &options.posthaste,
         database_url: &log.url,
         redis_url: &servers.redis.url(),
-        subscriptions: vec![subscription.to_owned()],
+        subscriptions: vec![side.subscription(round)],
         stream: side.stream,
         delivery: side.delivery,
         dead_letters_max: 100_000,

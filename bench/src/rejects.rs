@@ -45,7 +45,7 @@ pub(crate) async fn run(options: &Options, servers: &Servers) -> Result<Report> 
     let duel = Duel { name: "rejects", measured, beside, count };
     let report = duel.run(options).await?;
     let status = faulty.store.status().await.during("read the status")?;
-    for name in (0..=options.runs).map(|round| duel.subscription(round)) {
+    for name in (0..=options.runs).map(|round| measured.subscription(round)) {
         let found = status.subscriptions.iter().find(|it| it.name == name);
         if found.map(|it| it.dead_letters) != Some(dead) {
             return Err(Failure::new(format!("not {dead} dead letters: {found:?}")));
