@@ -340,7 +340,8 @@ async fn lane_that_holds_the_publishers_turn_catches_up_with_its_sink(store: Arc
     let settled = status(&store).await.progress.place;
     let taken = store.acquire("test", "hand", Duration::from_mins(1)).await.unwrap();
     let Acquired::Taken(epoch, _) = taken else { panic!("{taken:?}") };
-    let wait = Duration::from_millis(300);
+    // The publisher is at the gate before the key is due, or there is nothing to catch up with.
+    let wait = Duration::from_secs(3);
     let key = ParkedKey {
         key: "a".to_owned(),
         place: settled,
@@ -371,7 +372,7 @@ async fn lane_that_holds_the_publishers_turn_catches_up_with_its_sink(store: Arc
     let is_held = async || keeper.knocks() == 2;
     eventually_async("the publisher at the gate", LIMIT, is_held).await;
     // The key's attempt is due by then, and waits for the publisher's turn.
-    tokio::time::sleep(2 * wait).await;
+    tokio::time::sleep(wait + wait / 3).await;
     keeper.open();
     let all = async || keeper.taken() == ["copied", "b0", "a0"];
     eventually_async("both keys", LIMIT, all).await;
