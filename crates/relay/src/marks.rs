@@ -19,7 +19,7 @@ pub(crate) struct Floor {
     pub(crate) through: Position,
     message: Option<MessageId>,
     /// What is missing, ascending.
-    pub(crate) open: Vec<Position>,
+    open: Vec<Position>,
 }
 
 impl Floor {
@@ -43,7 +43,12 @@ impl Floor {
 
     /// Whether a message of the window that the tick `head` closes has been taken already.
     pub(crate) fn has_taken(&self, head: i64, position: Position) -> bool {
-        self.head == head && position <= self.through && self.open.binary_search(&position).is_err()
+        self.head == head && position <= self.through && !self.is_missing(position)
+    }
+
+    /// Whether a message of the window is known to be missing.
+    pub(crate) fn is_missing(&self, position: Position) -> bool {
+        self.open.binary_search(&position).is_ok()
     }
 }
 

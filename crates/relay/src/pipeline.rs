@@ -295,7 +295,7 @@ impl Pipeline {
             && let Some(page) = self.store.read(&window, after, &self.filter, limit).await?
         {
             let messages = (0..page.len()).map(|nth| page.get(nth));
-            for message in messages.filter(|it| floor.open.binary_search(&it.position).is_ok()) {
+            for message in messages.filter(|it| floor.is_missing(it.position)) {
                 if let Some(key) = message.key {
                     missing.entry(key.to_owned()).or_insert(message.position);
                 }
