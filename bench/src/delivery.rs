@@ -5,11 +5,10 @@ use posthaste_testkit::failure::Result;
 use crate::{
     Options,
     duel::{Duel, Side},
-    messages::{Messages, PAYLOAD_BYTES, STREAM},
-    progress,
+    messages::{PAYLOAD_BYTES, STREAM},
     relay::EXACTLY_ONCE,
     report::Report,
-    servers::{Servers, settle_tables},
+    servers::Servers,
 };
 
 const MESSAGES: u64 = 1_000_000;
@@ -17,9 +16,7 @@ const MESSAGES: u64 = 1_000_000;
 pub(crate) async fn run(options: &Options, servers: &Servers) -> Result<Report> {
     let count = options.messages.unwrap_or(MESSAGES);
     let log = servers.log().await?;
-    progress(format_args!("writing {count} messages"));
-    Messages::new(PAYLOAD_BYTES).fill(&*log.store, count).await?;
-    settle_tables(&log.url).await?;
+    log.fill(PAYLOAD_BYTES, count).await?;
     let measured = Side {
         key: "exactly_once",
         name: "exactly once",

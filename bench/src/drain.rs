@@ -18,12 +18,12 @@ use tokio::time::timeout;
 use self::limit::Reading;
 use crate::{
     Options,
-    messages::{Messages, PAYLOAD_BYTES, STREAM},
+    messages::{PAYLOAD_BYTES, STREAM},
     process, progress,
     relay::{EXACTLY_ONCE, LONG, Relay, Setup},
     report::{Report, Spread, rounded},
     resp::Reply,
-    servers::{Log, Servers, settle_tables},
+    servers::{Log, Servers},
 };
 
 const MESSAGES: u64 = 1_000_000;
@@ -70,9 +70,7 @@ struct Contest<'a> {
 pub(crate) async fn run(options: &Options, servers: &Servers) -> Result<Report> {
     let count = options.messages.unwrap_or(MESSAGES);
     let log = servers.log().await?;
-    progress(format_args!("writing {count} messages"));
-    Messages::new(PAYLOAD_BYTES).fill(&*log.store, count).await?;
-    settle_tables(&log.url).await?;
+    log.fill(PAYLOAD_BYTES, count).await?;
     let contest = Contest { options, servers, log, count };
     let reading = contest.warm_up().await?;
     let mut rounds = Vec::new();

@@ -9,11 +9,11 @@ use tokio::time::sleep;
 
 use crate::{
     Options,
-    messages::{Messages, STREAM},
+    messages::STREAM,
     progress,
     relay::{EXACTLY_ONCE, LONG, Relay, Setup},
     report::{Report, Spread, rounded},
-    servers::{Log, Servers, settle_tables},
+    servers::{Log, Servers},
 };
 
 /// What no case may exceed.
@@ -60,10 +60,8 @@ pub(crate) async fn run(options: &Options, servers: &Servers) -> Result<Report> 
     let mut logs = Vec::new();
     for case in &CASES {
         let count = count(options, case);
-        progress(format_args!("writing {count} messages of {}", case.name));
         let log = servers.log().await?;
-        Messages::new(case.payload_bytes).fill(&*log.store, count).await?;
-        settle_tables(&log.url).await?;
+        log.fill(case.payload_bytes, count).await?;
         logs.push(log);
     }
     let mut peaks: [Vec<f64>; CASES.len()] = Default::default();

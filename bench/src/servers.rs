@@ -13,7 +13,11 @@ use posthaste_testkit::{
 };
 use tokio_postgres::{Client, NoTls};
 
-use crate::resp::{self, Reply};
+use crate::{
+    messages::Messages,
+    progress,
+    resp::{self, Reply},
+};
 
 /// As on a small production server; the working set fits, so that nobody waits for the disk to
 /// read, and no checkpoint falls into a run because of its WAL.
@@ -95,6 +99,15 @@ impl Servers {
         let store = PostgresStore::connect(&url, &options).during("open the store")?;
         store.migrate().await.during("create the schema")?;
         Ok(Log { url, store: Arc::new(store) })
+    }
+}
+
+impl Log {
+    /// Commits `count` messages of one size and brings the tables to rest.
+    pub(crate) async fn fill(&self, payload_bytes: usize, count: u64) -> Result<()> {
+        progress(format_args!("writing {count} messages"));
+        Messages::new(payload_bytes).fill(&*self.store, count).await?;
+        settle_tables(&self.url).await
     }
 }
 

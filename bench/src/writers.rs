@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use crate::{
     Options,
-    messages::{Messages, PAYLOAD_BYTES, STREAM},
+    messages::{PAYLOAD_BYTES, STREAM},
     open_loop::{CONNECTIONS, millis, send_all},
     progress,
     relay::{EXACTLY_ONCE, LONG, Relay, Setup},
@@ -94,7 +94,7 @@ pub(crate) async fn run(options: &Options, servers: &Servers) -> Result<Report> 
     for case in CASES {
         let log = servers.log_with(case.rings()).await?;
         if case == Case::History {
-            fill(&log, options.messages.unwrap_or(HISTORY)).await?;
+            log.fill(PAYLOAD_BYTES, options.messages.unwrap_or(HISTORY)).await?;
         }
         logs.push(log);
     }
@@ -114,18 +114,6 @@ pub(crate) async fn run(options: &Options, servers: &Servers) -> Result<Report> 
         }
     }
     Ok(report(options, &turns))
-}
-
-async fn fill(log: &Log, count: u64) -> Result<()> {
-    progress(format_args!("writing a history of {count} messages"));
-    let mut messages = Messages::new(PAYLOAD_BYTES);
-    let mut written = 0;
-    while written < count {
-        let part = messages.take((count - written).min(1_000) as usize);
-        log.store.append(&part).await.during("fill the log")?;
-        written += part.len() as u64;
-    }
-    settle_tables(&log.url).await
 }
 
 async fn turn(options: &Options, servers: &Servers, log: &Log, case: Case) -> Result<Turn> {
