@@ -91,7 +91,7 @@ pub(crate) async fn find_all(options: &Options, seed: u64) -> Result<bool> {
         };
         let report = run::run(&plan).await?;
         let found = if report.is_clean() { "NOT FOUND" } else { "found" };
-        let unrecovered = report.struck.unrecovered;
+        let unrecovered = report.struck.unrecovered.len();
         println!("{name:<24} {found}: {:?}, {unrecovered} unrecovered", report.findings);
         if report.is_clean() {
             missed.push(*name);

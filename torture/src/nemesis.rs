@@ -58,7 +58,7 @@ pub(crate) struct Struck {
     /// From the end of a fault to the next arrival, by the kind of fault.
     pub(crate) recoveries: BTreeMap<&'static str, Vec<Duration>>,
     /// Faults after which nothing arrived within the limit.
-    pub(crate) unrecovered: u64,
+    pub(crate) unrecovered: Vec<String>,
     /// FENCED: hand-overs by a relay that another had taken the sink from.
     pub(crate) stale_publishes: u64,
     /// FENCED: places settled by a relay that another had taken the subscription from.
@@ -121,7 +121,7 @@ impl<'a> Nemesis<'a> {
             return Ok(());
         }
         *self.struck.hits.entry((strike.fault.kind(), strike.step.point)).or_default() += 1;
-        self.recover(strike.fault.kind(), over).await
+        self.recover(strike, over).await
     }
 
     /// Has the relay stop at a step; false when it does not come there.
@@ -260,7 +260,8 @@ impl<'a> Nemesis<'a> {
     }
 
     /// Waits until messages arrive again.
-    async fn recover(&mut self, kind: &'static str, over: Instant) -> Result<()> {
+    async fn recover(&mut self, strike: &Strike, over: Instant) -> Result<()> {
+        let (kind, written) = (strike.fault.kind(), self.setup.written.committed());
         let mut times = self.times.clone();
         let deadline = Instant::now() + RECOVERY_LIMIT;
         // Where there is always something to take, it did not stop.
@@ -280,7 +281,14 @@ impl<'a> Nemesis<'a> {
                 return Ok(());
             }
         }
-        self.struck.unrecovered += 1;
+        let limit = RECOVERY_LIMIT.as_secs();
+        let written = self.setup.written.committed() - written;
+        let (point, state) = (strike.step.point, self.stage.state().await);
+        self.struck.unrecovered.push(format!(
+            "nothing arrived for {limit} s after {kind} at {point}; written meanwhile: {written}\n\
+             {state}\nthe relays had said:\n{}",
+            self.stage.log_tail()
+        ));
         Ok(())
     }
 

@@ -33,7 +33,7 @@ pub(crate) struct Report {
 impl Report {
     /// Whether nothing is wrong.
     pub(crate) fn is_clean(&self) -> bool {
-        self.findings.is_clean() && self.struck.unrecovered == 0 && self.drained
+        self.findings.is_clean() && self.struck.unrecovered.is_empty() && self.drained
     }
 
     fn kills(&self) -> u64 {
@@ -60,7 +60,7 @@ impl Report {
             "repaired": self.repaired,
             "lost_with_redis": self.lost_with_redis,
             "replayed": 0,
-            "unrecovered": struck.unrecovered,
+            "unrecovered": struck.unrecovered.len(),
             "restarts": struck.restarts,
             "long_transactions": struck.long_transactions,
             "drained": self.drained,
@@ -131,8 +131,14 @@ impl Report {
             "  {lost} lost, {duplicated} duplicated, {reordered} reordered, {phantom} phantom, \
              {damaged} damaged, {stuck} stuck, {} stale settles, {} stale publishes, {} stolen \
              leases, {} unrecovered",
-            findings.stale_settles, findings.stale_publishes, findings.stolen, struck.unrecovered
+            findings.stale_settles,
+            findings.stale_publishes,
+            findings.stolen,
+            struck.unrecovered.len()
         );
+        for unrecovered in &struck.unrecovered {
+            let _ = writeln!(text, "  {unrecovered}");
+        }
         if !self.drained {
             text.push_str("  the last relay did not drain within its limit\n");
         }

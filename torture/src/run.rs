@@ -203,7 +203,7 @@ async fn strike_until_done(
                 (written.acknowledged.load(Ordering::Acquire), began.elapsed().as_secs());
             eprintln!("  {kills} kills, {messages} messages, {seconds} s");
         }
-        if nemesis.struck.unrecovered > 0 {
+        if !nemesis.struck.unrecovered.is_empty() {
             // Everything after it would only wait as well.
             break;
         }

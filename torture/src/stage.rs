@@ -254,6 +254,22 @@ impl Stage {
         lines[lines.len().saturating_sub(15)..].join("\n")
     }
 
+    /// How far the subscriptions are, for people.
+    pub(crate) async fn state(&self) -> String {
+        let status = match self.store.status().await {
+            Ok(status) => status,
+            Err(error) => return format!("the database does not answer: {error}"),
+        };
+        let lines = status.subscriptions.into_iter().map(|it| {
+            let holder = it.holder.unwrap_or_else(|| "nobody".to_owned());
+            format!(
+                "{}: held by {holder}, backlog {}, keys set aside {}",
+                it.name, it.backlog, it.parked_keys
+            )
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
     /// Whether anything is left to publish: behind the subscriptions' places, or set aside and not
     /// a dead letter.
     pub(crate) async fn is_unfinished(&self) -> Result<bool> {
