@@ -115,7 +115,9 @@ impl<'a> Nemesis<'a> {
             return self.restart_if_ended().await;
         }
         let is_in_flight = self.setup.in_flight() > 0;
+        self.stage.note(&format!("{:?} at {} {}", strike.fault, strike.step.point, strike.nth));
         let over = self.carry_out(strike.fault).await?;
+        self.stage.note("it is over");
         if !is_in_flight {
             self.struck.idle += 1;
             return Ok(());

@@ -4,6 +4,7 @@
 use std::{
     fmt::Write as _,
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -38,6 +39,8 @@ const RINGS: RingSizes = RingSizes { slots: 64, slot_size: 1_024 };
 
 /// How long an application waits for the one writer that a file has.
 const BUSY_LIMIT: Duration = Duration::from_secs(10);
+/// Lines of the relays that a report shows.
+const TAIL_LINES: usize = 40;
 
 const APPLICATION_OF_POSTGRES: &str = "
     create table app_entity (k bigint primary key, n bigint not null);
@@ -246,12 +249,19 @@ impl Stage {
         format!("{subscription}:place:{lane}")
     }
 
+    /// Says something among what the relays say.
+    pub(crate) fn note(&self, what: &str) {
+        let log = fs::OpenOptions::new().append(true).create(true).open(self.log());
+        // Without it, a finding is harder to understand and no less true.
+        let _ = log.and_then(|mut log| writeln!(log, "torture: {what}"));
+    }
+
     /// The end of what the relays logged.
     pub(crate) fn log_tail(&self) -> String {
         let log = fs::read(self.log()).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(15)..].join("\n")
+        lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
     }
 
     /// How far the subscriptions are, for people.

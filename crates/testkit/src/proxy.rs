@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -42,7 +42,7 @@ pub enum NetFault {
         after_bytes: u64,
     },
     /// Connections on which something is sent stay open, and nothing passes from then on, also when
-    /// the fault is over.
+    /// the fault is over: not even that a side has closed.
     HalfOpen,
     /// One byte a second in either direction.
     Trickle,
@@ -87,6 +87,8 @@ enum Ended {
     Closed,
     /// The connection has to be reset.
     Reset,
+    /// It was half-open: the other side hears nothing of it.
+    Unheard,
 }
 
 impl Proxy {
@@ -106,6 +108,11 @@ impl Proxy {
         });
         tokio::spawn(accept(listener, Arc::clone(&shared)));
         Ok(Self { port, shared })
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// `url` with the proxy in the server's place.
@@ -144,14 +151,19 @@ async fn connect(client: TcpStream, shared: Arc<Shared>) {
     }
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
+    let is_cut = Arc::new(AtomicBool::new(false));
     let mut ways = JoinSet::new();
-    ways.spawn(pass(from_client, to_server, Way::ToServer, Arc::clone(&shared)));
-    ways.spawn(pass(from_server, to_client, Way::ToClient, shared));
+    let (cut, both) = (Arc::clone(&is_cut), Arc::clone(&shared));
+    ways.spawn(pass(from_client, to_server, Way::ToServer, cut, both));
+    ways.spawn(pass(from_server, to_client, Way::ToClient, is_cut, shared));
+    // An end that the other side must not hear of: dropping its half would tell it.
+    let mut unheard = Vec::new();
     while let Some(ended) = ways.join_next().await {
-        if matches!(ended, Ok(Ended::Closed)) {
-            continue;
+        match ended {
+            Ok((Ended::Closed, _)) => {}
+            Ok((Ended::Unheard, to)) => unheard.push(to),
+            Ok((Ended::Reset, _)) | Err(_) => ways.abort_all(),
         }
-        ways.abort_all();
     }
 }
 
@@ -159,27 +171,30 @@ async fn pass(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     way: Way,
+    is_cut: Arc<AtomicBool>,
     shared: Arc<Shared>,
-) -> Ended {
-    let ended = pass_until_ended(&mut from, &mut to, way, &shared).await;
+) -> (Ended, OwnedWriteHalf) {
+    let ended = pass_until_ended(&mut from, &mut to, way, &is_cut, &shared).await;
     if matches!(ended, Ended::Reset) {
         // Both sides see a reset instead of an end; where that fails they see an end.
         let _ = from.as_ref().set_zero_linger();
         let _ = to.as_ref().set_zero_linger();
     }
-    ended
+    (ended, to)
 }
 
 async fn pass_until_ended(
     from: &mut OwnedReadHalf,
     to: &mut OwnedWriteHalf,
     way: Way,
+    is_cut: &AtomicBool,
     shared: &Shared,
 ) -> Ended {
     let mut piece = vec![0; PIECE_BYTES];
     let mut fault = shared.fault.subscribe();
     loop {
         let read = match from.read(&mut piece).await {
+            Ok(0) | Err(_) if is_cut.load(Ordering::Acquire) => return Ended::Unheard,
             Ok(0) => {
                 // The other side may still have something to say.
                 let _ = to.shutdown().await;
@@ -188,6 +203,9 @@ async fn pass_until_ended(
             Ok(read) => read,
             Err(_) => return Ended::Reset,
         };
+        if is_cut.load(Ordering::Acquire) {
+            continue;
+        }
         let now = *fault.borrow_and_update();
         let is_whole = match now {
             NetFault::Latency(latency) => {
@@ -205,8 +223,8 @@ async fn pass_until_ended(
             NetFault::HalfOpen => {
                 shared.hit();
                 // For good: bytes are missing from it, and nobody ever says so.
-                while matches!(from.read(&mut piece).await, Ok(1..)) {}
-                return Ended::Closed;
+                is_cut.store(true, Ordering::Release);
+                false
             }
             NetFault::Trickle => {
                 shared.hit();

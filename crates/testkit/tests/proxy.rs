@@ -92,6 +92,8 @@ async fn a_half_open_connection_is_silent_for_good_and_the_next_one_is_not() {
     proxy.set(NetFault::None);
     client.write_all(b"more").await.unwrap();
     assert!(is_silent(&mut server).await && is_silent(&mut client).await);
+    drop(client);
+    assert!(is_silent(&mut server).await, "it does not hear of the end either");
     let (mut client, mut server) = connect(&listener, port).await;
     client.write_all(b"ask").await.unwrap();
     assert_eq!(next(&mut server).await, b"ask");

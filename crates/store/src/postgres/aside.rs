@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use posthaste_core::{Epoch, MessageId, Page, Place, Ring, TickRef, Within};
 use tokio_postgres::{
-    IsolationLevel, Row, Transaction,
+    Row, Transaction,
     types::{ToSql, Type},
 };
 
@@ -42,9 +42,7 @@ pub(super) async fn set_aside(
     let ring = store.geometry(&loan).await?.log;
     let limit = loan.operation_timeout();
     let work = async {
-        let begin = loan.client_mut().build_transaction();
-        let transaction = begin.isolation_level(IsolationLevel::ReadCommitted).start().await?;
-        transaction.batch_execute("set local synchronous_commit = on").await?;
+        let transaction = loan.begin_durably().await?;
         let changing = Changing { transaction, schema: store.schema().as_str(), ring };
         // FENCED: held until the commit, so that a takeover waits for all of it.
         let Some(id) = changing.hold(subscription, epoch).await? else { return Ok(None) };

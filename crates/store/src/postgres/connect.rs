@@ -1,7 +1,9 @@
 //! Connections: the URL, a bounded pool, and the time-out around every wait.
 //!
 //! A connection goes back to the pool only after a complete answer; after an error, a time-out or
-//! a dropped future it is closed, so that no statement ever runs behind a forgotten one.
+//! a dropped future it is closed, so that no statement ever runs behind a forgotten one. The server
+//! may hear nothing of that where the network is cut: it ends a transaction of ours that waits for
+//! its next statement for longer than the operation time-out, with its locks.
 
 use std::{
     fmt,
@@ -16,8 +18,8 @@ use std::{
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use futures_util::future::poll_fn;
 use secrecy::ExposeSecret;
-use tokio::time::timeout;
-use tokio_postgres::{AsyncMessage, Client, Config, config::SslMode};
+use tokio::{task::AbortHandle, time::timeout};
+use tokio_postgres::{AsyncMessage, Client, Config, IsolationLevel, Transaction, config::SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use url::Url;
 
@@ -46,6 +48,7 @@ pub(super) struct Loan {
 /// One connection and what its server warned of.
 pub(super) struct Connection {
     client: Client,
+    task: AbortHandle,
     /// Counted by the connection's task, read by whoever holds the loan.
     warnings: Arc<AtomicU64>,
 }
@@ -108,10 +111,31 @@ impl Loan {
         &self.connection().client
     }
 
-    /// The client, for a transaction.
-    pub(super) fn client_mut(&mut self) -> &mut Client {
+    /// Begins a transaction at READ COMMITTED, which the server ends when it waits for a statement
+    /// of it for longer than the operation time-out.
+    pub(super) async fn begin(&mut self) -> Result<Transaction<'_>, tokio_postgres::Error> {
+        self.begin_with("").await
+    }
+
+    /// The same; its commit is on disk when it is answered, whatever is set for the session.
+    pub(super) async fn begin_durably(&mut self) -> Result<Transaction<'_>, tokio_postgres::Error> {
+        self.begin_with("; set local synchronous_commit = on").await
+    }
+
+    async fn begin_with(&mut self, more: &str) -> Result<Transaction<'_>, tokio_postgres::Error> {
+        let settings = format!("{}{more}", self.idle_limit());
         let object = self.object.as_mut().expect("lent until dropped");
-        &mut object.client
+        let begin = object.client.build_transaction();
+        let transaction = begin.isolation_level(IsolationLevel::ReadCommitted).start().await?;
+        transaction.batch_execute(&settings).await?;
+        Ok(transaction)
+    }
+
+    /// The statement that has the server end a transaction that waits for its next one for longer
+    /// than the operation time-out.
+    pub(super) fn idle_limit(&self) -> String {
+        let millis = self.operation_timeout.as_millis().min(i32::MAX.cast_unsigned().into());
+        format!("set local idle_in_transaction_session_timeout = {millis}")
     }
 
     /// Warnings that the server has sent on this connection so far.
@@ -146,7 +170,8 @@ impl Loan {
 impl Drop for Loan {
     fn drop(&mut self) {
         if let Some(object) = self.object.take() {
-            drop(managed::Object::take(object));
+            // By itself it would wait for the answers that are missing, with its socket open.
+            managed::Object::take(object).task.abort();
         }
     }
 }
@@ -175,8 +200,8 @@ impl managed::Manager for Connector {
         let (client, mut connection) = bounded(CONNECT_TIMEOUT, "log in", connect).await?;
         let warnings = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&warnings);
-        // Ends when the client is dropped or the server closes; owned by the connection.
-        tokio::spawn(async move {
+        // Ends when the client is dropped after all of its answers, or the server closes.
+        let task = tokio::spawn(async move {
             while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
                 match message {
                     Ok(AsyncMessage::Notice(notice)) if notice.severity() != "NOTICE" => {
@@ -191,7 +216,7 @@ impl managed::Manager for Connector {
                 }
             }
         });
-        Ok(Connection { client, warnings })
+        Ok(Connection { client, task: task.abort_handle(), warnings })
     }
 
     async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<StoreError> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use posthaste_core::{Epoch, RelayView};
 use tokio_postgres::{
-    IsolationLevel, Row,
+    Row,
     types::{ToSql, Type},
 };
 
@@ -89,9 +89,7 @@ async fn raise(
         &[(&read, Type::INT8), (&holder, Type::TEXT), (&seconds, Type::FLOAT8)];
     let limit = loan.operation_timeout();
     let work = async {
-        let begin = loan.client_mut().build_transaction();
-        let transaction = begin.isolation_level(IsolationLevel::ReadCommitted).start().await?;
-        transaction.batch_execute("set local synchronous_commit = on").await?;
+        let transaction = loan.begin_durably().await?;
         let raised = transaction.execute_typed(&sql, params).await?;
         transaction.commit().await?;
         Ok(raised == 1)
@@ -142,9 +140,7 @@ pub(super) async fn renew(
     ];
     let limit = loan.operation_timeout();
     let work = async {
-        let begin = loan.client_mut().build_transaction();
-        let transaction = begin.isolation_level(IsolationLevel::ReadCommitted).start().await?;
-        transaction.batch_execute("set local synchronous_commit = on").await?;
+        let transaction = loan.begin_durably().await?;
         transaction.execute_typed(&alive, params).await?;
         let names: &[(&(dyn ToSql + Sync), Type)] = &[(&relay.subscriptions, Type::TEXT_ARRAY)];
         let leases = transaction.query_typed(&leases, names).await?;

@@ -285,7 +285,7 @@ pub(super) async fn append(store: &PostgresStore, messages: &[Message]) -> Resul
     let mut loan = store.shared.connections.lend().await?;
     let bound = loan.operation_timeout();
     let work = async {
-        let transaction = loan.client_mut().transaction().await?;
+        let transaction = loan.begin().await?;
         let written = write(&transaction, store.schema(), messages).await?;
         transaction.commit().await?;
         Ok(written)

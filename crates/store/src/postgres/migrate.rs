@@ -1,9 +1,6 @@
 //! Migrations: numbered SQL files, embedded, applied in one transaction.
 
-use tokio_postgres::{
-    IsolationLevel,
-    types::{ToSql, Type},
-};
+use tokio_postgres::types::{ToSql, Type};
 
 use super::{PostgresStore, connect::Loan};
 use crate::{Migration, MigrationReport, Result, SchemaState, StoreError, StoreErrorKind};
@@ -145,8 +142,7 @@ async fn apply(
     let schema = store.schema();
     let limit = loan.operation_timeout();
     let work = async {
-        let begin = loan.client_mut().build_transaction();
-        let transaction = begin.isolation_level(IsolationLevel::ReadCommitted).start().await?;
+        let transaction = loan.begin().await?;
         // The lock comes first: two processes that create the same schema would otherwise collide
         // on the catalogue.
         transaction

@@ -60,9 +60,7 @@ pub(super) async fn rebase(
     let ring = store.geometry(&loan).await?.log;
     let next = make_room(store, &loan).await?;
     let work = async {
-        let begun = loan.client_mut().build_transaction();
-        let begun = begun.isolation_level(tokio_postgres::IsolationLevel::ReadCommitted);
-        let transaction = begun.start().await.map_err(failed)?;
+        let transaction = loan.begin_durably().await.map_err(failed)?;
         let rebase = Rebase { transaction, schema: store.schema(), ring, next };
         rebase.run(subscription, request).await
     };
@@ -107,7 +105,6 @@ fn stands_sql(schema: &str) -> String {
 
 impl Rebase<'_> {
     async fn run(self, subscription: &str, request: &Request) -> Result<Rebased> {
-        self.execute("set local synchronous_commit = on", &[]).await?;
         let origin = self.origin().await?;
         let before = self.subscription(subscription).await?;
         if let Some(holder) =

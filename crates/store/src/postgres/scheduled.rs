@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{IsolationLevel, types::Type};
+use tokio_postgres::types::Type;
 
 use super::{PostgresStore, connect};
 use crate::{Moved, Result};
@@ -87,8 +87,7 @@ async fn move_chunk(store: &PostgresStore, limit: u32) -> Result<u64> {
     let mut loan = store.shared.connections.lend().await?;
     let bound = loan.operation_timeout();
     let work = async {
-        let begin = loan.client_mut().build_transaction();
-        let transaction = begin.isolation_level(IsolationLevel::ReadCommitted).start().await?;
+        let transaction = loan.begin().await?;
         let rows = transaction.query_typed(&lock, &[]).await?;
         let found = rows.first().map(|row| (row.get(0), row.get(1)));
         let count = match found {

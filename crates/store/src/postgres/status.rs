@@ -127,8 +127,9 @@ async fn subscription_states(
 /// never analysed for a dear one and would compile an expression per slot: measured 8 s of
 /// compiling for 2 ms of work.
 pub(super) async fn uncompiled(loan: &Loan, doing: &str, sql: &str) -> Result<Vec<Row>> {
-    let begin = "begin isolation level read committed; set local jit = off";
-    loan.bounded(doing, loan.client().simple_query(begin)).await?;
+    let begin =
+        format!("begin isolation level read committed; set local jit = off; {}", loan.idle_limit());
+    loan.bounded(doing, loan.client().simple_query(&begin)).await?;
     let rows = loan.bounded(doing, loan.client().query_typed(sql, &[])).await?;
     loan.bounded(doing, loan.client().simple_query("commit")).await?;
     Ok(rows)

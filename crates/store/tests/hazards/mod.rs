@@ -11,6 +11,7 @@ mod fences;
 mod isolation;
 mod looks;
 mod orders;
+mod partitions;
 mod rewound;
 mod rings;
 mod rings_of_ticks;

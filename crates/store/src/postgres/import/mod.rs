@@ -14,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use async_trait::async_trait;
 use posthaste_core::{Limits, Message};
 use tokio_postgres::{
-    IsolationLevel, Row, Transaction,
+    Row, Transaction,
     types::{ToSql, Type},
 };
 
@@ -267,7 +267,7 @@ impl PostgresImport {
         let mut loan = self.store.shared.connections.lend().await?;
         let bound = loan.operation_timeout();
         let work = async {
-            let transaction = loan.client_mut().transaction().await?;
+            let transaction = loan.begin().await?;
             for sql in forget.iter().filter(|_| self.forgets) {
                 transaction.execute_typed(sql, &params[..1]).await?;
             }
@@ -289,8 +289,7 @@ impl PostgresImport {
         let mut loan = self.store.shared.connections.lend().await?;
         let bound = loan.operation_timeout();
         let begin = async {
-            let begin = loan.client_mut().build_transaction();
-            let transaction = begin.isolation_level(IsolationLevel::ReadCommitted).start().await?;
+            let transaction = loan.begin().await?;
             // An earlier statement than the one that reads, which then sees what the other import
             // has copied.
             transaction.query_typed(&lock, &[]).await?;
