@@ -59,7 +59,8 @@ const APPLICATION_OF_POSTGRES: &str = "
       return new;
     end $$;
     create trigger watch after update on posthaste.lease
-      for each row execute function app_watch()";
+      for each row execute function app_watch();
+    select posthaste.set_strict('plain')";
 
 const APPLICATION_OF_SQLITE: &str = "
     create table app_entity (k integer primary key, n integer not null);

@@ -158,6 +158,11 @@ impl Plan {
     }
 }
 
+/// Whether the messages of a key go to the second subscription, which has several destinations.
+const fn is_routed(key: i64) -> bool {
+    key % 2 != 0
+}
+
 /// A key: the first is drawn most, about `1/k` of it each other one.
 fn zipf(rng: &mut SmallRng) -> i64 {
     let keys = KEYS as f64;
@@ -298,6 +303,10 @@ async fn begin<'a>(
     plan: Plan,
 ) -> Option<(Transaction<'a>, Change)> {
     let mut transaction = client.transaction().await.ok()?;
+    if !is_routed(plan.key) {
+        // Its topic is strict: whoever has not locked the key is refused.
+        outbox.lock_keys(&transaction, &[&plan.key.to_string()]).await.ok()?;
+    }
     if plan.early_xid {
         transaction.batch_execute("insert into app_other values (1)").await.ok()?;
     }
@@ -355,7 +364,7 @@ async fn record(
 
 /// A message, and whether it will be rejected: about one in a hundred.
 pub(crate) fn draft(entry: &Entry, rng: &mut SmallRng, bytes_min: usize) -> (Message, bool) {
-    let is_routed = entry.key % 2 != 0;
+    let is_routed = is_routed(entry.key);
     let body = Body::draw(entry, rng, bytes_min);
     let is_rejected = is_routed && rng.random_bool(0.02);
     let mut message = Message::new(SUBSCRIPTIONS[usize::from(is_routed)]);

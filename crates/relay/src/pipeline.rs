@@ -253,6 +253,9 @@ impl Pipeline {
         }
         let begin = marks::beginning(settled, &mark).map_err(unreadable)?;
         self.tell(&begin, &settled);
+        if begin.loss == Some(Loss::Tail) {
+            self.refuse_gap(&begin.place).await?;
+        }
         if begin.loss == Some(Loss::Place) && self.failure.lost_place == LostPlace::Stop {
             let doing = format!(
                 "{} has lost the place of {:?}, and failure.lost_place is \"stop\"",
@@ -280,6 +283,18 @@ impl Pipeline {
             Ok(Settled::Fenced) => Err(Outcome::Lost),
             Err(error) => Err(Outcome::Store(error)),
         }
+    }
+
+    /// Stops where what the sink has lost is gone from the log as well.
+    async fn refuse_gap(&self, mark: &Place) -> Result<(), Outcome> {
+        let gone = self.store.gone(mark).await.map_err(Outcome::Store)?;
+        let Some(gone) = gone else { return Ok(()) };
+        let doing = format!(
+            "{} has lost what was published after {mark}, and the log no longer holds all of it: \
+             {gone}; what is left of it, `posthaste replay` publishes",
+            self.target.describe()
+        );
+        Err(Outcome::Store(StoreError::new(StoreErrorKind::Rewound, doing)))
     }
 
     /// The first message of each key that the sink is missing, of those up to its place.
@@ -384,7 +399,7 @@ impl Pipeline {
                 self.gauge.meter().lost(Lost::Tail).add(1);
                 tracing::warn!(
                     subscription,
-                    "{} has lost what was published after {}; publishing again up to {settled}",
+                    "{} has lost what was published after {}, up to {settled}",
                     self.target.describe(),
                     begin.place
                 );

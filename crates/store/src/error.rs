@@ -33,7 +33,8 @@ pub enum StoreErrorKind {
     OlderSchema,
     /// The schema is newer than this build.
     NewerSchema,
-    /// The log is not the one that was read: it was restored, copied or exchanged.
+    /// The log does not go with what was published of it: one of the two was restored, copied,
+    /// exchanged or lost.
     Rewound,
     /// A value that the configuration or the caller got wrong.
     Invalid,
@@ -67,8 +68,9 @@ impl StoreErrorKind {
             Self::OlderSchema => "run `posthaste migrate`",
             Self::NewerSchema => "upgrade this binary: the database was migrated by a newer one",
             Self::Rewound => {
-                "the database was restored, copied or exchanged; if it is the one to go on with, \
-                 stop the relay and run `posthaste subscriptions rebase NAME`, first with --dry-run"
+                "the database or the sink was restored, copied, exchanged or lost; if these are the \
+                 ones to go on with, stop the relay and run `posthaste subscriptions rebase NAME`, \
+                 first with --dry-run"
             }
             Self::Invalid => "correct the value",
             Self::Resources => "free disk space or connections on the database server",

@@ -147,6 +147,11 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// `Rewound`, as [`Store::confirm`].
     async fn confirm_mark(&self, mark: &Place) -> Result<()>;
 
+    /// What the log no longer holds of the messages that follow a sink's place, for people; `None`
+    /// when it holds all of them. What has been emptied is known by ranges: they may have held
+    /// nothing that the subscription reads.
+    async fn gone(&self, mark: &Place) -> Result<Option<String>>;
+
     /// Notes that a subscription must not go on before it is rebased and why, and gives it up.
     /// Nothing happens under an older epoch.
     async fn halt(&self, subscription: &str, epoch: Epoch, found: &str) -> Result<()>;

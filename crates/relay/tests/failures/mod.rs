@@ -1,13 +1,14 @@
 //! Messages that a sink rejects: parked keys, parked messages, dead letters, on both stores.
 
 pub(crate) mod keeper;
+mod losses;
 pub(crate) mod picky;
 
 use std::{sync::Arc, time::Duration};
 
 use posthaste_core::Message;
 use posthaste_relay::{
-    AtLimit, FailureSettings, LostPlace, Policy, Relay, RelaySettings, RetrySettings, State,
+    AtLimit, FailureSettings, Policy, Relay, RelaySettings, RetrySettings, State,
     SubscriptionSnapshot,
     sink::{Context, Mark},
 };
@@ -32,7 +33,6 @@ on_both_stores!(
     broken_destination_holds_its_own_keys_and_burns_no_attempts,
     what_waits_for_a_broken_destination_is_tried_by_one_message_at_a_time,
     lane_that_holds_the_publishers_turn_catches_up_with_its_sink,
-    sink_that_has_lost_its_place_stops_the_subscription_where_that_is_asked_for,
     r14_replayed_dead_letter_arrives_before_its_followers,
     r14_discarded_dead_letter_lets_its_followers_arrive,
     published_messages_are_replayed_beside_the_stream,
@@ -304,30 +304,6 @@ async fn what_waits_for_a_broken_destination_is_tried_by_one_message_at_a_time(
 
 /// A copy was taken and its relay ended before it wrote that down. The next relay's retry lane
 /// connects for a key that has caught up with the publisher, so it holds the publisher's turn.
-async fn sink_that_has_lost_its_place_stops_the_subscription_where_that_is_asked_for(
-    store: Arc<dyn Operations>,
-) {
-    let keeper = Keeper::new();
-    let publish = async |text: &str| {
-        store.append(&[Message::new("t").text(text)]).await.unwrap();
-        let mut subscription = subscription("test", &["*"], Arc::new(keeper.clone()));
-        subscription.failure.lost_place = LostPlace::Stop;
-        let relay = Relay::new(store.clone(), settings(), vec![subscription], Context::default());
-        relay.run_once(std::future::pending()).await
-    };
-    publish("first").await.unwrap();
-    keeper.keep("test", Mark::default());
-    let refused = publish("second").await.unwrap_err().to_string();
-    assert!(refused.contains("keeper has lost the place of \"test\""), "{refused}");
-    assert!(refused.contains("posthaste subscriptions rebase"), "{refused}");
-    // It stays stopped, whatever the sink says by then, until somebody has decided.
-    publish("third").await.unwrap_err();
-    assert_eq!(keeper.taken(), ["first"]);
-    store.rebase("test", &request()).await.unwrap();
-    publish("fourth").await.unwrap();
-    assert_eq!(keeper.taken(), ["first", "second", "third", "fourth"]);
-}
-
 async fn lane_that_holds_the_publishers_turn_catches_up_with_its_sink(store: Arc<dyn Operations>) {
     let keeper = Keeper::new();
     let relay = |keeper: &Keeper| {

@@ -3,7 +3,11 @@
 
 use std::{
     ops::Range,
-    time::{Duration, Instant},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use posthaste_testkit::{Database, history::Entry};
@@ -166,12 +170,25 @@ pub(crate) async fn write_for(
     time: Duration,
     draw: fn(&mut SmallRng, nth: i64) -> Plan,
 ) {
-    let until = Instant::now() + time;
+    write_during(database, seed, count, sleep(time), draw).await;
+}
+
+/// The same until `work` is done.
+pub(crate) async fn write_during(
+    database: &Database,
+    seed: &Seed,
+    count: u64,
+    work: impl Future<Output = ()>,
+    draw: fn(&mut SmallRng, nth: i64) -> Plan,
+) {
+    let is_over = Arc::new(AtomicBool::new(false));
     let mut writers = JoinSet::new();
     for nth in 0..count {
-        let (url, rng) = (database.url().to_owned(), seed.rng(nth));
-        writers.spawn(async move { write(&url, rng, until, |rng| draw(rng, nth as i64)).await });
+        let (url, rng, is_over) = (database.url().to_owned(), seed.rng(nth), Arc::clone(&is_over));
+        writers.spawn(async move { write(&url, rng, &is_over, |rng| draw(rng, nth as i64)).await });
     }
+    work.await;
+    is_over.store(true, Ordering::Release);
     while let Some(ended) = writers.join_next().await {
         ended.unwrap();
     }
@@ -180,11 +197,11 @@ pub(crate) async fn write_for(
 async fn write(
     url: &str,
     mut rng: SmallRng,
-    until: Instant,
+    is_over: &AtomicBool,
     mut draw: impl FnMut(&mut SmallRng) -> Plan,
 ) {
     let mut client = None;
-    while Instant::now() < until {
+    while !is_over.load(Ordering::Acquire) {
         let Some(connected) = &mut client else {
             client = connect(url).await.ok();
             pause(Duration::from_millis(10)).await;

@@ -1,7 +1,7 @@
 //! Redis fails over under load: replication is asynchronous, so a replica is promoted without the
 //! last messages that the primary has acknowledged. The relay finds that and publishes them again.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use posthaste_relay::{Relay, sink::Context, sinks};
 use posthaste_store::Store;
@@ -11,7 +11,7 @@ use posthaste_testkit::{
 };
 
 use super::{
-    application::{Plan, write_for},
+    application::{Plan, write_during},
     faults::{STREAM, all_settled, stream},
     scene::{self, LIMIT, recorded},
     seed::Seed,
@@ -57,8 +57,7 @@ async fn r12_redis_failover_under_load_publishes_the_lost_tail_again() {
         let promoted = async || tokio::task::block_in_place(|| sentinels.is_primary(1));
         eventually_async("a promoted replica", LIMIT, promoted).await;
     };
-    let load = write_for(&database, &seed, 8, Duration::from_secs(6), |rng, _| Plan::random(rng));
-    tokio::join!(load, fault);
+    write_during(&database, &seed, 8, fault, |rng, _| Plan::random(rng)).await;
     all_settled(&*store).await;
     let arrived: Vec<Entry> = stream(replica).await.into_iter().map(|(_, entry)| entry).collect();
     let repaired = published() - arrived.len() as u64;

@@ -286,6 +286,11 @@ impl Store for SimStore {
         self.call("confirm", name.to_owned(), move |_| Ok(lineage)).await
     }
 
+    async fn gone(&self, _: &Place) -> Result<Option<String>> {
+        // Nothing is ever emptied here.
+        Ok(None)
+    }
+
     async fn confirm_mark(&self, mark: &Place) -> Result<()> {
         self.call("confirm a mark", *mark, |_| Ok(())).await
     }

@@ -6,6 +6,7 @@ mod messages;
 mod redis_deployments;
 mod redis_list;
 mod redis_pubsub;
+mod redis_schedules;
 pub(crate) mod redis_server;
 mod redis_stream;
 mod redis_stream_faults;

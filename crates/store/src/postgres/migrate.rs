@@ -16,6 +16,7 @@ const FILES: &[(&str, &str)] = &[
     ("import", include_str!("../../migrations/postgres/0007_import.sql")),
     ("leases", include_str!("../../migrations/postgres/0008_leases.sql")),
     ("rewound", include_str!("../../migrations/postgres/0009_rewound.sql")),
+    ("emptied", include_str!("../../migrations/postgres/0010_emptied.sql")),
 ];
 
 /// Lock space of Posthaste's advisory locks ("PHST"), and the lock that orders migrations.

@@ -226,6 +226,10 @@ impl Store for PostgresStore {
         rewound::confirm_mark(self, mark).await
     }
 
+    async fn gone(&self, mark: &Place) -> Result<Option<String>> {
+        retention::gone(self, mark).await
+    }
+
     async fn halt(&self, subscription: &str, epoch: Epoch, found: &str) -> Result<()> {
         rewound::halt(self, subscription, epoch, found).await
     }

@@ -1,9 +1,9 @@
 //! What the log's slots are kept for: the places that still need them, and the room they take.
 
-use posthaste_core::{Position, Ring, Snapshot};
+use posthaste_core::{Place, Position, Ring, Snapshot, Tick};
 
 use super::{PostgresStore, connect::Loan, rows, slots::Knowledge, status::uncompiled};
-use crate::{LogSize, Pin, Result};
+use crate::{LogSize, Pin, Result, StoreErrorKind};
 
 /// What the subscriptions still need. Never empty.
 pub(super) struct Needs {
@@ -80,6 +80,68 @@ pub(super) async fn max_xid(store: &PostgresStore, loan: &Loan, slot: i64) -> Re
     );
     let rows = loan.bounded("look at a slot", loan.client().query_typed(&sql, &[])).await?;
     rows.first().map(|row| rows::xid(row.get(0))).transpose()
+}
+
+/// The statement that notes what a slot held, for the transaction that empties it.
+pub(super) async fn note_emptied(
+    store: &PostgresStore,
+    loan: &Loan,
+    slot: i64,
+    max_xid: u64,
+    tick: i64,
+) -> Result<String> {
+    let schema = store.schema();
+    let sql = format!("select min(position), max(position) from {schema}.log_{slot}");
+    let rows = loan.bounded("look at a slot", loan.client().query_typed(&sql, &[])).await?;
+    let Some((Some(first), Some(last))) = rows.first().map(|row| (row.get(0), row.get(1))) else {
+        return Ok(String::new());
+    };
+    let (first, last): (Position, Position) = (first, last);
+    Ok(format!(
+        "insert into {schema}.emptied as e (slot, first_position, last_position, max_xid, tick) \
+         values ({slot}, {first}, {last}, '{max_xid}', {tick}) on conflict (slot) do update set \
+         first_position = excluded.first_position, last_position = excluded.last_position, \
+         max_xid = greatest(e.max_xid, excluded.max_xid), tick = excluded.tick, \
+         emptied_at = excluded.emptied_at"
+    ))
+}
+
+/// What was emptied of the messages behind a sink's place, for people.
+pub(super) async fn gone(store: &PostgresStore, mark: &Place) -> Result<Option<String>> {
+    let loan = store.shared.connections.lend().await?;
+    let mut ticks = Vec::with_capacity(2);
+    let head = mark.within.map(|within| within.head);
+    for at in [Some(mark.base), head].into_iter().flatten() {
+        match store.tick(&loan, at).await {
+            Ok(tick) => ticks.push(tick),
+            Err(error) if error.kind() == StoreErrorKind::Rewound => {
+                return Ok(Some(format!("tick {} is swept", at.n)));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    // What the base shows is passed, and of what the head shows everything up to a position.
+    let is_shown = |tick: &Tick| {
+        let (n, xmin) = (tick.at.n, tick.snapshot.xmin());
+        format!("({n} >= tick or max_xid < '{xmin}')")
+    };
+    let (Some(base), Some(head)) = (ticks.first(), ticks.last()) else { return Ok(None) };
+    let position = mark.within.map_or(0, |within| within.position);
+    let sql = format!(
+        "select min(first_position), max(last_position) from {}.emptied \
+         where not {} and not ({} and last_position <= {position})",
+        store.schema(),
+        is_shown(base),
+        is_shown(head)
+    );
+    let doing = "look for what was emptied";
+    let rows = loan.bounded(doing, loan.client().query_typed(&sql, &[])).await?;
+    loan.give_back();
+    let found = rows.first().and_then(|row| {
+        let (first, last): (Option<Position>, Option<Position>) = (row.get(0), row.get(1));
+        first.zip(last)
+    });
+    Ok(found.map(|(first, last)| format!("slots with positions {first} to {last} are emptied")))
 }
 
 /// What keeps the oldest messages. `None` when the next sweep may empty their slot, as it does

@@ -147,6 +147,7 @@ async fn sweep_log(
             continue;
         }
         let bytes = retention::slot_bytes(store, loan, slot).await?;
+        let note = retention::note_emptied(store, loan, slot, max_xid, needs.tick).await?;
         // The head may come round while we wait: a position of the next lap in this slot means
         // that it is in use again.
         let guard = format!(
@@ -154,7 +155,7 @@ async fn sweep_log(
             ring.start_of(stretch + ring.slots),
             store.schema()
         );
-        if truncate(store, loan, &format!("log_{slot}"), &guard).await? {
+        if truncate(store, loan, &format!("log_{slot}"), &guard, &note).await? {
             let empty = Knowledge::Sealed { max_xid: None };
             store.shared.slots.lock().insert(stretch, empty);
             report.slots_emptied += 1;
@@ -188,7 +189,7 @@ async fn sweep_ticks(
     for slot in 0..ring.slots {
         let Some(stretch) = due(ring, head, slot) else { continue };
         if ring.end_of(stretch) < needs.tick && holds_rows(store, loan, "tick", slot).await? {
-            emptied += u32::from(truncate(store, loan, &format!("tick_{slot}"), "true").await?);
+            emptied += u32::from(truncate(store, loan, &format!("tick_{slot}"), "true", "").await?);
         }
     }
     Ok(emptied)
@@ -209,7 +210,7 @@ async fn sweep_progress(store: &PostgresStore, loan: &Loan, geometry: Geometry) 
         copy_forward(store, loan, ring.end_of(stretch)).await?;
         let guard =
             format!("not exists (select from {schema}.place where n <= {})", ring.end_of(stretch));
-        emptied += u32::from(truncate(store, loan, &format!("progress_{slot}"), &guard).await?);
+        emptied += u32::from(truncate(store, loan, &format!("progress_{slot}"), &guard, "").await?);
     }
     Ok(emptied)
 }
@@ -247,16 +248,22 @@ async fn copy_forward(store: &PostgresStore, loan: &Loan, through: i64) -> Resul
     ended(loan, "copy places forward", &sql).await.map(|_| ())
 }
 
-/// Truncates one child table if `guard` holds under its lock; false when the lock was not to be
-/// had in 50 ms or the guard failed.
-async fn truncate(store: &PostgresStore, loan: &Loan, table: &str, guard: &str) -> Result<bool> {
+/// Truncates one child table if `guard` holds under its lock, and runs `note` with it; false when
+/// the lock was not to be had in 50 ms or the guard failed.
+async fn truncate(
+    store: &PostgresStore,
+    loan: &Loan,
+    table: &str,
+    guard: &str,
+    note: &str,
+) -> Result<bool> {
     let schema = store.schema();
     let sql = format!(
         "begin isolation level read committed; set local lock_timeout = '50ms'; \
          lock table {schema}.{table} in access exclusive mode; \
          do $$ begin if {guard} then truncate {schema}.{table}; \
          else raise exception using errcode = 'lock_not_available'; end if; end $$; \
-         commit"
+         {note}; commit"
     );
     ended(loan, "empty a slot", &sql).await
 }

@@ -318,6 +318,11 @@ impl Store for SqliteStore {
         .await
     }
 
+    async fn gone(&self, mark: &Place) -> Result<Option<String>> {
+        let mark = *mark;
+        self.observe("look for what was deleted", move |scope| sweep::gone(scope, &mark)).await
+    }
+
     async fn halt(&self, subscription: &str, epoch: Epoch, found: &str) -> Result<()> {
         let (name, found) = (subscription.to_owned(), found.to_owned());
         self.write("halt a subscription", move |scope| rewound::halt(scope, &name, epoch, &found))

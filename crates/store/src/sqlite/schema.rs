@@ -13,6 +13,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("writing", include_str!("../../migrations/sqlite/0004_writing.sql")),
     ("leases", include_str!("../../migrations/sqlite/0005_leases.sql")),
     ("rewound", include_str!("../../migrations/sqlite/0006_rewound.sql")),
+    ("emptied", include_str!("../../migrations/sqlite/0007_emptied.sql")),
 ];
 
 /// Version that this build reads.

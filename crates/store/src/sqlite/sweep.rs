@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use posthaste_core::Position;
+use posthaste_core::{Place, Position};
 
-use super::session::Scope;
-use crate::Result;
+use super::{session::Scope, ticks};
+use crate::{Result, StoreErrorKind};
 
 /// Rows a transaction deletes at most: a few milliseconds of the write lock for small messages,
 /// and at most 64,000 pages for messages of 256 KiB.
@@ -25,17 +25,36 @@ const HISTORY: i64 = 8 * 32_768;
 pub(super) fn messages(scope: &Scope<'_>, retention: Duration, excess: Position) -> Result<usize> {
     let retention = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
     let until = scope.now_micros()?.saturating_sub(retention);
-    scope.run(
-        "delete from @schema@_log where position in ( \
-           select position from ( \
-             select position, enqueued_at from @schema@_log \
-             where position <= (select min(through) from ( \
-               select through from @schema@_settled \
-               union all select through from @schema@_parked_key)) \
-             order by position limit ?1) \
-           where enqueued_at <= ?2 or position <= ?3)",
-        (CHUNK as i64, until, excess),
-    )
+    let superfluous = "select position from ( \
+         select position, enqueued_at from @schema@_log \
+         where position <= (select min(through) from ( \
+           select through from @schema@_settled \
+           union all select through from @schema@_parked_key)) \
+         order by position limit ?1) \
+       where enqueued_at <= ?2 or position <= ?3";
+    let values = (CHUNK as i64, until, excess);
+    let last = format!("select max(position) from ({superfluous})");
+    let last: Option<Position> = scope.first(&last, values, |row| row.get(0))?.flatten();
+    let Some(last) = last else { return Ok(0) };
+    scope.run("update @schema@_meta set emptied = max(emptied, ?1)", [last])?;
+    scope.run(&format!("delete from @schema@_log where position in ({superfluous})"), values)
+}
+
+/// What was deleted of the messages behind a sink's place, for people.
+pub(super) fn gone(scope: &Scope<'_>, mark: &Place) -> Result<Option<String>> {
+    let passed = match mark.within {
+        Some(within) => within.position,
+        None => match ticks::find(scope, mark.base) {
+            Ok(tick) => tick.position,
+            Err(error) if error.kind() == StoreErrorKind::Rewound => {
+                return Ok(Some(format!("tick {} is swept", mark.base.n)));
+            }
+            Err(error) => return Err(error),
+        },
+    };
+    let sql = "select emptied from @schema@_meta";
+    let last: Position = scope.first(sql, [], |row| row.get(0))?.unwrap_or(0);
+    Ok((last > passed).then(|| format!("positions {} to {last} are deleted", passed + 1)))
 }
 
 /// Deletes ticks below every place: below the subscriptions' own, and below the last tick under

@@ -12,8 +12,17 @@ use tokio_postgres::{Client, error::SqlState};
 const ROLES: [&str; 4] = ["writer", "relay", "worker", "viewer"];
 
 /// What viewers see whole.
-const SEEN: [&str; 8] =
-    ["subscription", "lease", "tick", "progress", "parked_key", "audit", "place", "relay"];
+const SEEN: [&str; 9] = [
+    "subscription",
+    "lease",
+    "tick",
+    "progress",
+    "parked_key",
+    "audit",
+    "place",
+    "relay",
+    "emptied",
+];
 
 /// A migrated database with roles of its own, since roles belong to the whole cluster, and a
 /// login for each.
@@ -96,7 +105,7 @@ async fn every_role_may_do_to_every_table_what_its_task_needs_and_no_more() {
             let expected = match (role, parent) {
                 ("relay", _) if is_slot => "select truncate",
                 ("relay", "tick" | "progress") => "select insert",
-                ("relay", "subscription" | "lease") => "select insert update",
+                ("relay", "subscription" | "lease" | "emptied") => "select insert update",
                 ("relay", "parked_key" | "failed_message" | "relay") => {
                     "select insert update delete"
                 }
