@@ -10,6 +10,7 @@ use posthaste_testkit::{
     Postgres, eventually_async,
     proxy::{NetFault, Proxy},
 };
+use tokio_postgres::Config;
 
 use super::database::{LIMIT, Log};
 
@@ -28,10 +29,11 @@ fn open_to(port: u16) -> usize {
 
 #[tokio::test]
 async fn transaction_that_is_cut_off_keeps_neither_its_socket_nor_its_locks() {
-    let server = Postgres::shared();
-    let log = Log::on(server, &PostgresOptions::default()).await;
+    let log = Log::on(Postgres::shared(), &PostgresOptions::default()).await;
     log.subscribe("mail").await;
-    let proxy = Proxy::start(server.port()).await.unwrap();
+    // The server's, or the pooler's before it.
+    let address: Config = log.database.url().parse().unwrap();
+    let proxy = Proxy::start(address.get_ports()[0]).await.unwrap();
     let options = PostgresOptions {
         operation_timeout: Duration::from_millis(500),
         ..PostgresOptions::default()
