@@ -27,7 +27,6 @@ use crate::{
     relay::{Program, Relay},
     schedule::{Fault, Step, Strike},
     stage::{Server, Stage, connect_redis},
-    truth,
     writers::{self, Setup},
 };
 
@@ -61,8 +60,6 @@ pub(crate) struct Struck {
     pub(crate) unrecovered: Vec<String>,
     /// FENCED: hand-overs by a relay that another had taken the sink from.
     pub(crate) stale_publishes: u64,
-    /// FENCED: places settled by a relay that another had taken the subscription from.
-    pub(crate) stale_settles: u64,
     /// Relays that ended by themselves and were started again.
     pub(crate) restarts: u64,
     /// Long transactions that were left open.
@@ -208,8 +205,7 @@ impl<'a> Nemesis<'a> {
         let taken = next.reached(START_LIMIT).await;
         if let Some(reached) = &taken {
             let key = Stage::place_key(&reached.lane);
-            let book = self.stage.book().await?;
-            let (settled, place) = (truth::settled(&book).await?, self.place(&key).await);
+            let place = self.place(&key).await;
             self.relay.go().await;
             sleep(STALE_WATCH).await;
             // The new holder stands still, so that only the old one could have done anything. One
@@ -217,7 +213,6 @@ impl<'a> Nemesis<'a> {
             if point == "connected" {
                 let moved = self.place(&key).await;
                 self.struck.stale_publishes += u64::from(is_stale(place.as_ref(), moved.as_ref()));
-                self.struck.stale_settles += truth::stale_since(&book, settled).await?;
             }
             next.go().await;
         } else {

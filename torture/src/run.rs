@@ -147,7 +147,6 @@ async fn judge(
     let is_unfinished = stage.is_unfinished().await?;
     let (mut findings, verdict) = truth::judge(&book, &mut arrivals, is_unfinished).await?;
     findings.stale_publishes = struck.stale_publishes;
-    findings.stale_settles += struck.stale_settles;
     let (mut repaired, mut lost_with_redis) = (0, 0);
     if plan.is_forgetful {
         // What Redis forgot before it was consumed is gone, and what the log still has comes again.

@@ -49,9 +49,13 @@ const APPLICATION_OF_POSTGRES: &str = "
     create index on app_mirror (k, n, part);
     create table app_other (x int);
     create table app_stolen (subscription int, at timestamptz default clock_timestamp());
-    create view app_lease as select subscription, epoch from posthaste.lease;
+    create table app_raised (subscription int, epoch bigint, n bigint);
     create function app_watch() returns trigger language plpgsql as $$
     begin
+      if new.epoch > old.epoch then
+        insert into app_raised
+          select new.subscription, new.epoch, last_value from posthaste.progress_n_seq;
+      end if;
       if new.epoch > old.epoch and new.holder <> old.holder
         and old.expires_at > clock_timestamp() then
         insert into app_stolen (subscription) values (new.subscription);
@@ -70,7 +74,12 @@ const APPLICATION_OF_SQLITE: &str = "
     create table app_mirror (k integer, n integer, part integer, tx text, id blob, rejected integer);
     create index app_mirror_by_key on app_mirror (k, n, part);
     create table app_stolen (subscription integer);
-    create view app_lease as select id as subscription, epoch from posthaste_subscription;
+    create table app_raised (subscription integer, epoch integer, n integer);
+    create trigger app_raise after update on posthaste_subscription when new.epoch > old.epoch
+    begin
+      insert into app_raised
+        select new.id, new.epoch, coalesce(max(n), 0) from posthaste_progress;
+    end;
     create trigger app_watch after update on posthaste_subscription
       when new.epoch > old.epoch and new.holder <> old.holder and old.expires_at >
         cast((julianday('now') - 2440587.5) * 86400000000.0 as integer)

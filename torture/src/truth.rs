@@ -17,7 +17,6 @@ use crate::{
 /// Messages whose application has not asked for what the sink rejects.
 const RECORDED: &str = "select k, n, part, tx from app_mirror where not rejected";
 const READING: &str = "read what was committed";
-const LOOKING: &str = "look at the settled places";
 
 /// What is wrong, in messages, and what is not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -140,24 +139,10 @@ async fn unfounded(book: &Book) -> Result<u64> {
     book.count("look at the dead letters", unfounded).await
 }
 
-/// The number of the newest settled place.
-pub(crate) async fn settled(book: &Book) -> Result<i64> {
-    let newest = "select coalesce(max(n), 0) from posthaste.progress";
-    book.number(LOOKING, newest).await
-}
-
-/// FENCED: places settled after `settled` by those who no longer held their subscription.
-pub(crate) async fn stale_since(book: &Book, settled: i64) -> Result<u64> {
-    let stale = format!(
-        "select count(*) from posthaste.progress p join app_lease l on l.subscription = \
-         p.subscription where p.n > {settled} and p.epoch < l.epoch"
-    );
-    book.count(LOOKING, &stale).await
-}
-
-/// FENCED: the epochs of a subscription's places never go back.
+/// FENCED: places settled by those whose subscription had been acquired by another. Whoever acquires
+/// it waits for a settle that is under way, so that each place has a number from before or after.
 async fn stale_settles(book: &Book) -> Result<u64> {
-    let stale = "select count(*) from (select epoch, max(epoch) over (partition by subscription \
-                 order by n) as newest from posthaste.progress) p where epoch < newest";
-    book.count(LOOKING, stale).await
+    let stale = "select count(distinct p.n) from posthaste.progress p join app_raised r \
+                 on r.subscription = p.subscription where p.n > r.n and p.epoch < r.epoch";
+    book.count("look at the settled places", stale).await
 }

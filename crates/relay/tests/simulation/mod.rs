@@ -3,7 +3,8 @@
 //!
 //! A seed decides everything: topics, filters, limits, latencies, faults, drains, kills,
 //! take-overs. `POSTHASTE_SIM_SEED=n` repeats one seed, `POSTHASTE_SIM_SEEDS=n` runs the first n.
-//! `POSTHASTE_SIM_HISTORY=1` prints what happened when. Broken stores and sinks run through the same checks, which have to report them.
+//! `POSTHASTE_SIM_HISTORY=1` prints what happened when. What breaks an invariant is made smaller, as
+//! long as it still does (`shrink`). Broken stores and sinks run through the same checks, which have to report them.
 
 mod aside;
 mod broken;
@@ -14,6 +15,7 @@ mod pages;
 mod plan;
 mod relays;
 mod run;
+mod shrink;
 mod sink;
 mod store;
 mod ticker;
@@ -24,6 +26,7 @@ use std::{panic, thread};
 
 use plan::Plan;
 use run::{Report, simulate};
+use shrink::shrink;
 
 /// Seeds of one run of the test.
 const SEEDS: u64 = 300;
@@ -44,8 +47,9 @@ fn check(seed: u64) -> Report {
     assert!(
         complaints.is_empty(),
         "seed {seed} broke {}\nrepeat with: POSTHASTE_SIM_SEED={seed} cargo test \
-         -p posthaste-relay --test main simulation",
-        complaints.join("\n")
+         -p posthaste-relay --test main simulation\n{}",
+        complaints.join("\n"),
+        shrink(Plan::of(seed)).map_or_else(String::new, |smallest| smallest.to_string())
     );
     report
 }

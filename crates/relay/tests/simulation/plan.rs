@@ -1,6 +1,6 @@
 //! What a seed decides before the simulation begins.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use posthaste_core::TopicFilter;
 use posthaste_relay::{RelaySettings, RetrySettings};
@@ -31,10 +31,12 @@ pub(crate) struct Plan {
     pub(crate) keeps_places: bool,
     /// The part that is broken on purpose.
     pub(crate) broken: Option<Broken>,
+    /// Faults that do not strike although their dice say so.
+    pub(crate) spared: HashSet<u64>,
 }
 
 /// Chances of faults, each between 0 and 1; per call unless named otherwise.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Faults {
     pub(crate) store: f64,
     pub(crate) sink: f64,
@@ -65,6 +67,7 @@ impl Plan {
             faults,
             keeps_places: rng.random_bool(0.6),
             broken: None,
+            spared: HashSet::new(),
         }
     }
 }

@@ -26,6 +26,8 @@ const CATCH_UP: Duration = Duration::from_mins(10);
 pub(crate) struct Report {
     pub(crate) violations: Vec<Violation>,
     pub(crate) history: Vec<String>,
+    /// Faults that have struck and could have been spared.
+    pub(crate) struck: Vec<u64>,
     pub(crate) messages: u64,
     pub(crate) faults: u64,
     pub(crate) late: u64,
@@ -53,6 +55,7 @@ fn report(state: &mut State) -> Report {
     Report {
         violations: std::mem::take(&mut state.violations),
         history: std::mem::take(&mut state.history),
+        struck: std::mem::take(&mut state.struck),
         messages: state.database.rows().len() as u64,
         faults,
         late,
@@ -97,7 +100,7 @@ async fn crash_now_and_then(world: World) {
     let probability = world.with(|state| state.plan.faults.crash / 10.0);
     while world.with(|state| state.began.elapsed() < state.plan.duration) {
         sleep(Duration::from_millis(100)).await;
-        if !dice.random_bool(probability) {
+        if !world.with(|state| state.strikes(&mut dice, probability)) {
             continue;
         }
         world.with(State::crash);
@@ -126,8 +129,8 @@ impl Fleet {
     /// One random change of the fleet.
     async fn change(&mut self) {
         self.reap().await;
-        let kill = self.world.with(|state| state.plan.faults.kill);
-        let is_violent = self.dice.random_bool(kill);
+        let dice = &mut self.dice;
+        let is_violent = self.world.with(|state| state.strikes(dice, state.plan.faults.kill));
         match self.dice.random_range(0..4) {
             _ if self.relays.is_empty() => self.start(),
             0 if is_violent && self.relays.len() < 2 => self.start(),

@@ -139,6 +139,8 @@ pub(crate) struct State {
     /// Pages that a relay of one subscription has read since it acquired it.
     pub(crate) pages: HashMap<u32, Vec<Vec<Uuid>>>,
     pub(crate) violations: Vec<Violation>,
+    /// Faults that have struck, in order.
+    pub(crate) struck: Vec<u64>,
     pub(crate) tally: Tally,
     /// When what happened, to compare two runs of a seed.
     pub(crate) history: Vec<String>,
@@ -199,6 +201,7 @@ impl World {
             acquired: HashSet::new(),
             pages: HashMap::new(),
             violations: Vec::new(),
+            struck: Vec::new(),
             tally: Tally::default(),
             history: Vec::new(),
         };
@@ -237,8 +240,21 @@ impl State {
         self.plan.broken == Some(broken)
     }
 
-    pub(crate) fn store_fate(&self, dice: &mut SmallRng) -> Fate {
-        if !self.are_faults_on || !dice.random_bool(self.plan.faults.store) {
+    /// Whether a fault strikes, of this chance. What the dice would show next names it.
+    pub(crate) fn strikes(&mut self, dice: &mut SmallRng, chance: f64) -> bool {
+        if !dice.random_bool(chance) {
+            return false;
+        }
+        let fault = dice.clone().random();
+        let strikes = !self.plan.spared.contains(&fault);
+        if strikes {
+            self.struck.push(fault);
+        }
+        strikes
+    }
+
+    pub(crate) fn store_fate(&mut self, dice: &mut SmallRng) -> Fate {
+        if !self.are_faults_on || !self.strikes(dice, self.plan.faults.store) {
             return Fate::Done;
         }
         match dice.random_range(0..10) {
@@ -249,8 +265,8 @@ impl State {
         }
     }
 
-    pub(crate) fn sink_fate(&self, dice: &mut SmallRng) -> Fate {
-        if !self.are_faults_on || !dice.random_bool(self.plan.faults.sink) {
+    pub(crate) fn sink_fate(&mut self, dice: &mut SmallRng) -> Fate {
+        if !self.are_faults_on || !self.strikes(dice, self.plan.faults.sink) {
             return Fate::Done;
         }
         match dice.random_range(0..12) {
@@ -269,7 +285,7 @@ impl State {
             self.replicas.remove(name);
             return;
         }
-        let arrived = self.arrived.get_mut(name).expect("the plan names it");
+        let arrived = &self.arrived[name];
         let calls = |of: &Arrived| of.lanes.get(lane).map_or(0, |kept| kept.mark.calls);
         let Some(replica) = self.replicas.get(name) else {
             // One that holds nothing is not repaired either: nobody can tell what was consumed.
@@ -278,17 +294,18 @@ impl State {
             }
             return;
         };
-        let is_lost = self.are_faults_on && dice.random_bool(self.plan.faults.failover);
-        if !is_lost || calls(replica) == calls(arrived) {
+        let has_less = calls(replica) < calls(arrived);
+        let chance = if self.are_faults_on { self.plan.faults.failover } else { 0.0 };
+        if !has_less || !self.strikes(dice, chance) {
             return;
         }
-        let mut replica = replica.clone();
+        let Some(mut replica) = self.replicas.remove(name) else { return };
+        let arrived = self.arrived.get_mut(name).expect("the plan names it");
         std::mem::swap(&mut replica.refusals, &mut arrived.refusals);
         for (lane, kept) in &arrived.lanes {
             replica.lanes.entry(lane.clone()).or_default().holder = kept.holder;
         }
         *arrived = replica;
-        self.replicas.remove(name);
         self.bereft.insert(name.to_owned());
         self.repaired.insert(name.to_owned());
         self.pages.clear();

@@ -69,7 +69,8 @@ pub(super) async fn acquire(
     Ok(Acquired::Taken(read + 1, place))
 }
 
-/// Raises a lease's epoch from `read`; false when it has been raised meanwhile.
+/// Raises a lease's epoch from `read`; false when it has been raised meanwhile, or prolonged: a
+/// renewal in time may commit after the read.
 async fn raise(
     store: &PostgresStore,
     loan: &mut Loan,
@@ -81,8 +82,10 @@ async fn raise(
     let sql = format!(
         "update {}.lease set epoch = epoch + 1, holder = $2, acquired_at = clock_timestamp(), \
          expires_at = clock_timestamp() + make_interval(secs => $3) \
-         where subscription = {id} and epoch = $1",
-        store.schema()
+         where subscription = {id} and epoch = $1 \
+         and (holder = $2 or (expires_at > {now}) is not true)",
+        store.schema(),
+        now = now()
     );
     let seconds = lease.as_secs_f64();
     let params: &[(&(dyn ToSql + Sync), Type)] =

@@ -1,12 +1,13 @@
 //! A settle under an older epoch changes nothing, whatever stands beside it: FENCED.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use posthaste_core::Place;
-use posthaste_store::{Settled, Store, postgres::PostgresStore};
+use posthaste_store::{Acquired, Settled, Store, StoreErrorKind, postgres::PostgresStore};
+use posthaste_testkit::eventually_async;
 use tokio::task::JoinHandle;
 
-use super::database::{Log, enqueue, tick};
+use super::database::{LIMIT, Log, enqueue, tick};
 use crate::taking::taken;
 
 const RAISE: &str = "update posthaste.lease set epoch = epoch + 1, holder = 'another'";
@@ -81,4 +82,28 @@ async fn takeover_waits_for_a_settle_and_begins_at_its_place() {
     let (raised, found) = takeover.await.unwrap();
     assert_eq!((raised, found.base), (epoch + 1, place.base));
     assert_eq!(log.store.settle("s", epoch, &place).await.unwrap(), Settled::Fenced);
+}
+
+/// Defence: `acquire` looks at the lease again when it raises the epoch.
+#[tokio::test]
+async fn renewal_whose_commit_comes_late_keeps_the_lease() {
+    let log = Log::shared().await;
+    log.subscribe("s").await;
+    let lease = Duration::from_millis(1);
+    log.store.acquire("s", "holder", lease).await.unwrap();
+    let mut holder = log.writer().await;
+    let renewal = holder.transaction().await.unwrap();
+    let prolong = "update posthaste.lease set expires_at = clock_timestamp() + interval '1 hour'";
+    assert_eq!(renewal.execute(prolong, &[]).await.unwrap(), 1);
+    // What others see of the lease has run out.
+    let has_run_out = "select expires_at < clock_timestamp() from posthaste.lease";
+    eventually_async("the end of a lease", LIMIT, async || log.ask(has_run_out).await).await;
+    let store = log.store.clone();
+    let takeover = tokio::spawn(async move { store.acquire("s", "another", LIMIT).await });
+    log.somebody_waits().await;
+    renewal.commit().await.unwrap();
+    let refused = takeover.await.unwrap().unwrap_err();
+    assert_eq!(refused.kind(), StoreErrorKind::Conflict, "{refused:?}");
+    let held = log.store.acquire("s", "another", LIMIT).await.unwrap();
+    assert!(matches!(&held, Acquired::Held { holder, .. } if holder == "holder"), "{held:?}");
 }
