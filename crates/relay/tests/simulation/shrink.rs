@@ -153,6 +153,7 @@ fn what_breaks_without_faults_is_shown_without_any() {
 #[test]
 fn of_many_faults_those_that_it_takes_are_left() {
     let smallest = smallest(Broken::SinkIgnoresPlaces, Faults { sink: 0.3, ..VIOLENT });
+    println!("{smallest}");
     let left = smallest.report.struck.len();
     assert!((1..=3).contains(&left), "{left}: {smallest}");
     assert!(!smallest.report.violations.is_empty());
