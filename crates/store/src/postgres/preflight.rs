@@ -8,12 +8,13 @@ use super::{PostgresStore, connect::Loan};
 use crate::{Result, StoreError, StoreErrorKind};
 
 /// Rights that a relay needs, each of one table that stands for its like (`roles.sql`).
-const RIGHTS: [(&str, &str); 7] = [
+const RIGHTS: [(&str, &str); 8] = [
     ("log", "select"),
     ("tick", "insert"),
     ("progress", "insert"),
     ("subscription", "insert"),
     ("lease", "update"),
+    ("emptied", "update"),
     ("failed_message", "delete"),
     ("relay", "delete"),
 ];
