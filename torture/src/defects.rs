@@ -19,6 +19,9 @@ const LIMIT: Duration = Duration::from_mins(3);
 /// Found only where the database goes back to a backup.
 const RESTORED: &str = "reused-position";
 
+/// Found only where hardly anybody else waits for the disk.
+const NOT_DURABLE: &str = "tick-after-publish";
+
 /// A defect and the faults that show it.
 struct Defect {
     name: &'static str,
@@ -39,7 +42,7 @@ const DEFECTS: [Defect; 18] = [
     Defect { name: "order-by-xid", kinds: &["pause relay"], points: &["ticked"] },
     Defect { name: "look-without-x", kinds: &["pause relay"], points: &["looked"] },
     Defect { name: "stale-settle", kinds: &["takeover"], points: &["settling", "place-moved"] },
-    Defect { name: "tick-after-publish", kinds: &["kill PostgreSQL"], points: &["answered"] },
+    Defect { name: NOT_DURABLE, kinds: &["kill PostgreSQL"], points: &["answered"] },
     Defect {
         name: "swallowed-commit",
         kinds: &["PostgreSQL: reset"],
@@ -58,6 +61,11 @@ const DEFECTS: [Defect; 18] = [
 /// Whether a defect needs a restored database to show.
 pub(crate) fn is_of_restored(name: &str) -> bool {
     name == RESTORED
+}
+
+/// Whether a defect hides behind writers that make the log durable.
+pub(crate) fn is_of_asynchronous(name: &str) -> bool {
+    name == NOT_DURABLE
 }
 
 /// The faults that show a defect.
@@ -83,6 +91,7 @@ pub(crate) async fn find_all(options: &Options, seed: u64) -> Result<bool> {
             scope: scope_of(name)?,
             is_forgetful: false,
             is_pooled: false,
+            is_asynchronous: is_of_asynchronous(name),
             kills: KILLS,
             messages: 0,
             limit: LIMIT,

@@ -77,6 +77,9 @@ pub(crate) struct Options {
     /// Relays meet PostgreSQL through pgbouncer in transaction mode
     #[arg(long)]
     pgbouncer: bool,
+    /// No writer waits for the disk (`synchronous_commit = off`), instead of one in four
+    #[arg(long, conflicts_with = "defects")]
+    asynchronous: bool,
     /// At the end, puts a backup of the database back that is older than what was published
     #[arg(long, conflicts_with_all = ["defect", "defects"])]
     restore: bool,
@@ -102,8 +105,11 @@ fn main() -> ExitCode {
 
 /// Whether nothing was found that should not be.
 async fn torture(options: &Options) -> Result<bool> {
-    if options.store == StoreKind::Sqlite && (options.pgbouncer || options.restore) {
-        let refused = "--store sqlite has no server: leave out --pgbouncer and --restore";
+    if options.store == StoreKind::Sqlite
+        && (options.pgbouncer || options.restore || options.asynchronous)
+    {
+        let refused =
+            "--store sqlite has no server: leave out --pgbouncer, --restore and --asynchronous";
         return Err(Failure::new(refused));
     }
     let seed = options.seed.unwrap_or_else(|| rand::random::<u32>().into());
@@ -130,6 +136,7 @@ async fn torture(options: &Options) -> Result<bool> {
         seed,
         is_forgetful: options.forgetful_redis,
         is_pooled: options.pgbouncer,
+        is_asynchronous: options.asynchronous || defect.is_some_and(defects::is_of_asynchronous),
         scope,
         kills: options.kills,
         messages: options.messages,
@@ -152,15 +159,25 @@ async fn torture(options: &Options) -> Result<bool> {
 /// The command that runs the same schedule again.
 fn repeat(options: &Options, seed: u64) -> String {
     let Options {
-        store, sink, kills, messages, defect, forgetful_redis, restore, pgbouncer, ..
+        store,
+        sink,
+        kills,
+        messages,
+        defect,
+        forgetful_redis,
+        restore,
+        pgbouncer,
+        asynchronous,
+        ..
     } = options;
     let pgbouncer = if *pgbouncer { " --pgbouncer" } else { "" };
+    let asynchronous = if *asynchronous { " --asynchronous" } else { "" };
     let restore = if *restore { " --restore" } else { "" };
     let messages = if *messages > 0 { format!(" --messages {messages}") } else { String::new() };
     let forgetful = if *forgetful_redis { " --forgetful-redis" } else { "" };
     let defect = defect.as_ref().map(|name| format!(" --defect {name}")).unwrap_or_default();
     format!(
-        "repeat with: cargo xtask torture --store {} --sink {} --kills {kills}{messages} --seed {seed}{pgbouncer}{restore}{forgetful}{defect}",
+        "repeat with: cargo xtask torture --store {} --sink {} --kills {kills}{messages} --seed {seed}{pgbouncer}{asynchronous}{restore}{forgetful}{defect}",
         store.name(),
         sink.name()
     )

@@ -55,6 +55,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) is_forgetful: bool,
     /// Relays meet PostgreSQL through pgbouncer.
     pub(crate) is_pooled: bool,
+    /// No writer waits for the disk.
+    pub(crate) is_asynchronous: bool,
     /// The run goes on until there were that many of both…
     pub(crate) kills: u64,
     pub(crate) messages: u64,
@@ -80,6 +82,7 @@ pub(crate) async fn run(plan: &Plan<'_>) -> Result<Report> {
     let setup = Setup {
         database: stage.database.clone(),
         seed: plan.seed,
+        is_asynchronous: plan.is_asynchronous,
         // Only streams carry headers.
         bytes_min: if plan.sink == SinkKind::Stream { 0 } else { self_named_bytes() },
         written: Arc::default(),

@@ -32,6 +32,9 @@ const PARTS_MAX: i64 = 5;
 const MANY_PARTS_MAX: i64 = 150;
 /// Longest pause of a writer between two transactions, in milliseconds.
 pub(crate) const PAUSE_MILLIS_MAX: u64 = 4;
+/// The same where no writer waits for the disk: so seldom that messages are published one by one, before
+/// the relay settles others and has made the log durable with that.
+const SELDOM_MILLIS_MAX: u64 = 1_000;
 /// Messages that may wait for the relay before the writers wait for it too.
 const BACKLOG_MAX: u64 = 20_000;
 pub(crate) const RECONNECT_INTERVAL: Duration = Duration::from_millis(50);
@@ -82,6 +85,8 @@ impl Written {
 pub(crate) struct Setup {
     pub(crate) database: Database,
     pub(crate) seed: u64,
+    /// No writer waits for the disk: hardly anything but the relay makes the log durable.
+    pub(crate) is_asynchronous: bool,
     /// Bytes of a payload at least.
     pub(crate) bytes_min: usize,
     pub(crate) written: Arc<Written>,
@@ -196,7 +201,7 @@ async fn write_on(url: String, setup: Setup, nth: u64) {
         }
         let Some(Session { client, connection }) = &mut session else {
             // A part of the writers does without a synchronous commit, as applications may.
-            session = connect(&url, nth.is_multiple_of(4)).await;
+            session = connect(&url, setup.is_asynchronous || nth.is_multiple_of(4)).await;
             if session.is_none() {
                 sleep(RECONNECT_INTERVAL).await;
             }
@@ -218,7 +223,8 @@ async fn write_on(url: String, setup: Setup, nth: u64) {
                 (session, in_doubt) = (None, Some(change));
             }
         }
-        sleep(Duration::from_millis(rng.random_range(0..PAUSE_MILLIS_MAX))).await;
+        let most = if setup.is_asynchronous { SELDOM_MILLIS_MAX } else { PAUSE_MILLIS_MAX };
+        sleep(Duration::from_millis(rng.random_range(0..most))).await;
     }
 }
 

@@ -108,6 +108,7 @@ impl<'a> Settlement<'a> {
         // A place names only ticks of this incarnation; each is one probe of its slot's index.
         let known = |at: TickRef| match at {
             TickRef::BEGINNING => "true".to_owned(),
+            _ if defect::is("reused-position") => "true".to_owned(),
             TickRef { n, id } => {
                 let slot = ticks.slot_of(n);
                 format!("exists (select from {schema}.tick_{slot} where n = {n} and id = '{id}')")
