@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::{
     Options,
-    run::{self, Plan},
+    run::{self, Plan, Scene},
     schedule::Scope,
     stage::{SinkKind, StoreKind},
 };
@@ -89,9 +89,7 @@ pub(crate) async fn find_all(options: &Options, seed: u64) -> Result<bool> {
             sink: SinkKind::Stream,
             seed,
             scope: scope_of(name)?,
-            is_forgetful: false,
-            is_pooled: false,
-            is_asynchronous: is_of_asynchronous(name),
+            scene: Scene { is_asynchronous: is_of_asynchronous(name), ..Scene::default() },
             kills: KILLS,
             messages: 0,
             limit: LIMIT,

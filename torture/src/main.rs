@@ -28,7 +28,7 @@ use clap::Parser;
 use posthaste_testkit::failure::{During, Failure, Result};
 
 use crate::{
-    run::Plan,
+    run::{Plan, Scene},
     schedule::Scope,
     stage::{SinkKind, StoreKind},
 };
@@ -134,9 +134,12 @@ async fn torture(options: &Options) -> Result<bool> {
         store: options.store,
         sink: options.sink,
         seed,
-        is_forgetful: options.forgetful_redis,
-        is_pooled: options.pgbouncer,
-        is_asynchronous: options.asynchronous || defect.is_some_and(defects::is_of_asynchronous),
+        scene: Scene {
+            is_forgetful: options.forgetful_redis,
+            is_pooled: options.pgbouncer,
+            is_asynchronous: options.asynchronous
+                || defect.is_some_and(defects::is_of_asynchronous),
+        },
         scope,
         kills: options.kills,
         messages: options.messages,

@@ -44,6 +44,17 @@ const KILLS_PER_LINE: u64 = 25;
 /// What the consumer fills.
 pub(crate) type Inbox = Arc<Mutex<Arrivals>>;
 
+/// What the relays stand between.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Scene {
+    /// Redis keeps nothing on disk.
+    pub(crate) is_forgetful: bool,
+    /// Relays meet PostgreSQL through pgbouncer.
+    pub(crate) is_pooled: bool,
+    /// No writer waits for the disk.
+    pub(crate) is_asynchronous: bool,
+}
+
 /// What to run.
 pub(crate) struct Plan<'a> {
     pub(crate) posthaste: &'a Path,
@@ -51,12 +62,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) sink: SinkKind,
     pub(crate) seed: u64,
     pub(crate) scope: Scope,
-    /// Redis keeps nothing on disk.
-    pub(crate) is_forgetful: bool,
-    /// Relays meet PostgreSQL through pgbouncer.
-    pub(crate) is_pooled: bool,
-    /// No writer waits for the disk.
-    pub(crate) is_asynchronous: bool,
+    pub(crate) scene: Scene,
     /// The run goes on until there were that many of both…
     pub(crate) kills: u64,
     pub(crate) messages: u64,
@@ -70,7 +76,8 @@ pub(crate) struct Plan<'a> {
 /// Runs it.
 pub(crate) async fn run(plan: &Plan<'_>) -> Result<Report> {
     let began = Instant::now();
-    let mut stage = Stage::build(plan.store, plan.sink, plan.is_forgetful, plan.is_pooled).await?;
+    let Scene { is_forgetful, is_pooled, is_asynchronous } = plan.scene;
+    let mut stage = Stage::build(plan.store, plan.sink, is_forgetful, is_pooled).await?;
     let inbox: Inbox = Arc::new(Mutex::new(Arrivals::at(&stage.arrivals())?));
     let (arrived, times) = {
         let arrivals = inbox.lock().unwrap_or_else(PoisonError::into_inner);
@@ -82,7 +89,7 @@ pub(crate) async fn run(plan: &Plan<'_>) -> Result<Report> {
     let setup = Setup {
         database: stage.database.clone(),
         seed: plan.seed,
-        is_asynchronous: plan.is_asynchronous,
+        is_asynchronous,
         // Only streams carry headers.
         bytes_min: if plan.sink == SinkKind::Stream { 0 } else { self_named_bytes() },
         written: Arc::default(),
@@ -129,10 +136,10 @@ async fn strike(
     while writing.join_next().await.is_some() {}
     // Its positions are taken long before it commits, and nothing else moves in between.
     writers::write_slowly(setup.clone(), plan.seed, QUIET).await;
-    finish(&mut nemesis, setup, plan.is_forgetful).await?;
+    finish(&mut nemesis, setup, plan.scene.is_forgetful).await?;
     if plan.restores {
-        restore(&mut nemesis, setup, inbox, plan.is_forgetful).await?;
-        finish(&mut nemesis, setup, plan.is_forgetful).await?;
+        restore(&mut nemesis, setup, inbox, plan.scene.is_forgetful).await?;
+        finish(&mut nemesis, setup, plan.scene.is_forgetful).await?;
     }
     Ok(nemesis.end(DRAIN_LIMIT).await)
 }
@@ -151,7 +158,7 @@ async fn judge(
     let (mut findings, verdict) = truth::judge(&book, &mut arrivals, is_unfinished).await?;
     findings.stale_publishes = struck.stale_publishes;
     let (mut repaired, mut lost_with_redis) = (0, 0);
-    if plan.is_forgetful {
+    if plan.scene.is_forgetful {
         // What Redis forgot before it was consumed is gone, and what the log still has comes again.
         (repaired, lost_with_redis) = (findings.duplicated, findings.lost);
         (findings.duplicated, findings.lost) = (0, 0);
