@@ -25,19 +25,22 @@ const HISTORY: i64 = 8 * 32_768;
 pub(super) fn messages(scope: &Scope<'_>, retention: Duration, excess: Position) -> Result<usize> {
     let retention = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
     let until = scope.now_micros()?.saturating_sub(retention);
-    let superfluous = "select position from ( \
-         select position, enqueued_at from @schema@_log \
-         where position <= (select min(through) from ( \
-           select through from @schema@_settled \
-           union all select through from @schema@_parked_key)) \
-         order by position limit ?1) \
-       where enqueued_at <= ?2 or position <= ?3";
-    let values = (CHUNK as i64, until, excess);
-    let last = format!("select max(position) from ({superfluous})");
-    let last: Option<Position> = scope.first(&last, values, |row| row.get(0))?.flatten();
-    let Some(last) = last else { return Ok(0) };
-    scope.run("update @schema@_meta set emptied = max(emptied, ?1)", [last])?;
-    scope.run(&format!("delete from @schema@_log where position in ({superfluous})"), values)
+    let deleted: Vec<Position> = scope.all(
+        "delete from @schema@_log where position in ( \
+           select position from ( \
+             select position, enqueued_at from @schema@_log \
+             where position <= (select min(through) from ( \
+               select through from @schema@_settled \
+               union all select through from @schema@_parked_key)) \
+             order by position limit ?1) \
+           where enqueued_at <= ?2 or position <= ?3) returning position",
+        (CHUNK as i64, until, excess),
+        |row| row.get(0),
+    )?;
+    if let Some(last) = deleted.iter().max() {
+        scope.run("update @schema@_meta set emptied = max(emptied, ?1)", [last])?;
+    }
+    Ok(deleted.len())
 }
 
 /// What was deleted of the messages behind a sink's place, for people.
