@@ -4,7 +4,8 @@
 //! A seed decides everything: topics, filters, limits, latencies, faults, drains, kills,
 //! take-overs. `POSTHASTE_SIM_SEED=n` repeats one seed, `POSTHASTE_SIM_SEEDS=n` runs the first n.
 //! `POSTHASTE_SIM_HISTORY=1` prints what happened when. What breaks an invariant is made smaller, as
-//! long as it still does (`shrink`). Broken stores and sinks run through the same checks, which have to report them.
+//! long as it still does (`shrink`). Broken stores and sinks run through the same checks, which
+//! have to report them.
 
 mod aside;
 mod broken;

@@ -242,7 +242,7 @@ impl State {
 
     /// Whether a fault strikes, of this chance. What the dice would show next names it.
     pub(crate) fn strikes(&mut self, dice: &mut SmallRng, chance: f64) -> bool {
-        if !dice.random_bool(chance) {
+        if !self.are_faults_on || !dice.random_bool(chance) {
             return false;
         }
         let fault = dice.clone().random();
@@ -254,7 +254,7 @@ impl State {
     }
 
     pub(crate) fn store_fate(&mut self, dice: &mut SmallRng) -> Fate {
-        if !self.are_faults_on || !self.strikes(dice, self.plan.faults.store) {
+        if !self.strikes(dice, self.plan.faults.store) {
             return Fate::Done;
         }
         match dice.random_range(0..10) {
@@ -266,7 +266,7 @@ impl State {
     }
 
     pub(crate) fn sink_fate(&mut self, dice: &mut SmallRng) -> Fate {
-        if !self.are_faults_on || !self.strikes(dice, self.plan.faults.sink) {
+        if !self.strikes(dice, self.plan.faults.sink) {
             return Fate::Done;
         }
         match dice.random_range(0..12) {
@@ -295,8 +295,7 @@ impl State {
             return;
         };
         let has_less = calls(replica) < calls(arrived);
-        let chance = if self.are_faults_on { self.plan.faults.failover } else { 0.0 };
-        if !has_less || !self.strikes(dice, chance) {
+        if !has_less || !self.strikes(dice, self.plan.faults.failover) {
             return;
         }
         let Some(mut replica) = self.replicas.remove(name) else { return };
