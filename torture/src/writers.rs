@@ -32,8 +32,8 @@ const PARTS_MAX: i64 = 5;
 const MANY_PARTS_MAX: i64 = 150;
 /// Longest pause of a writer between two transactions, in milliseconds.
 pub(crate) const PAUSE_MILLIS_MAX: u64 = 4;
-/// The same where no writer waits for the disk: so seldom that messages are published one by one, before
-/// the relay settles others and has made the log durable with that.
+/// The same where no writer waits for the disk: so seldom that messages are published one by one,
+/// before the relay settles others and has made the log durable with that.
 const SELDOM_MILLIS_MAX: u64 = 1_000;
 /// Messages that may wait for the relay before the writers wait for it too.
 const BACKLOG_MAX: u64 = 20_000;
