@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{
     Options, progress,
-    relay::{LONG, Relay, Setup},
+    relay::{LONG, Rejected, Relay, Setup},
     report::{Report, Spread, rounded},
     servers::{Log, Servers},
 };
@@ -108,7 +108,7 @@ async fn drain(options: &Options, side: &Side<'_>, round: u32) -> Result<Duratio
         subscriptions: vec![side.subscription(round)],
         stream: side.stream,
         delivery: side.delivery,
-        dead_letters_max: 100_000,
+        rejected: Rejected::DeadLetter { max: 100_000 },
         from: "beginning",
         once: true,
         retention: LONG,

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use posthaste::Outbox;
-use posthaste_testkit::failure::{During, Failure, Result};
+use posthaste_testkit::failure::{During, Result};
 use tokio::{task::JoinSet, time::sleep};
 use tokio_postgres::Client;
 
@@ -15,9 +15,9 @@ use crate::{
     messages::{Messages, PAYLOAD_BYTES, STREAM},
     open_loop::send_all,
     progress,
-    relay::{EXACTLY_ONCE, LONG, Relay, Setup},
+    relay::{EXACTLY_ONCE, LONG, Rejected, Relay, Setup},
     report::{Report, Spread},
-    servers::{Log, Servers, connect},
+    servers::{Log, Servers, connect, dead_rows},
 };
 
 const MESSAGES: u64 = 500_000;
@@ -81,7 +81,7 @@ async fn load(options: &Options, servers: &Servers, log: Log) -> Result<Loaded> 
         subscriptions: vec!["load".to_owned()],
         stream: STREAM,
         delivery: EXACTLY_ONCE,
-        dead_letters_max: 1,
+        rejected: Rejected::DeadLetter { max: 1 },
         from: "beginning",
         once: false,
         retention: LONG,
@@ -120,16 +120,4 @@ async fn roll_back(mut client: Client, seconds: u64) -> Result<u64> {
         sleep(Duration::from_secs(1)).await;
     }
     Ok(rows)
-}
-
-/// Dead rows of all slots, counted row by row.
-async fn dead_rows(client: &Client) -> Result<u64> {
-    let extension = "create extension if not exists pgstattuple";
-    client.batch_execute(extension).await.during("create the extension pgstattuple")?;
-    let sql = "select sum((pgstattuple(inhrelid)).dead_tuple_count)::bigint from pg_inherits \
-               where inhparent = 'posthaste.log'::regclass";
-    let row = client.query_one(sql, &[]).await.during("count dead rows")?;
-    row.get::<_, Option<i64>>(0)
-        .map(|dead| dead as u64)
-        .ok_or_else(|| Failure::new("the log has no slots"))
 }

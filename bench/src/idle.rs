@@ -15,7 +15,7 @@ use crate::{
     Options,
     messages::{Messages, PAYLOAD_BYTES, STREAM},
     process, progress,
-    relay::{EXACTLY_ONCE, LONG, Relay, Setup},
+    relay::{EXACTLY_ONCE, LONG, Rejected, Relay, Setup},
     report::{Report, Spread, rounded},
     servers::{Log, Servers, connect},
 };
@@ -127,7 +127,7 @@ fn start(options: &Options, servers: &Servers, log: &Log, case: &Case) -> Result
         subscriptions: subscriptions.collect(),
         stream: STREAM,
         delivery: EXACTLY_ONCE,
-        dead_letters_max: 1_000,
+        rejected: Rejected::DeadLetter { max: 1_000 },
         from: "beginning",
         once: false,
         retention: LONG,

@@ -19,7 +19,7 @@ use crate::{
     messages::{Messages, PAYLOAD_BYTES, STREAM},
     open_loop::{CONNECTIONS, Sent, millis, send_all},
     progress,
-    relay::{EXACTLY_ONCE, LONG, Relay, Setup},
+    relay::{EXACTLY_ONCE, LONG, Rejected, Relay, Setup},
     report::{Report, Spread, percentile, rounded},
     servers::{Log, Servers},
 };
@@ -68,7 +68,7 @@ async fn round(options: &Options, servers: &Servers, log: &Log, number: u32) -> 
         subscriptions: vec![format!("latency-{number}")],
         stream: STREAM,
         delivery: EXACTLY_ONCE,
-        dead_letters_max: 1_000,
+        rejected: Rejected::DeadLetter { max: 1_000 },
         from: "now",
         once: false,
         retention: LONG,

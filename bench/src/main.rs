@@ -14,12 +14,14 @@ mod machine;
 mod memory;
 mod messages;
 mod open_loop;
+mod parked;
 mod process;
 mod rejects;
 mod relay;
 mod report;
 mod resp;
 mod servers;
+mod stream;
 mod writers;
 
 use std::{fmt, path::PathBuf, process::ExitCode};
@@ -54,10 +56,10 @@ pub(crate) struct Options {
     #[arg(long, value_parser = clap::value_parser!(u64).range(1_000..=5_000_000))]
     messages: Option<u64>,
     /// Seconds of one run of latency (default: 20), idle (30), enqueue (2) and writers (22); of the
-    /// load of held (600)
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=600))]
+    /// load of held (600) and parked (3600)
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=7_200))]
     seconds: Option<u64>,
-    /// Messages per second of latency
+    /// Messages per second of latency, held and parked
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(10..=100_000))]
     rate: u32,
     /// What Redis keeps on disk, the same for all contestants
@@ -85,7 +87,9 @@ enum Benchmark {
     Held,
     /// Writing messages with a settled history, a relay and its retention, and without
     Writers,
-    /// All of them
+    /// A key that stays parked for an hour, its followers and its neighbours
+    Parked,
+    /// All of them but `parked`
     All,
 }
 
@@ -149,6 +153,7 @@ async fn measure_one(options: &Options, bench: Benchmark) -> Result<Report> {
         Benchmark::Delivery => delivery::run(options, &servers).await,
         Benchmark::Held => held::run(options, &servers).await,
         Benchmark::Writers => writers::run(options, &servers).await,
+        Benchmark::Parked => parked::run(options, &servers).await,
         Benchmark::Memory | Benchmark::All => memory::run(options, &servers).await,
     }?;
     if machine.is_noisy() {

@@ -11,7 +11,7 @@ use crate::{
     Options,
     messages::STREAM,
     progress,
-    relay::{EXACTLY_ONCE, LONG, Relay, Setup},
+    relay::{EXACTLY_ONCE, LONG, Rejected, Relay, Setup},
     report::{Report, Spread, rounded},
     servers::{Log, Servers},
 };
@@ -97,7 +97,7 @@ async fn measure(
         subscriptions: vec![format!("memory-{number}")],
         stream: STREAM,
         delivery: EXACTLY_ONCE,
-        dead_letters_max: 1_000,
+        rejected: Rejected::DeadLetter { max: 1_000 },
         from: "beginning",
         once: true,
         retention: LONG,

@@ -43,8 +43,17 @@ pub(crate) fn cpu_seconds_of_tree(pid: u32) -> f64 {
 
 /// The most memory a process has ever held at once (`VmHWM`), in MiB; `None` once it is gone.
 pub(crate) fn rss_peak_mib(pid: u32) -> Option<f64> {
+    mib(pid, "VmHWM:")
+}
+
+/// The memory that a process holds now (`VmRSS`), in MiB; `None` once it is gone.
+pub(crate) fn rss_mib(pid: u32) -> Option<f64> {
+    mib(pid, "VmRSS:")
+}
+
+fn mib(pid: u32, field: &str) -> Option<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     let kib: f64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib / 1_024.0)
 }
@@ -68,12 +77,13 @@ fn pids() -> impl Iterator<Item = u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::{cpu_seconds, cpu_seconds_of_tree, rss_peak_mib};
+    use super::{cpu_seconds, cpu_seconds_of_tree, rss_mib, rss_peak_mib};
 
     #[test]
     fn this_process_has_memory_and_is_inside_its_own_tree() {
         let pid = std::process::id();
-        assert!(rss_peak_mib(pid).unwrap() > 0.1);
+        let (now, peak) = (rss_mib(pid).unwrap(), rss_peak_mib(pid).unwrap());
+        assert!(0.1 < now && now <= peak);
         assert!(cpu_seconds_of_tree(pid) >= cpu_seconds(pid));
     }
 

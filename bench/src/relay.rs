@@ -40,14 +40,23 @@ pub(crate) struct Setup<'a> {
     /// Where all of them publish to.
     pub(crate) stream: &'a str,
     pub(crate) delivery: &'static str,
-    /// Dead letters that each may have; a message is one at its first rejection.
-    pub(crate) dead_letters_max: i64,
+    /// What becomes of what a sink rejects.
+    pub(crate) rejected: Rejected,
     /// `beginning` or `now`.
     pub(crate) from: &'a str,
     /// Whether it ends when all that is committed is published.
     pub(crate) once: bool,
     /// How long settled messages are kept.
     pub(crate) retention: &'static str,
+}
+
+/// What becomes of messages that a sink rejects.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Rejected {
+    /// Dead letters at the first rejection, up to `max` of them.
+    DeadLetter { max: i64 },
+    /// As by default: the key waits.
+    ParkKey,
 }
 
 /// A relay that runs; dropping it kills it.
@@ -179,11 +188,14 @@ fn configuration(setup: &Setup<'_>) -> Table {
         ("stream", text(setup.stream)),
         ("delivery", text(setup.delivery)),
     ]);
-    let failure = table(&[
-        ("policy", text("dead-letter")),
-        ("attempts", Value::Integer(1)),
-        ("dead_letters_max", Value::Integer(setup.dead_letters_max)),
-    ]);
+    let failure = match setup.rejected {
+        Rejected::DeadLetter { max } => table(&[
+            ("policy", text("dead-letter")),
+            ("attempts", Value::Integer(1)),
+            ("dead_letters_max", Value::Integer(max)),
+        ]),
+        Rejected::ParkKey => table(&[("policy", text("park-key"))]),
+    };
     let subscription = table(&[("from", text(setup.from)), ("sink", sink), ("failure", failure)]);
     let all = setup.subscriptions.iter().map(|name| (name.clone(), subscription.clone()));
     let database = table(&[

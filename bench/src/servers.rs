@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use posthaste_store::{
-    RingSizes, Store,
+    Operations, RingSizes, Store,
     postgres::{PostgresOptions, PostgresStore},
 };
 use posthaste_testkit::{
@@ -46,7 +46,7 @@ pub(crate) struct Servers {
 #[derive(Debug)]
 pub(crate) struct Log {
     pub(crate) url: String,
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) store: Arc<dyn Operations>,
 }
 
 impl Servers {
@@ -128,4 +128,16 @@ pub(crate) async fn settle_tables(url: &str) -> Result<()> {
         client.batch_execute(statement).await.during(statement)?;
     }
     Ok(())
+}
+
+/// Dead rows of all slots of the log, counted row by row.
+pub(crate) async fn dead_rows(client: &Client) -> Result<u64> {
+    let extension = "create extension if not exists pgstattuple";
+    client.batch_execute(extension).await.during("create the extension pgstattuple")?;
+    let sql = "select sum((pgstattuple(inhrelid)).dead_tuple_count)::bigint from pg_inherits \
+               where inhparent = 'posthaste.log'::regclass";
+    let row = client.query_one(sql, &[]).await.during("count dead rows")?;
+    row.get::<_, Option<i64>>(0)
+        .map(|dead| dead as u64)
+        .ok_or_else(|| Failure::new("the log has no slots"))
 }

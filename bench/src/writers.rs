@@ -13,7 +13,7 @@ use crate::{
     messages::{PAYLOAD_BYTES, STREAM},
     open_loop::{CONNECTIONS, millis, send_all},
     progress,
-    relay::{EXACTLY_ONCE, LONG, Relay, Setup},
+    relay::{EXACTLY_ONCE, LONG, Rejected, Relay, Setup},
     report::{Report, Spread, percentile, rounded},
     servers::{Log, Servers, settle_tables},
 };
@@ -151,7 +151,7 @@ fn start(options: &Options, servers: &Servers, log: &Log, case: Case) -> Result<
         subscriptions: vec![SUBSCRIPTION.to_owned()],
         stream: STREAM,
         delivery: EXACTLY_ONCE,
-        dead_letters_max: 1_000,
+        rejected: Rejected::DeadLetter { max: 1_000 },
         from: "beginning",
         once: false,
         retention: case.retention(),

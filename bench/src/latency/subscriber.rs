@@ -15,14 +15,7 @@ use std::{
 use posthaste_testkit::failure::{During, Failure, Result};
 use uuid::Uuid;
 
-use crate::{
-    messages::STREAM,
-    resp::{Client, Reply},
-};
-
-/// How long one read waits; also how long a stop may take.
-const BLOCK_MS: &[u8] = b"200";
-const READ_MESSAGES: &[u8] = b"1000";
+use crate::{messages::STREAM, resp::Client, stream::StreamReader};
 
 /// A running subscriber.
 #[derive(Debug)]
@@ -81,43 +74,20 @@ impl Shared {
     }
 }
 
-fn read_all(mut redis: Client, shared: &Shared) -> Result<()> {
-    let mut last = b"0".to_vec();
+fn read_all(redis: Client, shared: &Shared) -> Result<()> {
+    let mut stream = StreamReader::new(redis, STREAM);
     while !shared.must_stop.load(Ordering::Acquire) {
-        let command: [&[u8]; 8] = [
-            b"XREAD",
-            b"COUNT",
-            READ_MESSAGES,
-            b"BLOCK",
-            BLOCK_MS,
-            b"STREAMS",
-            STREAM.as_bytes(),
-            &last,
-        ];
-        let answer = redis.query(&command)?;
+        let entries = stream.read()?;
         let at = Instant::now();
-        let stream = answer.list().pop().map(Reply::list).unwrap_or_default();
-        let entries = stream.into_iter().nth(1).map(Reply::list).unwrap_or_default();
         let mut received = shared.lock();
         for entry in entries {
-            let (entry_id, message_id) = ids(entry)?;
+            let message_id = entry.field("id").unwrap_or_default();
+            let message_id = message_id.parse().during("read a message's id")?;
             match received.at.entry(message_id) {
                 Entry::Vacant(place) => drop(place.insert(at)),
                 Entry::Occupied(_) => received.repeats += 1,
             }
-            last = entry_id;
         }
     }
     Ok(())
-}
-
-/// The ids of an entry and of the message in it, whose first field is `id`.
-fn ids(entry: Reply) -> Result<(Vec<u8>, Uuid)> {
-    let mut parts = entry.list().into_iter();
-    let (Some(Reply::Bytes(entry_id)), Some(fields)) = (parts.next(), parts.next()) else {
-        return Err(Failure::new("an entry of the stream is damaged"));
-    };
-    let message_id = fields.list().get(1).map(Reply::text).unwrap_or_default();
-    let message_id = message_id.parse().during("read a message's id")?;
-    Ok((entry_id, message_id))
 }
