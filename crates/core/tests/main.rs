@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod look;
+mod machines;
 mod model;
 mod names;
 mod page;
