@@ -59,6 +59,7 @@ pub mod testing;
 mod trace;
 mod writer;
 
+pub use posthaste_core::machine;
 pub use posthaste_core::{InvalidMessage, Limits, Message, MessageId, SchemaName, Timestamp};
 pub use posthaste_store::statements::{PostgresWriter, SqliteWriter};
 

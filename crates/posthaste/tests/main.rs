@@ -8,6 +8,7 @@ mod cancellation;
 mod clients;
 mod contract;
 mod interop;
+mod machines;
 mod poison;
 mod privileges;
 mod round_trips;

@@ -79,3 +79,30 @@ grant select (position, id, topic, key, content_type, correlation_id, enqueued_a
   on @schema@.outbox to @viewer@;
 grant select (position, id, topic, key, content_type, correlation_id, enqueued_at, subscription,
   state, published_at) on @schema@.messages to @viewer@;
+
+-- Commands and machines: through their functions alone, which run as the owner.
+grant execute on function
+  @schema@.begin_command(text, text, bytea, uuid, interval),
+  @schema@.complete_command(text, text, uuid, bytea),
+  @schema@.renew_command(text, text, uuid, interval),
+  @schema@.abandon_command(text, text, uuid),
+  @schema@.start_machine(text, text, text, text, text, text, text, json, jsonb, text),
+  @schema@.transition(text, text, text, text, text, text, text, text, json, jsonb, text)
+  to @writer@, @worker@;
+grant execute on function @schema@.forget_commands(interval, int) to @relay@;
+-- Viewers see who did what, and neither what was asked nor what was answered.
+grant select on @schema@.machine, @schema@.entity to @viewer@;
+grant select (machine, entity_id, version, id, from_state, to_state, initiated_by, user_id,
+  organization_id, correlation_id, at) on @schema@.state_event to @viewer@;
+grant select (scope, key, owner, lease_until, completed_at, machine, entity_id, created_at)
+  on @schema@.command to @viewer@;
+do $$
+declare
+  seen text;
+begin
+  foreach seen in array array['entity', 'state_event', 'command'] loop
+    execute format('drop policy if exists viewers_see on @schema@.%I', seen);
+    execute format('create policy viewers_see on @schema@.%I for select to @viewer@ using (true)', seen);
+  end loop;
+end
+$$;

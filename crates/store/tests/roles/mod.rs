@@ -12,7 +12,7 @@ use tokio_postgres::{Client, error::SqlState};
 const ROLES: [&str; 4] = ["writer", "relay", "worker", "viewer"];
 
 /// What viewers see whole.
-const SEEN: [&str; 9] = [
+const SEEN: [&str; 11] = [
     "subscription",
     "lease",
     "tick",
@@ -22,6 +22,8 @@ const SEEN: [&str; 9] = [
     "place",
     "relay",
     "emptied",
+    "machine",
+    "entity",
 ];
 
 /// A migrated database with roles of its own, since roles belong to the whole cluster, and a
@@ -297,4 +299,63 @@ async fn hostile_search_path_and_shadow_objects_change_nothing() {
     assert!(count == 1 && xid > 3 && is_now, "{count} {xid} {is_now}");
     let shadow = scene.admin.query_one("select count(*) from evil.log", &[]).await.unwrap();
     assert_eq!(shadow.get::<_, i64>(0), 0);
+}
+
+/// Calls of functions that run as the owner, and who may make them.
+const OF_THE_OWNER: [(&str, &[&str]); 9] = [
+    ("start_machine('m', 'e', 's')", &["writer", "worker"]),
+    ("transition('m', 'e', 's')", &["writer", "worker"]),
+    ("begin_command('s', 'k', sha256(''), gen_random_uuid())", &["writer", "worker"]),
+    ("complete_command('s', 'k', gen_random_uuid(), '')", &["writer", "worker"]),
+    ("renew_command('s', 'k', gen_random_uuid(), '1 minute')", &["writer", "worker"]),
+    ("abandon_command('s', 'k', gen_random_uuid())", &["writer", "worker"]),
+    ("forget_commands('1 day', 10)", &["relay"]),
+    ("push_machine('{}')", &[]),
+    ("forget_entity()", &[]),
+];
+
+#[tokio::test]
+async fn functions_that_run_as_the_owner_are_for_those_whose_task_needs_them() {
+    let scene = scene().await;
+    let owned = "select proname::text from pg_proc where prosecdef \
+                 and pronamespace = 'posthaste'::regnamespace";
+    for row in scene.admin.query(owned, &[]).await.unwrap() {
+        let name: &str = row.get(0);
+        let is_listed = OF_THE_OWNER.iter().any(|(call, _)| call.starts_with(name));
+        assert!(is_listed, "{name} runs as the owner: say here who may call it");
+    }
+    for role in ROLES {
+        let client = scene.login(role).await;
+        for (call, allowed) in OF_THE_OWNER {
+            let outcome = client.query(&format!("select posthaste.{call}"), &[]).await;
+            assert_eq!(is_denied(outcome), !allowed.contains(&role), "{role}: {call}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn viewer_sees_entities_and_neither_metadata_nor_answers() {
+    let scene = scene().await;
+    let machine = "select posthaste.push_machine('{\"name\": \"m\", \"states\": [\"s\"], \
+                   \"initial\": [\"s\"], \"terminal\": [], \"steps\": {}}')";
+    scene.admin.batch_execute(machine).await.unwrap();
+    let writer = scene.login("writer").await;
+    writer.batch_execute("select posthaste.start_machine('m', 'e', 's', 'key')").await.unwrap();
+    assert!(is_denied(writer.query("select * from posthaste.entity", &[]).await));
+    let viewer = scene.login("viewer").await;
+    for (columns, table) in
+        [("state", "entity"), ("to_state, at", "state_event"), ("key", "command")]
+    {
+        let sql = format!("select {columns} from posthaste.{table}");
+        assert_eq!(viewer.query(&sql, &[]).await.unwrap().len(), 1, "{table}");
+    }
+    for (column, table) in
+        [("metadata", "state_event"), ("response", "command"), ("fingerprint", "command")]
+    {
+        let sql = format!("select {column} from posthaste.{table}");
+        assert!(is_denied(viewer.query(&sql, &[]).await), "{table}.{column}");
+    }
+    // What the relay may read by name, its rows do not say.
+    let relay = scene.login("relay").await;
+    assert!(relay.query("select * from posthaste.command", &[]).await.unwrap().is_empty());
 }
