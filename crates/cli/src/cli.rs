@@ -12,6 +12,7 @@ use crate::{
         doctor::DoctorArgs,
         enqueue::{CancelArgs, EnqueueArgs},
         import::ImportArgs,
+        machines::MachinesCommand,
         metrics::MetricsCommand,
         migrate::MigrateArgs,
         relay::RelayArgs,
@@ -128,6 +129,9 @@ pub(crate) enum Command {
     /// Topics that are written and not read, subscriptions that nobody publishes, another database,
     /// another prefix, sinks that cannot be reached. Publishes nothing.
     Doctor(DoctorArgs),
+    /// Check, draw, show or push state machines
+    #[command(subcommand)]
+    Machines(MachinesCommand),
     /// Check, show or explain the configuration
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -21,8 +21,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use posthaste_core::{
-    Epoch, Message, MessageId, Page, PageLimit, Place, RelayView, SchemaName, TickRef, TopicFilter,
-    Window,
+    Epoch, Machine, Message, MessageId, Page, PageLimit, Place, RelayView, SchemaName, TickRef,
+    TopicFilter, Window,
 };
 use uuid::Uuid;
 
@@ -260,6 +260,14 @@ pub trait Operations: Store {
     /// # Errors
     /// `Invalid` without ids and without a key: nobody means everything.
     async fn erase(&self, which: &Selection, request: &Request) -> Result<u64>;
+
+    /// Adds a machine or replaces its definition. Its entities' rows in the application's table, where it
+    /// has one, are from now on followed by what is known of them: deleting one deletes that.
+    ///
+    /// # Errors
+    /// `Invalid` where an entity is in a state that the new definition lacks, or the table or one of
+    /// its columns is not there; nothing is changed.
+    async fn push_machine(&self, machine: &Machine, request: &Request) -> Result<()>;
 
     /// The columns of a table beside the log, for an import from it.
     ///

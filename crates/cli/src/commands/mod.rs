@@ -6,6 +6,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod doctor;
 pub(crate) mod enqueue;
 pub(crate) mod import;
+pub(crate) mod machines;
 pub(crate) mod metrics;
 pub(crate) mod migrate;
 pub(crate) mod relay;
@@ -22,6 +23,7 @@ use anstyle::{AnsiColor, Style};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
+use self::machines::MachinesCommand;
 use crate::{
     cli::{Cli, Command},
     config::{self as configuration, DatabaseUrl, Flags, Loaded},
@@ -41,6 +43,7 @@ pub(crate) fn run(cli: Cli) -> Result {
         Command::Completions(args) => completions::run(&args, &mut out),
         Command::Metrics(command) => metrics::run(command, &mut out),
         Command::Demo(args) => runtime()?.block_on(demo::run(&args, &mut out)),
+        Command::Machines(MachinesCommand::Files(command)) => machines::run(&command, &mut out),
         Command::Config(command) => {
             warn_of_password(&flags, cli.global.json);
             config::run(command, load, &mut out)
@@ -78,9 +81,12 @@ async fn run_on(command: Command, loaded: &Loaded, out: &mut Output) -> Result {
         Command::Roles(args) => roles::run(&args, config, out).await,
         Command::Doctor(args) => doctor::run(&args, config, out).await,
         Command::Erase(args) => replay::erase(&args, config, out).await,
-        Command::Config(_) | Command::Completions(_) | Command::Demo(_) | Command::Metrics(_) => {
-            Ok(())
-        }
+        Command::Machines(MachinesCommand::Push(args)) => machines::push(&args, config, out).await,
+        Command::Config(_)
+        | Command::Completions(_)
+        | Command::Demo(_)
+        | Command::Machines(_)
+        | Command::Metrics(_) => Ok(()),
     }
 }
 

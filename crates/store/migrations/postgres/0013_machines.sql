@@ -97,6 +97,7 @@ declare
   target text := @schema@.entity_table(definition);
   before jsonb;
   stranded @schema@.entity;
+  missing text;
 begin
   -- Nobody takes a step while the rules change.
   perform pg_advisory_xact_lock(1346917197, hashtext('@schema@ ' || name));
@@ -117,9 +118,18 @@ begin
   if target is null then
     return;
   end if;
-  -- Fails here, and not at the first request, where a column is missing.
-  execute format('select %I, %I from %s limit 0', definition #>> '{entity,key}',
-    coalesce(definition #>> '{entity,organization}', definition #>> '{entity,key}'), target);
+  if to_regclass(target) is null then
+    raise exception using
+      message = format('machine %s: there is no table %s', name, target), errcode = 'PH013';
+  end if;
+  select c into missing
+    from unnest(array[definition #>> '{entity,key}', definition #>> '{entity,organization}']) c
+   where c is not null and not exists (
+     select from pg_attribute a where a.attrelid = target::regclass and a.attname = c and a.attnum > 0 and not a.attisdropped);
+  if missing is not null then
+    raise exception using
+      message = format('machine %s: the table %s has no column "%s"', name, target, missing), errcode = 'PH013';
+  end if;
   execute format('drop trigger if exists %I on %s', 'posthaste_' || name, target);
   execute format('create trigger %I after delete on %s for each row execute function @schema@.forget_entity(%L, %L)',
     'posthaste_' || name, target, name, definition #>> '{entity,key}');

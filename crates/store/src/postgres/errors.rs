@@ -44,7 +44,7 @@ fn kind(error: &Error) -> StoreErrorKind {
             "28" => StoreErrorKind::Authentication,
             "08" | "57" => StoreErrorKind::Unavailable,
             "53" | "58" => StoreErrorKind::Resources,
-            "22" | "23" => StoreErrorKind::Invalid,
+            "22" | "23" | "PH" => StoreErrorKind::Invalid,
             _ => StoreErrorKind::Unexpected,
         },
     }

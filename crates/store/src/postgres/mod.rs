@@ -10,6 +10,7 @@ mod errors;
 mod import;
 mod leases;
 mod log;
+mod machines;
 mod migrate;
 mod operations;
 mod preflight;

@@ -6,7 +6,7 @@ mod replay;
 mod selection;
 
 use async_trait::async_trait;
-use posthaste_core::{MessageId, Place, Position, SchemaName, TickRef, Timestamp};
+use posthaste_core::{Machine, MessageId, Place, Position, SchemaName, TickRef, Timestamp};
 use tokio_postgres::{
     Row,
     types::{ToSql, Type},
@@ -14,7 +14,7 @@ use tokio_postgres::{
 
 use self::selection::{Params, dead_letters_sql, written_sql};
 use super::{
-    PostgresStore, errors, import, rebase,
+    PostgresStore, errors, import, machines, rebase,
     rows::{self, MESSAGE_COLUMNS, Micros},
     status::owned,
     subscriptions::PLACE_COLUMNS,
@@ -275,6 +275,10 @@ impl Operations for PostgresStore {
         );
         let which = Selection { subscription: None, ..which.clone() };
         self.change("erase", &count, &change, &Params::new(&which), &[], request).await
+    }
+
+    async fn push_machine(&self, machine: &Machine, request: &Request) -> Result<()> {
+        machines::push(self, machine, request).await
     }
 
     async fn table_columns(&self, table: &TableName) -> Result<Vec<TableColumn>> {

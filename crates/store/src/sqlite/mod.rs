@@ -12,6 +12,7 @@ mod connection;
 mod faults;
 mod headers;
 mod leases;
+mod machines;
 mod mounts;
 mod operations;
 mod pages;
@@ -34,8 +35,8 @@ use std::{
 
 use async_trait::async_trait;
 use posthaste_core::{
-    Epoch, Message, MessageId, Page, PageLimit, Place, Position, RelayView, SchemaName, TickRef,
-    TopicFilter, Window,
+    Epoch, Machine, Message, MessageId, Page, PageLimit, Place, Position, RelayView, SchemaName,
+    TickRef, TopicFilter, Window,
 };
 use uuid::Uuid;
 
@@ -489,6 +490,11 @@ impl Operations for SqliteStore {
     async fn erase(&self, which: &Selection, request: &Request) -> Result<u64> {
         let (which, request) = (which.clone(), request.clone());
         self.write("erase", move |scope| operations::erase(scope, &which, &request)).await
+    }
+
+    async fn push_machine(&self, machine: &Machine, request: &Request) -> Result<()> {
+        let (machine, request) = (machine.clone(), request.clone());
+        self.write("push a machine", move |scope| machines::push(scope, &machine, &request)).await
     }
 
     async fn table_columns(&self, _: &TableName) -> Result<Vec<TableColumn>> {
