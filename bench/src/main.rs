@@ -11,6 +11,7 @@ mod held;
 mod idle;
 mod latency;
 mod machine;
+mod machines;
 mod memory;
 mod messages;
 mod open_loop;
@@ -55,8 +56,8 @@ pub(crate) struct Options {
     /// Messages of one drain [default: 1000000]; of memory, in proportion to its own counts
     #[arg(long, value_parser = clap::value_parser!(u64).range(1_000..=5_000_000))]
     messages: Option<u64>,
-    /// Seconds of one run of latency (default: 20), idle (30), enqueue (2) and writers (22); of the
-    /// load of held (600) and parked (3600)
+    /// Seconds of one run of latency (default: 20), idle (30), enqueue (2), writers (22) and machines
+    /// (20); of the load of held (600) and parked (3600)
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=7_200))]
     seconds: Option<u64>,
     /// Messages per second of latency, held and parked
@@ -87,6 +88,8 @@ enum Benchmark {
     Held,
     /// Writing messages with a settled history, a relay and its retention, and without
     Writers,
+    /// Starting an entity of a state machine with two jobs
+    Machines,
     /// A key that stays parked for an hour, its followers and its neighbours
     Parked,
     /// All of them but `parked`
@@ -107,6 +110,7 @@ impl Benchmark {
                     Self::Delivery,
                     Self::Held,
                     Self::Writers,
+                    Self::Machines,
                 ]
             }
             one => vec![one],
@@ -153,6 +157,7 @@ async fn measure_one(options: &Options, bench: Benchmark) -> Result<Report> {
         Benchmark::Delivery => delivery::run(options, &servers).await,
         Benchmark::Held => held::run(options, &servers).await,
         Benchmark::Writers => writers::run(options, &servers).await,
+        Benchmark::Machines => machines::run(options, &servers).await,
         Benchmark::Parked => parked::run(options, &servers).await,
         Benchmark::Memory | Benchmark::All => memory::run(options, &servers).await,
     }?;
