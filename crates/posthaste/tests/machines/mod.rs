@@ -2,6 +2,7 @@
 
 mod attacker;
 mod commands;
+mod crashes;
 mod decisions;
 mod idempotency;
 mod steps;
