@@ -38,10 +38,64 @@ pub enum EnqueueErrorKind {
     Resources,
     /// The topic is strict, and the transaction has not locked the message's key before.
     KeyNotLocked,
+    /// A function of Posthaste refused what it was asked.
+    Refused(Refusal),
     /// The transaction had failed before.
     AlreadyAborted,
     /// Anything else that the database or its client reports.
     Database,
+}
+
+/// Why a function of Posthaste refuses, by its error code; the database's message has the names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// `22023`: an argument is out of bounds.
+    Argument,
+    /// `PH010`: the machine does not begin there, or does not go from the one state to the other.
+    IllegalStep,
+    /// `PH011`: the entity is not where the request expected it.
+    Moved,
+    /// `PH012`: the idempotency key stands for another request.
+    KeyTaken,
+    /// `PH013`: there is no such machine, state or entity.
+    Unknown,
+    /// `PH014`: the step is for others, or asks for metadata.
+    Guarded,
+    /// `PH015`: the entity has begun already.
+    Begun,
+    /// `PH016`: the request is in progress elsewhere.
+    InProgress,
+}
+
+impl Refusal {
+    const CODES: [(&'static str, Self); 8] = [
+        ("22023", Self::Argument),
+        ("PH010", Self::IllegalStep),
+        ("PH011", Self::Moved),
+        ("PH012", Self::KeyTaken),
+        ("PH013", Self::Unknown),
+        ("PH014", Self::Guarded),
+        ("PH015", Self::Begun),
+        ("PH016", Self::InProgress),
+    ];
+
+    fn from_sqlstate(code: &str) -> Option<Self> {
+        Self::CODES.iter().find(|(known, _)| *known == code).map(|(_, refusal)| *refusal)
+    }
+
+    pub(crate) const fn remedy(self) -> &'static str {
+        match self {
+            Self::Argument => "correct the argument that the cause names",
+            Self::IllegalStep => "take one of the steps that the cause names",
+            Self::Moved => "read the entity again: somebody was faster",
+            Self::KeyTaken => "use a new key for a new request",
+            Self::Unknown => "check the names; `posthaste machines push` adds machines",
+            Self::Guarded => "the cause names what the step asks for",
+            Self::Begun => "the entity is there: take it on with a transition",
+            Self::InProgress => "ask again later",
+        }
+    }
 }
 
 impl EnqueueErrorKind {
@@ -56,11 +110,11 @@ impl EnqueueErrorKind {
             "57P01" | "57P02" | "57P03" => Self::Unavailable,
             other if other.starts_with("08") => Self::Unavailable,
             other if other.starts_with("53") => Self::Resources,
-            _ => Self::Database,
+            other => Refusal::from_sqlstate(other).map_or(Self::Database, Self::Refused),
         }
     }
 
-    const fn remedy(&self) -> &'static str {
+    pub(crate) const fn remedy(&self) -> &'static str {
         match self {
             Self::Invalid(_) => "correct the message",
             Self::MissingSchema => "run `posthaste migrate`, or check the schema name",
@@ -71,6 +125,7 @@ impl EnqueueErrorKind {
                 "the topic is strict; call `lock_keys` for the message's key in an earlier statement \
                  of the transaction"
             }
+            Self::Refused(refusal) => refusal.remedy(),
             Self::AlreadyAborted => "an earlier statement failed; roll back",
             Self::Database => "see the cause",
         }
@@ -95,7 +150,6 @@ impl EnqueueError {
     }
 
     /// The kind and the cause, for errors of other calls.
-    #[cfg(feature = "testing")]
     pub(crate) fn into_parts(self) -> (EnqueueErrorKind, Option<Source>) {
         (self.kind, self.source)
     }

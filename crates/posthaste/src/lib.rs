@@ -49,7 +49,9 @@
 //! roll back to that.
 
 pub mod adapters;
+pub mod caller;
 mod chunks;
+mod commands;
 mod encode;
 mod error;
 mod outbox;
@@ -66,7 +68,8 @@ pub use posthaste_store::statements::{PostgresWriter, SqliteWriter};
 #[cfg(feature = "opentelemetry")]
 pub use crate::trace::Traced;
 pub use crate::{
-    error::{EnqueueError, EnqueueErrorKind},
+    commands::{Begun, Command, CommandError, CommandErrorKind, Commands},
+    error::{EnqueueError, EnqueueErrorKind, Refusal},
     outbox::Outbox,
     writer::{Entry, Statements, Writer},
 };

@@ -6,6 +6,7 @@
 mod assertions;
 mod cancellation;
 mod clients;
+mod command_contract;
 mod contract;
 mod interop;
 mod machines;

@@ -1,23 +1,16 @@
 //! Strict topics: the log holds the messages of a key in commit order, whatever else their writers
 //! lock.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
 };
 
 use posthaste::{EnqueueErrorKind, Message, Outbox};
-use posthaste_testkit::{Database, eventually_async};
+use posthaste_testkit::Database;
 use sqlx::{Connection as _, PgConnection};
-use tokio_postgres::Client;
 
 use crate::{sql_function::refusal, support};
-
-/// No wait takes longer unless something is broken.
-const LIMIT: Duration = Duration::from_mins(1);
 
 fn message(text: &str) -> Message {
     Message::new("orders.created").key("k").text(text)
@@ -34,13 +27,6 @@ async fn strict(pattern: &str) -> Database {
 async fn texts(database: &Database) -> Vec<String> {
     let rows = support::postgres_log(database).await.into_iter();
     rows.map(|row| String::from_utf8(row.payload).unwrap()).collect()
-}
-
-async fn somebody_waits(client: &Client) {
-    let waits = "select exists (select from pg_stat_activity where wait_event_type = 'Lock' \
-                 and datname = current_database())";
-    let waits = async || client.query_one(waits, &[]).await.unwrap().get(0);
-    eventually_async("a wait for a lock", LIMIT, waits).await;
 }
 
 #[tokio::test]
@@ -67,7 +53,7 @@ async fn writers_that_share_no_lock_reorder_without_lock_keys_and_keep_the_order
         outbox.enqueue(&second, &message("second")).await.unwrap();
         second.batch_execute("commit").await.unwrap();
     });
-    somebody_waits(&database.connect().await).await;
+    support::somebody_waits(&database).await;
     outbox.enqueue(&first, &message("first")).await.unwrap();
     first.batch_execute("commit").await.unwrap();
     waiting.await.unwrap();

@@ -1,27 +1,13 @@
 //! Idempotency tokens where transactions race, and through the SQL functions.
 
-use std::time::Duration;
-
 use posthaste::{EnqueueErrorKind, Message, MessageId, Outbox};
-use posthaste_testkit::{Database, eventually_async};
+use posthaste_testkit::Database;
 use tokio_postgres::Client;
 
 use crate::support;
 
-/// No wait takes longer unless something is broken.
-const LIMIT: Duration = Duration::from_mins(1);
-
 fn message(text: &str) -> Message {
     Message::new("orders.created").text(text).token("request-17")
-}
-
-/// Waits until a statement in this database waits for another transaction.
-async fn somebody_waits(database: &Database) {
-    let client = database.connect().await;
-    let waits = "select exists (select from pg_stat_activity where wait_event_type = 'Lock' \
-                 and datname = current_database())";
-    let waits = async || client.query_one(waits, &[]).await.unwrap().get(0);
-    eventually_async("a wait for a lock", LIMIT, waits).await;
 }
 
 /// A first transaction that has enqueued and not ended, and a second that waits for it.
@@ -41,7 +27,7 @@ impl Race {
         let second = tokio::spawn(async move {
             Outbox::default().enqueue(&second, &message("second")).await.unwrap()
         });
-        somebody_waits(&database).await;
+        support::somebody_waits(&database).await;
         Self { database, first, first_id, second }
     }
 

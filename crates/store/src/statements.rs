@@ -1,6 +1,10 @@
 //! The texts that applications send inside their own transactions. Pure: no connection here.
 
+mod commands;
+
 use posthaste_core::SchemaName;
+
+pub use self::commands::{PostgresCommands, SqliteCommands};
 
 /// The statements that write messages to PostgreSQL.
 #[derive(Clone, Debug)]

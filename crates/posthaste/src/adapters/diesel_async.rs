@@ -47,7 +47,11 @@ use posthaste_store::statements::PostgresWriter;
 use uuid::Uuid;
 
 use super::{columns::Columns, refuse_answered};
-use crate::{EnqueueError, EnqueueErrorKind, Entry, Statements, Writer, encode::header_pairs};
+use crate::{
+    EnqueueError, EnqueueErrorKind, Entry, Statements, Writer,
+    caller::{Answer, Caller, Value},
+    encode::header_pairs,
+};
 
 impl Writer for &mut AsyncPgConnection {
     async fn write(
@@ -109,6 +113,33 @@ impl Writer for &mut AsyncPgConnection {
     }
 }
 
+/// An [`Answer`] and its columns.
+type AnswerRow = (Option<String>, Option<Vec<u8>>, Option<i64>);
+type AnswerColumns = (Nullable<Text>, Nullable<Binary>, Nullable<BigInt>);
+
+impl Caller for &mut AsyncPgConnection {
+    fn is_sqlite(&self) -> Result<bool, EnqueueError> {
+        Ok(false)
+    }
+
+    async fn call(
+        &mut self,
+        sql: &str,
+        values: &[Value<'_>],
+    ) -> Result<Option<Answer>, EnqueueError> {
+        let binds = values.iter().map(|value| match value {
+            Value::Text(text) => Bind::Text(*text),
+            Value::Bytes(bytes) => Bind::Bytes(bytes),
+            Value::Id(id) => Bind::Id(*id),
+            Value::Number(number) => Bind::Number(*number),
+        });
+        let call: Statement<'_, AnswerColumns> = Statement::new(sql, binds.collect());
+        let rows: Vec<AnswerRow> = call.load(*self).await.map_err(failed)?;
+        let answer = |(text, bytes, number)| Answer { text, bytes, number };
+        Ok(rows.into_iter().next().map(answer))
+    }
+}
+
 /// A statement of the store's as Diesel takes it, answering rows of one column of type `A`.
 ///
 /// Not `diesel::sql_query`, which never caches what it prepares.
@@ -121,7 +152,6 @@ pub(crate) struct Statement<'a, A = ()> {
 
 pub(crate) enum Bind<'a> {
     Id(Uuid),
-    #[cfg(feature = "testing")]
     Number(i64),
     Text(Option<&'a str>),
     Bytes(&'a [u8]),
@@ -170,7 +200,6 @@ impl Bind<'_> {
     fn push<'b>(&'b self, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         match self {
             Self::Id(id) => out.push_bind_param::<sql_types::Uuid, _>(id),
-            #[cfg(feature = "testing")]
             Self::Number(number) => out.push_bind_param::<BigInt, _>(number),
             Self::Text(text) => out.push_bind_param::<Nullable<Text>, _>(text),
             Self::Bytes(bytes) => out.push_bind_param::<Binary, _>(bytes),
@@ -228,8 +257,19 @@ pub(crate) fn failed(error: Error) -> EnqueueError {
 /// The kind that a server's English text stands for: Diesel drops the error code.
 fn kind_of(text: &str) -> EnqueueErrorKind {
     // The parts of a text that tell, and the code that PostgreSQL sends with it.
-    const CODES: [(&str, &str, &str); 10] = [
+    const CODES: [(&str, &str, &str); 21] = [
         ("message refused: the topic ", " is strict: ", PostgresWriter::KEY_NOT_LOCKED),
+        ("message refused: ", " must be ", "22023"),
+        ("machine ", " does not begin in ", "PH010"),
+        ("machine ", " does not go from ", "PH010"),
+        ("the entity is in ", "allowed from there", "PH011"),
+        ("the step from ", " is for ", "PH014"),
+        ("the step from ", " asks for ", "PH014"),
+        ("the key \"", "stands for another request", "PH012"),
+        ("machine ", " has no ", "PH013"),
+        ("there is no machine ", "", "PH013"),
+        ("entity \"", " has begun already ", "PH015"),
+        ("the request with the key ", " is in progress elsewhere", "PH016"),
         ("permission denied for ", "", "42501"),
         ("current transaction is aborted", "", "25P02"),
         ("deadlock detected", "", "40P01"),

@@ -20,12 +20,25 @@
 //! # }
 //! ```
 
-use ::rusqlite::{Connection, Error, params};
+use std::{
+    pin::pin,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use ::rusqlite::{
+    Connection, Error, OptionalExtension as _, Row, params, params_from_iter,
+    types::{ToSqlOutput, ValueRef},
+};
 use posthaste_core::{Message, MessageId};
 use posthaste_store::statements::SqliteWriter;
 
 use super::sqlite_kind;
-use crate::{EnqueueError, EnqueueErrorKind, Entry, Outbox, encode::header_json};
+use crate::{
+    Begun, Command, CommandError, Commands, EnqueueError, EnqueueErrorKind, Entry, Outbox,
+    caller::{Answer, Caller, Value},
+    encode::header_json,
+};
 
 impl Outbox {
     /// Writes one message in the transaction that `connection` stands in, and answers its id.
@@ -106,6 +119,99 @@ impl Outbox {
         match abort(connection, &self.statements().sqlite.refuse) {
             Ok(()) => error,
             Err(why) => error.not_aborted(failed(why)),
+        }
+    }
+}
+
+/// Every call blocks the thread and answers at once.
+impl Caller for &Connection {
+    fn is_sqlite(&self) -> Result<bool, EnqueueError> {
+        Ok(true)
+    }
+
+    async fn call(
+        &mut self,
+        sql: &str,
+        values: &[Value<'_>],
+    ) -> Result<Option<Answer>, EnqueueError> {
+        let row = |row: &Row<'_>| {
+            Ok(Answer { text: row.get(0)?, bytes: row.get(1)?, number: row.get(2)? })
+        };
+        let mut statement = self.prepare_cached(sql).map_err(failed)?;
+        let values = params_from_iter(values.iter().map(parameter));
+        statement.query_row(values, row).optional().map_err(failed)
+    }
+}
+
+fn parameter<'a>(value: &'a Value<'_>) -> ToSqlOutput<'a> {
+    ToSqlOutput::Borrowed(match value {
+        Value::Text(text) => text.map_or(ValueRef::Null, |text| ValueRef::Text(text.as_bytes())),
+        Value::Bytes(bytes) => ValueRef::Blob(bytes),
+        Value::Id(id) => ValueRef::Blob(id.as_bytes()),
+        Value::Number(number) => ValueRef::Integer(*number),
+    })
+}
+
+impl Commands {
+    /// [`begin`](Self::begin), which blocks the thread.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn begin_blocking(
+        &self,
+        connection: &Connection,
+        command: &Command,
+        lease: Duration,
+    ) -> Result<Begun, CommandError> {
+        at_once(self.begin(connection, command, lease))
+    }
+
+    /// [`complete`](Self::complete), which blocks the thread.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn complete_blocking(
+        &self,
+        connection: &Connection,
+        command: &Command,
+        response: &[u8],
+    ) -> Result<(), CommandError> {
+        at_once(self.complete(connection, command, response))
+    }
+
+    /// [`renew`](Self::renew), which blocks the thread.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn renew_blocking(
+        &self,
+        connection: &Connection,
+        command: &Command,
+        lease: Duration,
+    ) -> Result<(), CommandError> {
+        at_once(self.renew(connection, command, lease))
+    }
+
+    /// [`abandon`](Self::abandon), which blocks the thread.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn abandon_blocking(
+        &self,
+        connection: &Connection,
+        command: &Command,
+    ) -> Result<(), CommandError> {
+        at_once(self.abandon(connection, command))
+    }
+}
+
+/// The outcome of a future that never waits.
+fn at_once<T>(future: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(outcome) => outcome,
+        Poll::Pending => {
+            let waits = EnqueueError::new(EnqueueErrorKind::Database, "a call of rusqlite waits");
+            Err(waits.into())
         }
     }
 }

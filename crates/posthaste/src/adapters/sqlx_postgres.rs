@@ -32,7 +32,11 @@ use sqlx::{
 };
 
 use super::{columns::Columns, refuse_answered};
-use crate::{EnqueueError, EnqueueErrorKind, Entry, Statements, Writer, encode::header_pairs};
+use crate::{
+    EnqueueError, EnqueueErrorKind, Entry, Statements, Writer,
+    caller::{Answer, Caller, Value},
+    encode::header_pairs,
+};
 
 impl Writer for &mut PgConnection {
     async fn write(
@@ -89,6 +93,31 @@ impl Writer for &mut PgConnection {
             Err(error) => Err(failed(error)),
         }
     }
+}
+
+impl Caller for &mut PgConnection {
+    fn is_sqlite(&self) -> Result<bool, EnqueueError> {
+        Ok(false)
+    }
+
+    async fn call(
+        &mut self,
+        text: &str,
+        values: &[Value<'_>],
+    ) -> Result<Option<Answer>, EnqueueError> {
+        let query = values.iter().fold(sql(text), |query, value| match value {
+            Value::Text(text) => query.bind(text.map(str::to_owned)),
+            Value::Bytes(bytes) => query.bind(bytes.to_vec()),
+            Value::Id(id) => query.bind(*id),
+            Value::Number(number) => query.bind(*number),
+        });
+        let rows = fetch(self, query).await.map_err(failed)?;
+        rows.first().map(answer).transpose().map_err(failed)
+    }
+}
+
+fn answer(row: &PgRow) -> Result<Answer, Error> {
+    Ok(Answer { text: row.try_get(0)?, bytes: row.try_get(1)?, number: row.try_get(2)? })
 }
 
 type Statement = Query<'static, Postgres, PgArguments>;

@@ -28,10 +28,18 @@
 
 use posthaste_core::MessageId;
 use posthaste_store::statements::SqliteWriter;
-use sqlx::{AssertSqlSafe, Error, Sqlite, SqliteConnection, query::Query, sqlite::SqliteArguments};
+use sqlx::{
+    AssertSqlSafe, Error, Row as _, Sqlite, SqliteConnection,
+    query::Query,
+    sqlite::{SqliteArguments, SqliteRow},
+};
 
 use super::{NO_TRANSACTION, sqlite_kind};
-use crate::{EnqueueError, EnqueueErrorKind, Entry, Statements, Writer, encode::header_json};
+use crate::{
+    EnqueueError, EnqueueErrorKind, Entry, Statements, Writer,
+    caller::{Answer, Caller, Value},
+    encode::header_json,
+};
 
 impl Writer for &mut SqliteConnection {
     async fn write(
@@ -84,6 +92,32 @@ impl Writer for &mut SqliteConnection {
             Err(error) => Err(failed(error)),
         }
     }
+}
+
+impl Caller for &mut SqliteConnection {
+    fn is_sqlite(&self) -> Result<bool, EnqueueError> {
+        Ok(true)
+    }
+
+    async fn call(
+        &mut self,
+        sql: &str,
+        values: &[Value<'_>],
+    ) -> Result<Option<Answer>, EnqueueError> {
+        let query = sqlx::query(AssertSqlSafe(sql));
+        let query = values.iter().fold(query, |query, value| match value {
+            Value::Text(text) => query.bind(text.map(str::to_owned)),
+            Value::Bytes(bytes) => query.bind(bytes.to_vec()),
+            Value::Id(id) => query.bind(id.as_bytes().to_vec()),
+            Value::Number(number) => query.bind(*number),
+        });
+        let row = query.fetch_optional(&mut **self).await.map_err(failed)?;
+        row.as_ref().map(answer).transpose().map_err(failed)
+    }
+}
+
+fn answer(row: &SqliteRow) -> Result<Answer, Error> {
+    Ok(Answer { text: row.try_get(0)?, bytes: row.try_get(1)?, number: row.try_get(2)? })
 }
 
 /// Whether the poison could be and was written. Fails outside a transaction: there the foreign key

@@ -21,14 +21,18 @@
 use std::{error::Error as _, io};
 
 use ::tokio_postgres::{
-    Client, Error, GenericClient, Transaction,
+    Client, Error, GenericClient, Row, Transaction,
     types::{ToSql, Type},
 };
 
 use posthaste_core::MessageId;
 
 use super::{columns::Columns, refuse_answered};
-use crate::{EnqueueError, EnqueueErrorKind, Entry, Statements, Writer, encode::header_pairs};
+use crate::{
+    EnqueueError, EnqueueErrorKind, Entry, Statements, Writer,
+    caller::{Answer, Caller, Value},
+    encode::header_pairs,
+};
 
 type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
@@ -112,6 +116,35 @@ impl<C: Connection> Writer for &C {
             Err(error) => Err(failed(error)),
         }
     }
+}
+
+impl<C: Connection> Caller for &C {
+    fn is_sqlite(&self) -> Result<bool, EnqueueError> {
+        Ok(false)
+    }
+
+    async fn call(
+        &mut self,
+        sql: &str,
+        values: &[Value<'_>],
+    ) -> Result<Option<Answer>, EnqueueError> {
+        let parameters: Vec<Parameter<'_>> = values.iter().map(parameter).collect();
+        let rows = self.client().query_typed(sql, &parameters).await.map_err(failed)?;
+        rows.first().map(answer).transpose().map_err(failed)
+    }
+}
+
+fn parameter<'a>(value: &'a Value<'_>) -> Parameter<'a> {
+    match value {
+        Value::Text(text) => (text, Type::TEXT),
+        Value::Bytes(bytes) => (bytes, Type::BYTEA),
+        Value::Id(id) => (id, Type::UUID),
+        Value::Number(number) => (number, Type::INT8),
+    }
+}
+
+fn answer(row: &Row) -> Result<Answer, Error> {
+    Ok(Answer { text: row.try_get(0)?, bytes: row.try_get(1)?, number: row.try_get(2)? })
 }
 
 async fn insert<C: GenericClient + Sync>(

@@ -70,18 +70,19 @@ async fn r23_tables_are_written_and_read_by_the_functions_alone() {
 async fn r21_shadow_objects_are_not_met() {
     let place = Place::new().await;
     let caller = as_role(&place, FUNCTIONS).await;
-    caller
-        .batch_execute(
-            "create temp table entity (machine text, entity_id text, state text, version bigint, user_id text, organization_id text); \
-             create temp table courses (id uuid, organization_id uuid); \
-             create function pg_temp.uuid_v7() returns uuid language sql as $$ select null::uuid $$; \
-             create function pg_temp.sha256(bytea) returns bytea language sql as $$ select null::bytea $$; \
-             create function pg_temp.clock_timestamp() returns timestamptz language sql as $$ select null::timestamptz $$; \
-             create function pg_temp.jsonb_build_object(variadic text[]) returns jsonb language sql as $$ select null::jsonb $$; \
-             set search_path = pg_temp, posthaste, pg_catalog",
-        )
-        .await
-        .unwrap();
+    let role = format!("attacker_{}", place.database.name());
+    let schema = format!("create schema evil authorization {role}");
+    place.client.batch_execute(&schema).await.unwrap();
+    // Tables are looked for among the temporary ones first, functions and operators by the path.
+    let shadows = "create temp table entity (machine text, entity_id text, state text, version bigint, user_id text, organization_id text); \
+         create temp table courses (id uuid, organization_id uuid); \
+         create function evil.gen_random_uuid() returns uuid language sql as $$ select null::uuid $$; \
+         create function evil.sha256(bytea) returns bytea language sql as $$ select null::bytea $$; \
+         create function evil.clock_timestamp() returns timestamptz language sql as $$ select null::timestamptz $$; \
+         create function evil.yes(text, text) returns boolean language sql as $$ select true $$; \
+         create operator evil.= (function = evil.yes, leftarg = text, rightarg = text); \
+         set search_path = pg_temp, evil, posthaste, pg_catalog";
+    caller.batch_execute(shadows).await.unwrap();
     let unknown = Uuid::now_v7();
     caller
         .execute("insert into pg_temp.courses values ($1, $2)", &[&unknown, &place.organization])

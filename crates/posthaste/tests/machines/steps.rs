@@ -178,6 +178,23 @@ async fn step_that_expects_another_state_is_refused() {
 }
 
 #[tokio::test]
+async fn step_waits_for_the_one_before_it_and_is_refused_where_that_was_faster() {
+    let place = Place::new().await;
+    place.start("pending", "key", "[]").await.unwrap();
+    let (course, organization) = (place.course.to_string(), place.organization.to_string());
+    let call = "select posthaste.transition('course', $1, 'stage_2_init', 'pending', organization_id => $2)::text";
+    place.client.batch_execute("begin").await.unwrap();
+    answer(&place.client, call, &[&course, &organization]).await.unwrap();
+    let second = place.database.connect().await;
+    let second =
+        tokio::spawn(async move { answer(&second, call, &[&course, &organization]).await });
+    support::somebody_waits(&place.database).await;
+    place.client.batch_execute("commit").await.unwrap();
+    assert_eq!(refused(second.await.unwrap()).0, "PH011");
+    assert_eq!(place.count("posthaste.state_event").await, 2);
+}
+
+#[tokio::test]
 async fn of_many_that_take_the_same_step_at_once_one_succeeds() {
     let place = Place::new().await;
     place.start("pending", "key", "[]").await.unwrap();

@@ -3,7 +3,10 @@
 pub(crate) mod proxy;
 pub(crate) mod sessions;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use posthaste::{Message, MessageId, Timestamp};
 use posthaste_store::{
@@ -11,10 +14,12 @@ use posthaste_store::{
     postgres::{PostgresOptions, PostgresStore},
     sqlite::{SqliteOptions, SqliteStore},
 };
-use posthaste_testkit::{Database, Postgres};
+use posthaste_testkit::{Database, Postgres, eventually_async};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+/// No wait takes longer unless something is broken.
+const LIMIT: Duration = Duration::from_mins(1);
 /// A table of the application's own, to see what else a transaction left.
 const ORDERS: &str = "create table orders (id integer)";
 
@@ -150,6 +155,15 @@ pub(crate) async fn postgres_on(server: &Postgres) -> Database {
     store.migrate().await.unwrap();
     database.connect().await.batch_execute(ORDERS).await.unwrap();
     database
+}
+
+/// Waits until a statement in this database waits for another transaction.
+pub(crate) async fn somebody_waits(database: &Database) {
+    let client = database.connect().await;
+    let waits = "select exists (select from pg_stat_activity where wait_event_type = 'Lock' \
+                 and datname = current_database())";
+    let waits = async || client.query_one(waits, &[]).await.unwrap().get(0);
+    eventually_async("a wait for a lock", LIMIT, waits).await;
 }
 
 pub(crate) async fn postgres_log(database: &Database) -> Vec<Row> {

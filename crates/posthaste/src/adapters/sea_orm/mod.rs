@@ -32,11 +32,15 @@ pub(crate) mod postgres;
 pub(crate) mod sqlite;
 
 use ::sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, RuntimeErr, sqlx,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult,
+    RuntimeErr, sqlx,
 };
 use posthaste_core::MessageId;
 
-use crate::{EnqueueError, EnqueueErrorKind, Entry, Statements, Writer};
+use crate::{
+    EnqueueError, EnqueueErrorKind, Entry, Statements, Writer,
+    caller::{Answer, Caller, Value},
+};
 
 /// Its two connections share a trait, but an implementation for whatever has it would stand in the
 /// way of the other adapters'.
@@ -95,10 +99,39 @@ macro_rules! writer {
                 }
             }
         }
+
+        impl Caller for &$connection {
+            fn is_sqlite(&self) -> Result<bool, EnqueueError> {
+                Ok(matches!(database(*self)?, Database::Sqlite))
+            }
+
+            async fn call(
+                &mut self,
+                sql: &str,
+                values: &[Value<'_>],
+            ) -> Result<Option<Answer>, EnqueueError> {
+                match database(*self)? {
+                    Database::Postgres => {
+                        let row = self.query_one_raw(postgres::call(sql, values)).await;
+                        row.and_then(answer).map_err(postgres::failed)
+                    }
+                    Database::Sqlite => {
+                        let row = self.query_one_raw(sqlite::call(sql, values)).await;
+                        row.and_then(answer).map_err(sqlite::failed)
+                    }
+                }
+            }
+        }
     )*};
 }
 
 writer!(DatabaseConnection DatabaseTransaction);
+
+fn answer(row: Option<QueryResult>) -> Result<Option<Answer>, DbErr> {
+    let Some(row) = row else { return Ok(None) };
+    let (text, bytes) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
+    Ok(Some(Answer { text, bytes, number: row.try_get_by_index(2)? }))
+}
 
 pub(crate) enum Database {
     Postgres,

@@ -8,6 +8,7 @@ use super::cause;
 use crate::{
     EnqueueError, EnqueueErrorKind, Entry,
     adapters::{columns::Columns, refuse_answered},
+    caller,
     encode::header_pairs,
 };
 
@@ -71,6 +72,17 @@ pub(super) async fn abort(
             _ => Err(failed(error)),
         },
     }
+}
+
+/// A command's statement.
+pub(super) fn call(sql: &str, values: &[caller::Value<'_>]) -> Statement {
+    let values = values.iter().map(|value| match value {
+        caller::Value::Text(text) => (*text).into(),
+        caller::Value::Bytes(bytes) => (*bytes).into(),
+        caller::Value::Id(id) => (*id).into(),
+        caller::Value::Number(number) => (*number).into(),
+    });
+    statement(sql, values.collect())
 }
 
 fn statement(sql: &str, values: Vec<Value>) -> Statement {

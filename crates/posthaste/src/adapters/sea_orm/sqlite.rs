@@ -8,6 +8,7 @@ use super::cause;
 use crate::{
     EnqueueError, EnqueueErrorKind, Entry,
     adapters::{NO_TRANSACTION, sqlite_kind},
+    caller,
     encode::header_json,
 };
 
@@ -91,6 +92,17 @@ async fn poison(connection: &impl ConnectionTrait, refuse: &str) -> Result<bool,
         return Ok(false);
     }
     connection.execute_unprepared(refuse).await.map(|_| true)
+}
+
+/// A command's statement.
+pub(super) fn call(sql: &str, values: &[caller::Value<'_>]) -> Statement {
+    let values = values.iter().map(|value| match value {
+        caller::Value::Text(text) => (*text).into(),
+        caller::Value::Bytes(bytes) => (*bytes).into(),
+        caller::Value::Id(id) => blob(*id),
+        caller::Value::Number(number) => (*number).into(),
+    });
+    statement(sql, values.collect())
 }
 
 fn statement(sql: &str, values: Vec<Value>) -> Statement {

@@ -11,7 +11,7 @@ use tokio_postgres::NoTls;
 
 use super::{Place, Session};
 
-pub(crate) struct Deadpool(Client);
+pub(crate) struct Deadpool(pub(super) Client);
 
 /// A client of a pool that holds no other.
 pub(crate) async fn client(url: &str) -> Client {

@@ -10,7 +10,7 @@ use posthaste::{
 
 use super::{Place, Session};
 
-pub(crate) struct Diesel(AsyncPgConnection);
+pub(crate) struct Diesel(pub(super) AsyncPgConnection);
 
 impl Session for Diesel {
     const COMMIT_FAILS: bool = false;

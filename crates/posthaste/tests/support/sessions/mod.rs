@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
 use super::Place;
 
+pub(crate) mod commands;
 pub(crate) mod deadpool;
 pub(crate) mod diesel;
 pub(crate) mod sea_orm;

@@ -14,12 +14,12 @@ use sea_orm::{
 use super::{Place, Session};
 
 pub(crate) struct SeaOrm {
-    database: DatabaseConnection,
-    transaction: Option<DatabaseTransaction>,
+    pub(super) database: DatabaseConnection,
+    pub(super) transaction: Option<DatabaseTransaction>,
 }
 
-pub(crate) struct SeaOrmPostgres(SeaOrm);
-pub(crate) struct SeaOrmSqlite(SeaOrm);
+pub(crate) struct SeaOrmPostgres(pub(super) SeaOrm);
+pub(crate) struct SeaOrmSqlite(pub(super) SeaOrm);
 
 /// A pool of one connection.
 pub(crate) async fn connect(url: String) -> DatabaseConnection {

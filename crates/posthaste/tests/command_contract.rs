@@ -1,0 +1,167 @@
+//! What every adapter promises about commands, run on all of them.
+
+use std::{error::Error as _, time::Duration};
+
+use posthaste::{Begun, Command, CommandErrorKind, Refusal};
+
+use crate::support::sessions::{
+    Rusqlite, SqlxPostgres, SqlxSqlite, TokioPostgres,
+    commands::CommandSession,
+    deadpool::Deadpool,
+    diesel::Diesel,
+    sea_orm::{SeaOrmPostgres, SeaOrmSqlite},
+};
+
+macro_rules! contract {
+    ($($test:ident)*) => {
+        contract!(@of tokio_postgres TokioPostgres $($test)*);
+        contract!(@of deadpool_postgres Deadpool $($test)*);
+        contract!(@of diesel_async Diesel $($test)*);
+        contract!(@of sea_orm_postgres SeaOrmPostgres $($test)*);
+        contract!(@of sqlx_postgres SqlxPostgres $($test)*);
+        contract!(@of sea_orm_sqlite SeaOrmSqlite $($test)*);
+        contract!(@of sqlx_sqlite SqlxSqlite $($test)*);
+        contract!(@of rusqlite Rusqlite $($test)*);
+    };
+    (@of $adapter:ident $session:ident $($test:ident)*) => {
+        mod $adapter {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test::<super::$session>().await;
+            })*
+        }
+    };
+}
+
+contract! {
+    r22_repeat_gets_the_first_answer_byte_for_byte
+    r22_another_request_under_the_key_is_a_typed_conflict
+    rolled_back_command_is_as_if_it_had_never_begun
+    twin_of_a_guarded_command_is_told_that_it_is_in_progress
+    attempt_whose_lease_has_run_out_is_taken_over_and_cannot_complete
+    renewed_lease_keeps_others_out_and_abandoned_command_lets_them_in
+    what_is_no_command_is_refused
+}
+
+const EVERY_KIND: &[u8] = b"\x00\xff{}\r\n'";
+
+fn attempt() -> Command {
+    Command::new("pay", "key", b"5 euros to anna")
+}
+
+/// Lets all leases run out, as time would.
+async fn run_out<S: CommandSession>(session: &mut S) {
+    let on_postgres =
+        "update posthaste.command set lease_until = clock_timestamp() - interval '1 ms'";
+    let on_sqlite = "update posthaste_command set lease_until = 1";
+    let sql = if S::COMMIT_FAILS { on_sqlite } else { on_postgres };
+    session.execute(sql).await.unwrap();
+}
+
+fn is_taken_over<T: std::fmt::Debug>(outcome: Result<T, posthaste::CommandError>) -> bool {
+    *outcome.unwrap_err().kind() == CommandErrorKind::TakenOver
+}
+
+async fn r22_repeat_gets_the_first_answer_byte_for_byte<S: CommandSession>() {
+    let place = S::place().await;
+    let mut session = S::open(&place).await;
+    let first = attempt();
+    session.execute("begin").await.unwrap();
+    assert_eq!(session.begin(&first).await.unwrap(), Begun::First);
+    session.execute("insert into orders (id) values (17)").await.unwrap();
+    session.complete(&first, EVERY_KIND).await.unwrap();
+    session.execute("commit").await.unwrap();
+    for attempt in [attempt(), first] {
+        assert_eq!(session.begin(&attempt).await.unwrap(), Begun::Repeat(EVERY_KIND.to_vec()));
+    }
+    assert_eq!(place.orders().await, 1);
+}
+
+async fn r22_another_request_under_the_key_is_a_typed_conflict<S: CommandSession>() {
+    let place = S::place().await;
+    let mut session = S::open(&place).await;
+    session.begin(&attempt()).await.unwrap();
+    let other = Command::new("pay", "key", b"6 euros to anna");
+    let error = session.begin(&other).await.unwrap_err();
+    assert_eq!(*error.kind(), CommandErrorKind::Refused(Refusal::KeyTaken));
+    let shown = format!("{error} {error:?}");
+    assert!(shown.contains("use a new key") && !shown.contains("anna"), "{shown}");
+    let elsewhere = Command::new("refund", "key", b"6 euros to anna");
+    assert_eq!(session.begin(&elsewhere).await.unwrap(), Begun::First);
+}
+
+async fn rolled_back_command_is_as_if_it_had_never_begun<S: CommandSession>() {
+    let place = S::place().await;
+    let mut session = S::open(&place).await;
+    let first = attempt();
+    session.execute("begin").await.unwrap();
+    session.begin(&first).await.unwrap();
+    session.complete(&first, b"done").await.unwrap();
+    session.execute("rollback").await.unwrap();
+    assert_eq!(session.begin(&attempt()).await.unwrap(), Begun::First);
+}
+
+async fn twin_of_a_guarded_command_is_told_that_it_is_in_progress<S: CommandSession>() {
+    let place = S::place().await;
+    let (mut session, mut other) = (S::open(&place).await, S::open(&place).await);
+    let (first, twin) = (attempt(), attempt());
+    assert_eq!(session.begin(&first).await.unwrap(), Begun::First);
+    let Begun::InProgress { lease_left } = other.begin(&twin).await.unwrap() else {
+        panic!("the twin has begun");
+    };
+    assert!(lease_left > Duration::from_secs(30) && lease_left <= Duration::from_mins(1));
+    // Its own answer was lost on its way: it asks again.
+    assert_eq!(session.begin(&first).await.unwrap(), Begun::First);
+    assert!(is_taken_over(other.complete(&twin, b"mine").await));
+    session.complete(&first, EVERY_KIND).await.unwrap();
+    session.complete(&first, EVERY_KIND).await.unwrap();
+    assert_eq!(other.begin(&twin).await.unwrap(), Begun::Repeat(EVERY_KIND.to_vec()));
+}
+
+async fn attempt_whose_lease_has_run_out_is_taken_over_and_cannot_complete<S: CommandSession>() {
+    let place = S::place().await;
+    let mut session = S::open(&place).await;
+    let (first, second) = (attempt(), attempt());
+    session.begin(&first).await.unwrap();
+    run_out(&mut session).await;
+    assert_eq!(session.begin(&second).await.unwrap(), Begun::TakenOver);
+    assert!(is_taken_over(session.complete(&first, b"late").await));
+    assert!(is_taken_over(session.renew(&first, Duration::from_mins(1)).await));
+    assert!(is_taken_over(session.abandon(&first).await));
+    session.complete(&second, b"done").await.unwrap();
+    assert!(is_taken_over(session.complete(&second, b"something else").await));
+    assert_eq!(session.begin(&first).await.unwrap(), Begun::Repeat(b"done".to_vec()));
+}
+
+async fn renewed_lease_keeps_others_out_and_abandoned_command_lets_them_in<S: CommandSession>() {
+    let place = S::place().await;
+    let mut session = S::open(&place).await;
+    let (first, second) = (attempt(), attempt());
+    session.begin(&first).await.unwrap();
+    run_out(&mut session).await;
+    session.renew(&first, Duration::from_mins(2)).await.unwrap();
+    assert!(matches!(session.begin(&second).await.unwrap(), Begun::InProgress { .. }));
+    session.abandon(&first).await.unwrap();
+    assert_eq!(session.begin(&second).await.unwrap(), Begun::First);
+}
+
+async fn what_is_no_command_is_refused<S: CommandSession>() {
+    let place = S::place().await;
+    let mut session = S::open(&place).await;
+    for command in [
+        Command::new("", "key", b""),
+        Command::new("pay", "", b""),
+        Command::new("pay", "a\tb", b""),
+        Command::new("pay", "k".repeat(513), b""),
+    ] {
+        let error = session.begin(&command).await.unwrap_err();
+        assert_eq!(*error.kind(), CommandErrorKind::Refused(Refusal::Argument), "{command:?}");
+        let causes = std::iter::successors(error.source(), |&cause| cause.source());
+        let causes = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        assert!(causes.contains("1 to 512 bytes"), "{causes}");
+    }
+    let command = attempt();
+    session.begin(&command).await.unwrap();
+    let error = session.renew(&command, Duration::from_millis(10)).await.unwrap_err();
+    assert_eq!(*error.kind(), CommandErrorKind::Refused(Refusal::Argument));
+}
