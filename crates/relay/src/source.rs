@@ -101,7 +101,14 @@ pub(crate) async fn sweep(
 ) {
     let mut room = Room::default();
     while !draining.sleep(settings.sweep_interval).await {
-        match store.sweep().await {
+        // One that is cut off is one that a later sweep finishes: each slot goes in a transaction of
+        // its own.
+        let swept = tokio::select! {
+            biased;
+            () = draining.begun() => return,
+            swept = store.sweep() => swept,
+        };
+        match swept {
             Ok(report) => {
                 meter.swept(&report);
                 room.tell(store.describe(), report);

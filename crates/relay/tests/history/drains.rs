@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use posthaste_relay::State;
-use posthaste_testkit::Postgres;
+use posthaste_testkit::{Postgres, eventually_async};
 use tokio::time::timeout;
 
 use super::{
@@ -90,4 +90,19 @@ async fn relay_says_so_when_the_schema_goes_away() {
     let error = running.ended().await.unwrap_err();
     let kind = error.store_error().map(posthaste_store::StoreError::kind);
     assert_eq!(kind, Some(posthaste_store::StoreErrorKind::MissingSchema), "{error}");
+}
+
+#[tokio::test]
+async fn drain_cuts_a_sweep_off_that_waits() {
+    let (database, store) = scene::prepare(Postgres::shared()).await;
+    let blocker = database.connect().await;
+    let lock = "begin; lock table posthaste.token in access exclusive mode";
+    blocker.batch_execute(lock).await.unwrap();
+    let running = Running::start(relay_to(&store, &Moody::new(Mood::Accepts)));
+    let client = database.connect().await;
+    let waits = "select exists (select from pg_stat_activity where wait_event_type = 'Lock' \
+                 and datname = current_database() and query like 'delete from posthaste.token%')";
+    let waits = async || client.query_one(waits, &[]).await.unwrap().get(0);
+    eventually_async("a sweep that waits for a lock", LIMIT, waits).await;
+    running.drain().await.unwrap();
 }
