@@ -24,7 +24,8 @@ create table @schema@.command (
   constraint scope_is_bounded check (octet_length(scope) between 1 and 512),
   constraint key_is_bounded check (octet_length(key) between 1 and 512),
   constraint fingerprint_is_sha256 check (octet_length(fingerprint) = 32),
-  constraint response_is_bounded check (octet_length(response) <= 1048576)
+  constraint response_is_bounded check (octet_length(response) <= 1048576),
+  constraint progress_has_a_lease check (response is not null or lease_until is not null)
   -- Room for the one update in the row's own page.
 ) with (fillfactor = 60);
 -- Serves the sweep.

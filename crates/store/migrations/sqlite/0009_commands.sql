@@ -17,7 +17,8 @@ create table @schema@_command (
   constraint scope_is_bounded check (length(cast(scope as blob)) between 1 and 512),
   constraint key_is_bounded check (length(cast(key as blob)) between 1 and 512),
   constraint fingerprint_is_sha256 check (length(fingerprint) = 32),
-  constraint response_is_bounded check (length(response) <= 1048576)
+  constraint response_is_bounded check (length(response) <= 1048576),
+  constraint progress_has_a_lease check (response is not null or lease_until is not null)
 ) strict;
 -- Serves the sweep.
 create index @schema@_command_created_at on @schema@_command (created_at);
