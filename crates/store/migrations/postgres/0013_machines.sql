@@ -266,8 +266,10 @@ $$;
 
 -- The scope of a machine's idempotency keys: an organisation never meets another's.
 create function @schema@.machine_scope(machine text, organization_id text) returns text
-language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select 'machine ' || machine || coalesce(' of ' || organization_id, '')
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  return 'machine ' || machine || coalesce(' of ' || organization_id, '');
+end
 $$;
 
 -- Writes the event of a step, its messages and those of the caller, and the answer.
@@ -282,7 +284,6 @@ declare
   happened_at timestamptz := clock_timestamp();
   entries jsonb := '[]';
   topic text;
-  message json;
   message_id uuid;
   answer jsonb;
 begin
@@ -299,15 +300,12 @@ begin
       entity.entity_id, correlation_id => correlation_id);
     entries := entries || jsonb_build_object('outbox_id', message_id, 'topic', topic);
   end loop;
-  -- In the order in which they were handed over; their key is the entity unless they say otherwise.
-  for message, message_id in
-    select m.value, i.id
-      from json_array_elements(messages) with ordinality m (value, nth)
-      join @schema@.write_messages(messages, entity.entity_id, correlation_id) with ordinality i (id, nth) using (nth)
-     order by nth
-  loop
-    entries := entries || jsonb_build_object('outbox_id', message_id, 'topic', message ->> 'topic');
-  end loop;
+  if json_array_length(messages) > 0 then
+    -- In the order in which they were handed over; their key is the entity unless they say otherwise.
+    select entries || jsonb_agg(jsonb_build_object('outbox_id', i.id, 'topic', messages -> i.nth::int - 1 ->> 'topic') order by i.nth)
+      into entries
+      from @schema@.write_messages(messages, entity.entity_id, correlation_id) with ordinality i (id, nth);
+  end if;
   answer := jsonb_build_object('machine', entity.machine, 'entityId', entity.entity_id,
     'fsmState', entity.state, 'version', entity.version, 'eventId', event_id, 'outboxEntries', entries);
   if idempotency_key is not null then
