@@ -53,8 +53,10 @@ mod chunks;
 mod encode;
 mod error;
 mod outbox;
+pub mod received;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod time;
 #[cfg(feature = "opentelemetry")]
 mod trace;
 mod writer;
@@ -67,5 +69,6 @@ pub use crate::trace::Traced;
 pub use crate::{
     error::{EnqueueError, EnqueueErrorKind},
     outbox::Outbox,
+    received::{Received, UnreadableMessage},
     writer::{Entry, Statements, Writer},
 };
