@@ -52,6 +52,7 @@ pub mod adapters;
 mod chunks;
 mod encode;
 mod error;
+mod inbox;
 mod outbox;
 pub mod received;
 #[cfg(feature = "testing")]
@@ -67,7 +68,8 @@ pub use posthaste_store::statements::{PostgresWriter, SqliteWriter};
 #[cfg(feature = "opentelemetry")]
 pub use crate::trace::Traced;
 pub use crate::{
-    error::{EnqueueError, EnqueueErrorKind},
+    error::{EnqueueError, EnqueueErrorKind, InboxError},
+    inbox::{Delivery, Inbox},
     outbox::Outbox,
     received::{Received, UnreadableMessage},
     writer::{Entry, Statements, Writer},

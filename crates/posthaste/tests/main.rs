@@ -7,6 +7,7 @@ mod assertions;
 mod cancellation;
 mod clients;
 mod contract;
+mod inbox;
 mod interop;
 mod poison;
 mod privileges;
