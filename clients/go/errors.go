@@ -60,6 +60,32 @@ func (e *InvalidSchemaNameError) Error() string {
 		`letters, digits or underscores, not starting with pg_, for example "posthaste"`, quote(e.Schema))
 }
 
+// InvalidConsumerError says that a consumer cannot have this name.
+type InvalidConsumerError struct {
+	// Consumer is the name, shortened.
+	Consumer string
+}
+
+// Error has the text that the SQL functions and the Rust adapters have for the same mistake.
+func (e *InvalidConsumerError) Error() string {
+	return "message refused: consumer must be 1 to 255 bytes without control characters, not " + quote(e.Consumer)
+}
+
+// UnreadableMessageError says that what arrived is not a message of the relay's. It holds nothing of
+// it.
+type UnreadableMessageError struct {
+	// Field at fault, as it is called on the wire; entry, envelope or cloudevent for the whole.
+	Field string
+	// Rule is what it must be.
+	Rule string
+}
+
+// Error names the field and what it must be.
+func (e *UnreadableMessageError) Error() string {
+	quoted := quote(e.Field)
+	return fmt.Sprintf("message unreadable: %s must be %s", quoted[1:len(quoted)-1], e.Rule)
+}
+
 func shorten(value string) string {
 	shown := 0
 	for at := range value {

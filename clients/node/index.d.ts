@@ -1,4 +1,5 @@
-// Enqueues messages into a Posthaste outbox, in the caller's own transaction.
+// Enqueues messages into a Posthaste outbox, and tells first deliveries from repeats, in the caller's
+// own transaction.
 
 import type { ClientBase } from 'pg';
 
@@ -78,6 +79,80 @@ export class Outbox {
   lockKeys(client: ClientBase, keys: Iterable<string>): Promise<void>;
 }
 
+export interface InboxOptions {
+  /** The schema that `posthaste migrate` made. Default: `posthaste`. */
+  schema?: string;
+}
+
+/**
+ * Tells first deliveries of messages from repeats, for one consumer. One per process is enough.
+ *
+ * A consumer is a name of 1 to 255 bytes: whoever must not repeat each other's effects shares one.
+ */
+export class Inbox {
+  /** @throws {InvalidConsumerError} @throws {InvalidSchemaNameError} */
+  constructor(consumer: string, options?: InboxOptions);
+
+  /**
+   * Records in the transaction that `client` stands in that the message is handled, and answers
+   * whether it is the first time: its effect then belongs into this transaction. While another
+   * transaction is handling it, this waits for the outcome. One round trip.
+   *
+   * Rejects with {@link NoTransactionError} or pg's own error. Unless there was no transaction, it is
+   * aborted then: roll back, and have the message delivered again.
+   */
+  handle(client: ClientBase, id: string): Promise<boolean>;
+
+  /**
+   * Records that up to 10,000 messages are handled, and answers those that are new, each once, in
+   * their order. One round trip; make one call in a transaction. Rejects as {@link Inbox.handle}.
+   */
+  handleMany(client: ClientBase, ids: Iterable<string>): Promise<string[]>;
+}
+
+/** A message as it arrived. */
+export interface ReceivedMessage {
+  /** The same at each delivery. */
+  id: string;
+  topic: string;
+  /** The ordering key. */
+  key: string | null;
+  contentType: string;
+  /** When it was written, on the database's clock; a `Date` knows milliseconds. */
+  enqueuedAt: Date;
+  correlationId: string | null;
+  headers: Record<string, string>;
+  /** Byte for byte. */
+  payload: Buffer;
+}
+
+/**
+ * Reads an entry of a Redis stream, of either format of the sink `redis-stream`: names and values in
+ * one array, a map or an object. The payload must be bytes: have the client answer Buffers (ioredis:
+ * `xreadgroupBuffer`).
+ *
+ * @throws {UnreadableMessageError}
+ */
+export function readStreamEntry(
+  fields: readonly (Uint8Array | string)[] | Map<Uint8Array | string, Uint8Array | string>
+    | Record<string, Uint8Array | string>,
+): ReceivedMessage;
+
+/**
+ * Reads an envelope of the sinks `redis-list` and `redis-pubsub`, or a line of `stdout`.
+ *
+ * @throws {UnreadableMessageError}
+ */
+export function readEnvelope(envelope: Uint8Array | string): ReceivedMessage;
+
+/**
+ * Reads a CloudEvent of the relay's (JSON, structured mode); a JSON payload as it stands there, byte
+ * for byte.
+ *
+ * @throws {UnreadableMessageError}
+ */
+export function readCloudEvent(event: Uint8Array | string): ReceivedMessage;
+
 /** A message that may not be written. The transaction is aborted. */
 export class InvalidMessageError extends Error {
   private constructor();
@@ -96,6 +171,20 @@ export class InvalidMessageError extends Error {
 /** A schema name that is not allowed. */
 export class InvalidSchemaNameError extends Error {
   private constructor();
+}
+
+/** A consumer's name that is not allowed. */
+export class InvalidConsumerError extends Error {
+  private constructor();
+}
+
+/** What arrived is not a message of the relay's. Holds nothing of it. */
+export class UnreadableMessageError extends Error {
+  private constructor();
+  /** The field at fault, as it is called on the wire; `entry`, `envelope` or `cloudevent` for the whole. */
+  readonly field: string;
+  /** What it must be. */
+  readonly rule: string;
 }
 
 /**

@@ -4,11 +4,14 @@
 import { createInterface } from 'node:readline';
 
 import pg from 'pg';
-import { InvalidMessageError, InvalidSchemaNameError, NoTransactionError, Outbox } from 'posthaste';
+import {
+  Inbox, InvalidConsumerError, InvalidMessageError, InvalidSchemaNameError, NoTransactionError, Outbox,
+} from 'posthaste';
 
 const client = new pg.Client({ connectionString: process.env.DATABASE_URL });
 await client.connect();
 let outbox = new Outbox();
+let inbox = new Inbox('mail');
 
 const commands = {
   outbox({ schema, payload_bytes_max: payloadBytesMax }) {
@@ -34,6 +37,16 @@ const commands = {
   async lock_keys({ keys }) {
     await outbox.lockKeys(client, keys);
     return {};
+  },
+  inbox({ consumer, schema }) {
+    inbox = new Inbox(consumer, { schema });
+    return {};
+  },
+  async handle({ id }) {
+    return { found: await inbox.handle(client, id) };
+  },
+  async handle_many({ ids }) {
+    return { ids: await inbox.handleMany(client, ids) };
   },
   // What only this driver can be asked.
   async enqueue_behind_begin({ message }) {
@@ -65,6 +78,7 @@ function toAnswer(error) {
   if (error instanceof InvalidMessageError) {
     return { kind: 'invalid_message', text, field, limit, value, index, aborted };
   }
+  if (error instanceof InvalidConsumerError) return { kind: 'invalid_consumer', text };
   if (error instanceof InvalidSchemaNameError) return { kind: 'invalid_schema_name', text };
   if (error instanceof NoTransactionError) return { kind: 'no_transaction', text };
   if (error instanceof pg.DatabaseError) return { kind: 'database', text, sqlstate: error.code };

@@ -1,4 +1,4 @@
-// Why an enqueue was refused before the database was asked. Pure. What the database or its driver
+// Why something was refused before the database was asked. Pure. What the database or its driver
 // reports comes through untouched and has no class here.
 
 const SHOWN_CHARACTERS = 60;
@@ -33,6 +33,26 @@ export class InvalidSchemaNameError extends Error {
         'up to 39 lower-case letters, digits or underscores, not starting with pg_, for example "posthaste"',
     );
     this.name = 'InvalidSchemaNameError';
+  }
+}
+
+/** A consumer's name that is not allowed. */
+export class InvalidConsumerError extends Error {
+  constructor(consumer) {
+    const limit = '1 to 255 bytes without control characters';
+    super(`message refused: consumer must be ${limit}, not ${quote(shorten(consumer))}`);
+    this.name = 'InvalidConsumerError';
+  }
+}
+
+/** What arrived is not a message of the relay's: which field, and what it must be. */
+export class UnreadableMessageError extends Error {
+  constructor(field, rule) {
+    const [, shown] = quote(field).match(/^"(.*)"$/);
+    super(`message unreadable: ${shown} must be ${rule}`);
+    this.name = 'UnreadableMessageError';
+    this.field = field;
+    this.rule = rule;
   }
 }
 

@@ -111,8 +111,8 @@ test('chunks end at the limits of messages and of bytes', () => {
 
 test('the declarations name what the module exports, and every field', async () => {
   const declarations = await readFile(new URL('../index.d.ts', import.meta.url), 'utf8');
-  const classes = [...declarations.matchAll(/^export class (\w+)/gm)].map(([, name]) => name);
-  assert.deepEqual(classes.sort(), Object.keys(posthaste).sort());
+  const declared = [...declarations.matchAll(/^export (?:class|function) (\w+)/gm)].map(([, name]) => name);
+  assert.deepEqual(declared.sort(), Object.keys(posthaste).sort());
   const [, body] = declarations.match(/^export interface Message \{\n(.*?)^\}/ms);
   const fields = [...body.matchAll(/^ {2}(\w+)\??:/gm)].map(([, field]) => field);
   assert.equal(refusal({ misspelt: 1 }).limit, `an object of ${fields.join(', ')}`);

@@ -14,7 +14,10 @@ from uuid import UUID
 import psycopg
 
 from posthaste import (
+    AsyncInbox,
     AsyncOutbox,
+    Inbox,
+    InvalidConsumerError,
     InvalidMessageError,
     InvalidSchemaNameError,
     Message,
@@ -42,6 +45,8 @@ def to_answer(error):
             "limit": error.limit, "value": error.value, "index": error.index,
             "aborted": error.transaction_aborted,
         }
+    if isinstance(error, InvalidConsumerError):
+        return {"kind": "invalid_consumer", "text": str(error)}
     if isinstance(error, InvalidSchemaNameError):
         return {"kind": "invalid_schema_name", "text": str(error)}
     if isinstance(error, NoTransactionError):
@@ -60,6 +65,7 @@ class AsyncSession:
 
     def __init__(self, connection):
         self.connection, self.posthaste = connection, AsyncOutbox()
+        self.handled = AsyncInbox("mail")
 
     async def outbox(self, command):
         self.posthaste = AsyncOutbox(**options(command))
@@ -80,6 +86,15 @@ class AsyncSession:
     async def lock_keys(self, command):
         await self.posthaste.lock_keys(self.connection, command["keys"])
 
+    async def inbox(self, command):
+        self.handled = AsyncInbox(**options(command))
+
+    async def handle(self, command):
+        return await self.handled.handle(self.connection, UUID(command["id"]))
+
+    async def handle_many(self, command):
+        return await self.handled.handle_many(self.connection, map(UUID, command["ids"]))
+
     # What only this driver can be asked.
 
     async def leave_autocommit(self, command):
@@ -96,6 +111,7 @@ class SyncSession:
 
     def __init__(self, connection):
         self.connection, self.posthaste = connection, Outbox()
+        self.handled = Inbox("mail")
 
     async def outbox(self, command):
         self.posthaste = Outbox(**options(command))
@@ -114,6 +130,15 @@ class SyncSession:
 
     async def lock_keys(self, command):
         self.posthaste.lock_keys(self.connection, command["keys"])
+
+    async def inbox(self, command):
+        self.handled = Inbox(**options(command))
+
+    async def handle(self, command):
+        return self.handled.handle(self.connection, UUID(command["id"]))
+
+    async def handle_many(self, command):
+        return self.handled.handle_many(self.connection, map(UUID, command["ids"]))
 
     async def leave_autocommit(self, command):
         self.connection.autocommit = False

@@ -71,6 +71,7 @@ fn postgres(url: &str, database: &DatabaseSettings) -> Result<Arc<dyn Operations
         retention: database.retention,
         retention_bytes: database.retention_size,
         token_retention: database.token_retention,
+        inbox_retention: database.inbox_retention,
         transaction_age_max: database.transaction_age_max,
         rings: database.ring.sizes(),
         ..PostgresOptions::default()
@@ -90,6 +91,7 @@ async fn sqlite(
         retention: database.retention,
         retention_bytes: database.retention_size,
         token_retention: database.token_retention,
+        inbox_retention: database.inbox_retention,
     };
     Ok(Arc::new(SqliteStore::open(path, &options).await?))
 }

@@ -10,6 +10,7 @@ mod demo;
 mod exits;
 mod harness;
 mod import;
+mod inbox;
 mod machines;
 mod once;
 mod operations;

@@ -4,6 +4,12 @@ use std::fmt;
 
 use crate::{Message, Timestamp, topics::is_topic_char};
 
+/// Bytes of a consumer's name.
+const CONSUMER_BYTES_MAX: usize = 255;
+/// Messages that a consumer handles in one call: a megabyte of arrays, and some hundred
+/// milliseconds of the database's time.
+const HANDLED_MAX: usize = 10_000;
+
 /// Upper bounds of a message, in bytes unless named otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -74,6 +80,28 @@ impl Limits {
     /// As [`Self::check`].
     pub fn check_payload(&self, bytes: usize) -> Result<(), InvalidMessage> {
         at_most("payload", bytes, self.payload_bytes)
+    }
+
+    /// Checks the name under which a consumer handles messages; the database's own checks enforce
+    /// the same.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn check_consumer(name: &str) -> Result<(), InvalidMessage> {
+        check_text("consumer", name, CONSUMER_BYTES_MAX)
+    }
+
+    /// Checks how many messages a consumer handles in one call; the database's own checks enforce
+    /// the same.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn check_handled(messages: usize) -> Result<(), InvalidMessage> {
+        if messages <= HANDLED_MAX {
+            return Ok(());
+        }
+        let limit = format!("at most {HANDLED_MAX} in one call");
+        Err(InvalidMessage::new("message_ids", limit, &messages.to_string()))
     }
 
     fn check_headers(&self, message: &Message) -> Result<(), InvalidMessage> {
@@ -250,6 +278,18 @@ mod tests {
         let many = (0..65).fold(Message::new("a"), |m, i| m.header(format!("h{i}"), "v"));
         let error = refused(&many);
         assert_eq!((error.field, error.value.as_str()), ("headers", "65"));
+    }
+
+    #[test]
+    fn consumer_has_a_name_within_its_limits() {
+        for name in ["a", "mail worker", &"ö".repeat(127)] {
+            assert_eq!(Limits::check_consumer(name), Ok(()));
+        }
+        for name in ["", "a\0", "a\u{85}", &"ö".repeat(128)] {
+            assert_eq!(Limits::check_consumer(name).unwrap_err().field, "consumer", "{name:?}");
+        }
+        assert_eq!(Limits::check_handled(10_000), Ok(()));
+        assert_eq!(Limits::check_handled(10_001).unwrap_err().value, "10001");
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! Why an enqueue failed: a kind to act on and the untouched cause. No I/O.
+//! Why an enqueue or the handling of a message failed: a kind to act on and the untouched cause.
 
 use std::{error::Error, fmt};
 
 use posthaste_core::InvalidMessage;
 use posthaste_store::statements::PostgresWriter;
+
+use crate::{Statements, Writer};
 
 pub(crate) type Source = Box<dyn Error + Send + Sync>;
 
@@ -142,6 +144,18 @@ impl EnqueueError {
         Self { kind: EnqueueErrorKind::Invalid(cause), index, aborted: true, source: None }
     }
 
+    /// Aborts the caller's transaction, and answers this error with what became of that.
+    pub(crate) async fn after_abort<W: Writer>(
+        self,
+        writer: &mut W,
+        statements: &Statements,
+    ) -> Self {
+        match writer.abort(statements, &self.to_string()).await {
+            Ok(()) => self,
+            Err(why) => self.not_aborted(why),
+        }
+    }
+
     /// Records that the transaction could not be aborted, and why.
     pub(crate) fn not_aborted(mut self, why: Self) -> Self {
         self.aborted = false;
@@ -207,5 +221,54 @@ impl Error for EnqueueError {
             (None, EnqueueErrorKind::Invalid(cause)) => Some(cause),
             (None, _) => None,
         }
+    }
+}
+
+/// A message that could not be recorded as handled. Unless
+/// [`transaction_aborted`](Self::transaction_aborted) says otherwise, the caller's transaction cannot
+/// commit any more, and the message's effect with it: deliver the message again.
+///
+/// The database's own error is in [`Error::source`], untouched.
+#[derive(Debug)]
+pub struct InboxError(EnqueueError);
+
+impl InboxError {
+    /// The kind of failure, of those that an enqueue has as well.
+    pub const fn kind(&self) -> &EnqueueErrorKind {
+        self.0.kind()
+    }
+
+    /// Whether the caller's transaction is certain not to commit; see
+    /// [`EnqueueError::transaction_aborted`].
+    pub const fn transaction_aborted(&self) -> bool {
+        self.0.transaction_aborted()
+    }
+}
+
+impl From<EnqueueError> for InboxError {
+    fn from(error: EnqueueError) -> Self {
+        Self(error)
+    }
+}
+
+impl fmt::Display for InboxError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind() {
+            EnqueueErrorKind::Invalid(cause) => write!(f, "{cause}")?,
+            EnqueueErrorKind::Privilege => {
+                f.write_str("message not handled (grant the role the worker's privileges)")?;
+            }
+            kind => write!(f, "message not handled ({})", kind.remedy())?,
+        }
+        if !self.transaction_aborted() {
+            f.write_str("; the transaction can still commit without the record: roll it back")?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for InboxError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
     }
 }

@@ -54,9 +54,12 @@ mod chunks;
 mod commands;
 mod encode;
 mod error;
+mod inbox;
 mod outbox;
+pub mod received;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod time;
 #[cfg(feature = "opentelemetry")]
 mod trace;
 mod writer;
@@ -69,7 +72,9 @@ pub use posthaste_store::statements::{PostgresWriter, SqliteWriter};
 pub use crate::trace::Traced;
 pub use crate::{
     commands::{Begun, Command, CommandError, CommandErrorKind, Commands},
-    error::{EnqueueError, EnqueueErrorKind, Refusal},
+    error::{EnqueueError, EnqueueErrorKind, InboxError, Refusal},
+    inbox::{Delivery, Inbox},
     outbox::Outbox,
+    received::{Received, UnreadableMessage},
     writer::{Entry, Statements, Writer},
 };

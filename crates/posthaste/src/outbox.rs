@@ -170,10 +170,7 @@ impl Outbox {
     }
 
     async fn aborted<W: Writer>(&self, writer: &mut W, error: EnqueueError) -> EnqueueError {
-        match writer.abort(&self.statements, &error.to_string()).await {
-            Ok(()) => error,
-            Err(why) => error.not_aborted(why),
-        }
+        error.after_abort(writer, &self.statements).await
     }
 
     /// The statement texts, for the adapters that are not a [`Writer`].

@@ -1,7 +1,7 @@
-//! The seam between the outbox and a database client.
+//! The seam between outbox and inbox on one side and a database client on the other.
 //!
 //! An adapter sends statements; it decides nothing. Checks, ids, chunks and what happens after a
-//! failure are the outbox's. Called by [`Outbox`](crate::Outbox) only.
+//! failure are the caller's. Called by [`Outbox`](crate::Outbox) and [`Inbox`](crate::Inbox) only.
 
 use posthaste_core::{Message, MessageId, SchemaName};
 use posthaste_store::statements::{PostgresWriter, SqliteWriter};
@@ -42,7 +42,7 @@ impl Statements {
 /// Sends statements over a connection that stands in the caller's transaction.
 ///
 /// Implemented here for references to the clients' connections and transactions. Implement it for
-/// a client of your own to enqueue through that.
+/// a client of your own to enqueue and to handle messages through that.
 pub trait Writer: Send {
     /// Writes `entries`, plain ones and few enough for one statement, in their order: one entry by the
     /// plain insert, several by whatever is the client's fastest way.
@@ -74,6 +74,24 @@ pub trait Writer: Send {
         statements: &Statements,
         keys: &[&str],
     ) -> impl Future<Output = Result<(), EnqueueError>> + Send;
+
+    /// Records that `consumer` handles a message, and answers whether it is the first time.
+    fn handle_once(
+        &mut self,
+        statements: &Statements,
+        consumer: &str,
+        id: MessageId,
+    ) -> impl Future<Output = Result<bool, EnqueueError>> + Send;
+
+    /// Records that `consumer` handles some messages, and answers those that are new, each once, in
+    /// their order. Where several transactions write at once, two calls with the same messages must
+    /// not wait for each other both.
+    fn handle_many(
+        &mut self,
+        statements: &Statements,
+        consumer: &str,
+        ids: &[MessageId],
+    ) -> impl Future<Output = Result<Vec<MessageId>, EnqueueError>> + Send;
 
     /// Sees to it that the caller's transaction cannot commit. Called after every failure, also
     /// when nothing was sent yet and when the database has already aborted the transaction.

@@ -4,6 +4,7 @@
 //! it stands for, each refusal with the text that [`Limits`] has for it.
 
 mod drivers;
+mod handling;
 mod native;
 mod refusals;
 mod session;

@@ -1,5 +1,6 @@
 //! What every adapter promises, run on all of them.
 
+mod inbox;
 mod kinds;
 mod locks;
 mod reading;
@@ -10,7 +11,7 @@ use posthaste::{
     EnqueueError, EnqueueErrorKind, InvalidMessage, Limits, Message, MessageId, Outbox, Timestamp,
 };
 
-use self::{kinds::*, locks::*, reading::*};
+use self::{inbox::*, kinds::*, locks::*, reading::*};
 use crate::support::{
     Row,
     sessions::{
@@ -66,11 +67,21 @@ contract! {
         tests_see_uncommitted_messages_of_their_own_transaction_only
         mark_leaves_out_what_was_enqueued_or_scheduled_before_it
         lock_keys_comes_before_the_messages_of_its_keys
+        r28_message_is_handled_the_first_time_and_a_repeat_from_then_on
+        r28_rolled_back_message_is_handled_at_its_next_delivery
+        r28_consumers_of_different_names_do_not_see_each_other
+        r28_bulk_answers_what_is_new_each_once_in_the_order_given
+        r28_too_many_messages_at_once_are_refused_and_abort_the_transaction
+        r28_failed_handling_aborts_the_transaction
     }
     postgres {
         strict_topic_refuses_a_key_that_is_not_locked_and_says_so
         r1_errors_of_the_server_have_their_kinds
         r1_lost_connection_has_its_kind
+        r28_twin_waits_and_is_a_repeat_if_the_first_commits
+        r28_twin_waits_and_is_first_if_the_first_rolls_back
+        r28_fifty_deliveries_at_once_take_effect_once
+        r28_connection_that_is_killed_before_its_commit_lets_the_redelivery_take_effect
     }
 }
 

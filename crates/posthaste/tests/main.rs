@@ -8,6 +8,7 @@ mod cancellation;
 mod clients;
 mod command_contract;
 mod contract;
+mod inbox;
 mod interop;
 mod machines;
 mod poison;

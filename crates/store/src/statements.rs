@@ -6,7 +6,7 @@ use posthaste_core::SchemaName;
 
 pub use self::commands::{PostgresCommands, SqliteCommands};
 
-/// The statements that write messages to PostgreSQL.
+/// The statements that write messages to PostgreSQL, and record those that a consumer has handled.
 #[derive(Clone, Debug)]
 pub struct PostgresWriter {
     /// Writes one message: `$1 id uuid, $2 topic text, $3 key text, $4 payload bytea,
@@ -24,6 +24,11 @@ pub struct PostgresWriter {
     pub cancel: String,
     /// Locks the ordering keys `$1 text[]` until the transaction ends.
     pub lock_keys: String,
+    /// Records that the consumer `$1 text` handles the message `$2 uuid`, and answers whether it is
+    /// the first time.
+    pub handle_once: String,
+    /// The same for the messages `$2 uuid[]`: answers those that are new, in their order.
+    pub handle_many: String,
     /// Fails on purpose with `$1 text` as its message, which leaves the caller's transaction
     /// aborted.
     pub refuse: String,
@@ -63,12 +68,14 @@ impl PostgresWriter {
             ),
             cancel: format!("select {schema}.cancel($1::uuid)"),
             lock_keys: format!("select {schema}.lock_keys($1::text[])"),
+            handle_once: format!("select {schema}.handle_once($1::text, $2::uuid)"),
+            handle_many: format!("select {schema}.handle_many($1::text, $2::uuid[])"),
             refuse: format!("select {schema}.refuse($1::text)"),
         }
     }
 }
 
-/// The statements that write messages to SQLite.
+/// The statements that write messages to SQLite, and record those that a consumer has handled.
 #[derive(Clone, Debug)]
 pub struct SqliteWriter {
     /// Writes one message: `?1 id blob, ?2 topic, ?3 key, ?4 payload blob, ?5 content_type,
@@ -81,6 +88,8 @@ pub struct SqliteWriter {
     pub cancel: String,
     /// Answers the id of the message that the token `?1` stands for.
     pub token_id: String,
+    /// Records that the consumer `?1` handles the message `?2 blob`: a row if it is the first time.
+    pub handle_once: String,
     /// Poisons the caller's transaction: after it, `commit` fails on a deferred foreign key.
     /// Needs `pragma foreign_keys` on; where it is off, send [`Self::ROLLBACK`] instead.
     pub refuse: String,
@@ -105,6 +114,11 @@ impl SqliteWriter {
             ),
             cancel: format!("delete from {schema}_scheduled where id = ?1"),
             token_id: format!("select message_id from {schema}_token where token = ?1"),
+            // Not `or ignore`, which would pass over a broken check as well.
+            handle_once: format!(
+                "insert into {schema}_inbox (consumer, message_id) values (?1, ?2) \
+                 on conflict (consumer, message_id) do nothing"
+            ),
             refuse: format!("insert into {schema}_refused (log_position) values (-1)"),
         }
     }

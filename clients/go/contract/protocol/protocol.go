@@ -34,6 +34,8 @@ type command struct {
 	Messages        []message
 	ID              string
 	Keys            []string
+	Consumer        string
+	IDs             []string
 }
 
 type message struct {
@@ -73,6 +75,10 @@ type failure struct {
 // Serve answers commands until there are no more.
 func Serve(ctx context.Context, session Session) error {
 	outbox := &posthaste.Outbox{}
+	inbox, err := posthaste.NewInbox("mail", posthaste.Config{})
+	if err != nil {
+		return err
+	}
 	lines, answers := bufio.NewReader(os.Stdin), json.NewEncoder(os.Stdout)
 	for {
 		line, err := lines.ReadBytes('\n')
@@ -86,7 +92,7 @@ func Serve(ctx context.Context, session Session) error {
 		if err := json.Unmarshal(line, &command); err != nil {
 			return err
 		}
-		answered, err := do(ctx, session, &outbox, command)
+		answered, err := do(ctx, session, &outbox, &inbox, command)
 		if err != nil {
 			failure, isKnown := toFailure(err)
 			if !isKnown {
@@ -100,7 +106,9 @@ func Serve(ctx context.Context, session Session) error {
 	}
 }
 
-func do(ctx context.Context, session Session, outbox **posthaste.Outbox, command command) (answer, error) {
+func do(
+	ctx context.Context, session Session, outbox **posthaste.Outbox, inbox **posthaste.Inbox, command command,
+) (answer, error) {
 	switch command.Do {
 	case "outbox":
 		config := posthaste.Config{Schema: command.Schema, PayloadBytesMax: command.PayloadBytesMax}
@@ -139,6 +147,16 @@ func do(ctx context.Context, session Session, outbox **posthaste.Outbox, command
 		return answer{Found: &found}, err
 	case "lock_keys":
 		return answer{}, (*outbox).LockKeys(ctx, session.Tx(), command.Keys)
+	case "inbox":
+		made, err := posthaste.NewInbox(command.Consumer, posthaste.Config{Schema: command.Schema})
+		*inbox = made
+		return answer{}, err
+	case "handle":
+		found, err := (*inbox).Handle(ctx, session.Tx(), command.ID)
+		return answer{Found: &found}, err
+	case "handle_many":
+		ids, err := (*inbox).HandleMany(ctx, session.Tx(), command.IDs)
+		return answer{IDs: ids}, err
 	default:
 		return answer{}, fmt.Errorf("unknown command %q", command.Do)
 	}
@@ -166,6 +184,7 @@ func toMessage(m message) posthaste.Message {
 
 func toFailure(err error) (failure, bool) {
 	var invalid *posthaste.InvalidMessageError
+	var consumer *posthaste.InvalidConsumerError
 	var name *posthaste.InvalidSchemaNameError
 	var server interface{ SQLState() string }
 	switch {
@@ -178,6 +197,8 @@ func toFailure(err error) (failure, bool) {
 			failure.Index = &invalid.Index
 		}
 		return failure, true
+	case errors.As(err, &consumer):
+		return failure{Kind: "invalid_consumer", Text: err.Error()}, true
 	case errors.As(err, &name):
 		return failure{Kind: "invalid_schema_name", Text: err.Error()}, true
 	case errors.As(err, &server):

@@ -1,4 +1,4 @@
-"""Why an enqueue was refused before the database was asked. Pure.
+"""Why something was refused before the database was asked. Pure.
 
 What the database or its driver reports comes through untouched and has no class here.
 """
@@ -47,6 +47,33 @@ class InvalidSchemaNameError(ValueError):
             "followed by up to 39 lower-case letters, digits or underscores, not starting with "
             'pg_, for example "posthaste"'
         )
+
+
+class InvalidConsumerError(ValueError):
+    """A consumer's name that is not allowed."""
+
+    def __init__(self, consumer: str) -> None:
+        super().__init__(
+            "message refused: consumer must be 1 to 255 bytes without control characters, not "
+            f"{_quote(_shorten(consumer))}"
+        )
+
+
+class UnreadableMessageError(ValueError):
+    """What arrived is not a message of the relay's. Holds nothing of it."""
+
+    field: str
+    """The field at fault, as it is called on the wire; ``entry``, ``envelope`` or ``cloudevent`` for
+    the whole."""
+    rule: str
+    """What it must be."""
+
+    def __init__(self, field: str, rule: str) -> None:
+        super().__init__(field, rule)
+        self.field, self.rule = field, rule
+
+    def __str__(self) -> str:
+        return f"message unreadable: {_quote(self.field)[1:-1]} must be {self.rule}"
 
 
 class NoTransactionError(RuntimeError):

@@ -1,8 +1,4 @@
-"""Calls Posthaste's SQL functions in the transaction that the caller's connection stands in.
-
-The one place that decides what happens after a failure: whatever it was, the transaction is
-aborted, so that it cannot commit the data without the message.
-"""
+"""Enqueues messages: checks them, and calls the SQL functions that write them."""
 
 from __future__ import annotations
 
@@ -11,13 +7,11 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from psycopg.pq import TransactionStatus
-from psycopg.rows import tuple_row
 
 from ._chunks import chunks
-from ._errors import InvalidMessageError, NoTransactionError
 from ._message import Entry, Message, prepare
 from ._statements import Call, Statements
+from ._transaction import answers, async_answers, async_in_transaction, in_transaction
 
 _PAYLOAD_BYTES_MAX = 256 * 1024
 
@@ -58,12 +52,8 @@ class Outbox(_Settings):
         :raises NoTransactionError: The connection commits each statement by itself.
         :raises psycopg.Error: What the driver reports, untouched.
         """
-        _require_transaction(connection)
-        try:
-            return _answers(connection, self._statements.enqueue(self._entry(message)))[0]
-        except Exception as error:
-            self._abort(connection, error)
-            raise
+        with in_transaction(connection, self._statements):
+            return answers(connection, self._statements.enqueue(self._entry(message)))[0]
 
     def enqueue_many(
         self, connection: psycopg.Connection[Any], messages: Iterable[Message]
@@ -71,15 +61,11 @@ class Outbox(_Settings):
         """Writes messages in their order, and answers their ids in the same order. All are checked
         before the first is written; up to 1,000 share a round trip. Raises as :meth:`enqueue`.
         """
-        _require_transaction(connection)
-        try:
+        with in_transaction(connection, self._statements):
             ids: list[UUID] = []
             for chunk in chunks(self._entries(messages)):
-                ids += _answers(connection, self._statements.enqueue_many(chunk))
+                ids += answers(connection, self._statements.enqueue_many(chunk))
             return ids
-        except Exception as error:
-            self._abort(connection, error)
-            raise
 
     def cancel(self, connection: psycopg.Connection[Any], message_id: UUID) -> bool:
         """Takes a scheduled message back in the transaction that ``connection`` stands in, and
@@ -97,22 +83,8 @@ class Outbox(_Settings):
         self._call(connection, self._statements.lock_keys(list(keys)))
 
     def _call(self, connection: psycopg.Connection[Any], call: Call) -> list[Any]:
-        _require_transaction(connection)
-        try:
-            return _answers(connection, call)
-        except Exception as error:
-            self._abort(connection, error)
-            raise
-
-    def _abort(self, connection: psycopg.Connection[Any], error: Exception) -> None:
-        if _is_the_servers(error):
-            return
-        why: Exception | None = None
-        try:
-            _answers(connection, self._statements.refuse(error))
-        except Exception as refusal:
-            why = refusal
-        _note_abort(connection, error, why)
+        with in_transaction(connection, self._statements):
+            return answers(connection, call)
 
 
 class AsyncOutbox(_Settings):
@@ -124,27 +96,19 @@ class AsyncOutbox(_Settings):
 
     async def enqueue(self, connection: psycopg.AsyncConnection[Any], message: Message) -> UUID:
         """As :meth:`Outbox.enqueue`."""
-        _require_transaction(connection)
-        try:
+        async with async_in_transaction(connection, self._statements):
             call = self._statements.enqueue(self._entry(message))
-            return (await _async_answers(connection, call))[0]
-        except Exception as error:
-            await self._abort(connection, error)
-            raise
+            return (await async_answers(connection, call))[0]
 
     async def enqueue_many(
         self, connection: psycopg.AsyncConnection[Any], messages: Iterable[Message]
     ) -> list[UUID]:
         """As :meth:`Outbox.enqueue_many`."""
-        _require_transaction(connection)
-        try:
+        async with async_in_transaction(connection, self._statements):
             ids: list[UUID] = []
             for chunk in chunks(self._entries(messages)):
-                ids += await _async_answers(connection, self._statements.enqueue_many(chunk))
+                ids += await async_answers(connection, self._statements.enqueue_many(chunk))
             return ids
-        except Exception as error:
-            await self._abort(connection, error)
-            raise
 
     async def cancel(self, connection: psycopg.AsyncConnection[Any], message_id: UUID) -> bool:
         """As :meth:`Outbox.cancel`."""
@@ -157,51 +121,5 @@ class AsyncOutbox(_Settings):
         await self._call(connection, self._statements.lock_keys(list(keys)))
 
     async def _call(self, connection: psycopg.AsyncConnection[Any], call: Call) -> list[Any]:
-        _require_transaction(connection)
-        try:
-            return await _async_answers(connection, call)
-        except Exception as error:
-            await self._abort(connection, error)
-            raise
-
-    async def _abort(self, connection: psycopg.AsyncConnection[Any], error: Exception) -> None:
-        if _is_the_servers(error):
-            return
-        why: Exception | None = None
-        try:
-            await _async_answers(connection, self._statements.refuse(error))
-        except Exception as refusal:
-            why = refusal
-        _note_abort(connection, error, why)
-
-
-def _require_transaction(connection: psycopg.BaseConnection[Any]) -> None:
-    """Outside autocommit mode, psycopg begins a transaction with the first statement."""
-    if connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
-        raise NoTransactionError
-
-
-def _answers(connection: psycopg.Connection[Any], call: Call) -> list[Any]:
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        return [answer for (answer,) in cursor.execute(*call)]
-
-
-async def _async_answers(connection: psycopg.AsyncConnection[Any], call: Call) -> list[Any]:
-    async with connection.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(*call)
-        return [answer async for (answer,) in cursor]
-
-
-def _is_the_servers(error: Exception | None) -> bool:
-    """Whether the server reported it, which aborts the transaction."""
-    return isinstance(error, psycopg.Error) and error.sqlstate is not None
-
-
-def _note_abort(
-    connection: psycopg.BaseConnection[Any], error: Exception, why: Exception | None
-) -> None:
-    """Says so in ``error`` if the transaction may still commit, and ``why`` if that is known."""
-    is_aborted = connection.closed or _is_the_servers(why)
-    if isinstance(error, InvalidMessageError) and not is_aborted:
-        error.transaction_aborted = False
-        error.__cause__ = why
+        async with async_in_transaction(connection, self._statements):
+            return await async_answers(connection, call)

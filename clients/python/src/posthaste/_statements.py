@@ -33,6 +33,8 @@ class Statements:
         self._enqueue_many = SQL("select {}.enqueue_many(%(messages)s)").format(name)
         self._cancel = SQL("select {}.cancel(%(id)s)").format(name)
         self._lock_keys = SQL("select {}.lock_keys(%(keys)s::text[])").format(name)
+        self._handle_once = SQL("select {}.handle_once(%(consumer)s, %(id)s)").format(name)
+        self._handle_many = SQL("select {}.handle_many(%(consumer)s, %(ids)s::uuid[])").format(name)
         self._refuse = SQL("select {}.refuse(%(reason)s)").format(name)
 
     def enqueue(self, entry: Entry) -> Call:
@@ -52,6 +54,14 @@ class Statements:
     def lock_keys(self, keys: list[str]) -> Call:
         """Answers one row without a value."""
         return Call(self._lock_keys, {"keys": keys})
+
+    def handle_once(self, consumer: str, message_id: UUID) -> Call:
+        """Answers one row that says whether it is the first time."""
+        return Call(self._handle_once, {"consumer": consumer, "id": message_id})
+
+    def handle_many(self, consumer: str, message_ids: list[UUID]) -> Call:
+        """Answers one row with the id of each message that is new, in order."""
+        return Call(self._handle_many, {"consumer": consumer, "ids": message_ids})
 
     def refuse(self, error: Exception) -> Call:
         """Fails on purpose, which aborts the transaction."""

@@ -74,6 +74,12 @@ pub(crate) struct DatabaseSettings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub(crate) token_retention: Duration,
+    /// How long inboxes remember which messages a consumer has handled: one that is delivered again
+    /// later takes effect a second time. More than the longest time between a message and its last
+    /// redelivery, dead letters and replays included (1m to 10 years).
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub(crate) inbox_retention: Duration,
     /// A transaction that has been open for longer is told of when a relay starts, and by
     /// `posthaste doctor`: what it has enqueued waits with it. PostgreSQL only.
     #[serde(with = "humantime_serde")]
@@ -207,6 +213,7 @@ impl Default for DatabaseSettings {
             retention: store.retention,
             retention_size: None,
             token_retention: store.token_retention,
+            inbox_retention: store.inbox_retention,
             transaction_age_max: store.transaction_age_max,
             ring: RingSettings::default(),
         }
@@ -307,6 +314,7 @@ impl DatabaseSettings {
             ("operation_timeout", self.operation_timeout, Duration::from_millis(100), 600),
             ("retention", self.retention, Duration::ZERO, 10 * 366 * 86_400),
             ("token_retention", self.token_retention, Duration::from_mins(1), 10 * 366 * 86_400),
+            ("inbox_retention", self.inbox_retention, Duration::from_mins(1), 10 * 366 * 86_400),
             ("transaction_age_max", self.transaction_age_max, Duration::ZERO, 366 * 86_400),
         ];
         for (key, value, low, high) in times {

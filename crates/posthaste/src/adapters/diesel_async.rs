@@ -101,6 +101,29 @@ impl Writer for &mut AsyncPgConnection {
         lock.execute(*self).await.map(drop).map_err(failed)
     }
 
+    async fn handle_once(
+        &mut self,
+        statements: &Statements,
+        consumer: &str,
+        id: MessageId,
+    ) -> Result<bool, EnqueueError> {
+        let binds = vec![Bind::Text(Some(consumer)), Bind::Id(id)];
+        let handle: Statement<'_, Bool> = Statement::new(&statements.postgres.handle_once, binds);
+        handle.get_result(*self).await.map_err(failed)
+    }
+
+    async fn handle_many(
+        &mut self,
+        statements: &Statements,
+        consumer: &str,
+        ids: &[MessageId],
+    ) -> Result<Vec<MessageId>, EnqueueError> {
+        let binds = vec![Bind::Text(Some(consumer)), Bind::Ids(ids.to_vec())];
+        let handle: Statement<'_, sql_types::Uuid> =
+            Statement::new(&statements.postgres.handle_many, binds);
+        handle.load(*self).await.map_err(failed)
+    }
+
     async fn abort(&mut self, statements: &Statements, reason: &str) -> Result<(), EnqueueError> {
         let reason = Bind::Text(Some(reason));
         let refuse: Statement<'_> = Statement::new(&statements.postgres.refuse, vec![reason]);

@@ -1,6 +1,7 @@
 //! One adapter per database client, each behind the feature of its name.
 //!
-//! An adapter implements [`Writer`](crate::Writer) for what the client calls a connection. Its
+//! An adapter implements [`Writer`](crate::Writer) for what the client calls a connection; outbox and
+//! inbox take the same. Its
 //! page says what it costs and what its client needs watching for.
 
 #[cfg(feature = "_postgres")]

@@ -35,7 +35,8 @@ use posthaste_store::statements::SqliteWriter;
 
 use super::sqlite_kind;
 use crate::{
-    Begun, Command, CommandError, Commands, EnqueueError, EnqueueErrorKind, Entry, Outbox,
+    Begun, Command, CommandError, Commands, Delivery, EnqueueError, EnqueueErrorKind, Entry, Inbox,
+    InboxError, Outbox, Statements,
     caller::{Answer, Caller, Value},
     encode::header_json,
 };
@@ -116,10 +117,65 @@ impl Outbox {
     }
 
     fn aborted_blocking(&self, connection: &Connection, error: EnqueueError) -> EnqueueError {
-        match abort(connection, &self.statements().sqlite.refuse) {
-            Ok(()) => error,
-            Err(why) => error.not_aborted(failed(why)),
-        }
+        aborted(connection, self.statements(), error)
+    }
+}
+
+impl Inbox {
+    /// Records in the transaction that `connection` stands in that the message is handled, and
+    /// answers whether it is the first time. Blocks the thread; a `&rusqlite::Transaction` will do
+    /// as a connection.
+    ///
+    /// # Errors
+    /// As [`handle`](Self::handle).
+    pub fn handle_blocking(
+        &self,
+        connection: &Connection,
+        id: MessageId,
+    ) -> Result<Delivery, InboxError> {
+        let handled = handle_once(connection, self.statements(), self.consumer(), id);
+        let outcome = handled.map(Delivery::of).map_err(failed);
+        outcome.map_err(|error| aborted(connection, self.statements(), error).into())
+    }
+
+    /// Records that the messages are handled, and answers those that are new, each once, in their
+    /// order.
+    ///
+    /// # Errors
+    /// As [`handle_many`](Self::handle_many).
+    pub fn handle_many_blocking(
+        &self,
+        connection: &Connection,
+        ids: &[MessageId],
+    ) -> Result<Vec<MessageId>, InboxError> {
+        let outcome = Self::check(ids).and_then(|()| {
+            let mut fresh = Vec::with_capacity(ids.len());
+            for id in ids {
+                let handled = handle_once(connection, self.statements(), self.consumer(), *id);
+                if handled.map_err(failed)? {
+                    fresh.push(*id);
+                }
+            }
+            Ok(fresh)
+        });
+        outcome.map_err(|error| aborted(connection, self.statements(), error).into())
+    }
+}
+
+fn handle_once(
+    connection: &Connection,
+    statements: &Statements,
+    consumer: &str,
+    id: MessageId,
+) -> Result<bool, Error> {
+    let mut handle = connection.prepare_cached(&statements.sqlite.handle_once)?;
+    Ok(handle.execute(params![consumer, id.as_bytes()])? > 0)
+}
+
+fn aborted(connection: &Connection, statements: &Statements, error: EnqueueError) -> EnqueueError {
+    match abort(connection, &statements.sqlite.refuse) {
+        Ok(()) => error,
+        Err(why) => error.not_aborted(failed(why)),
     }
 }
 

@@ -85,6 +85,29 @@ impl Writer for &mut PgConnection {
         execute(self, query).await.map(drop).map_err(failed)
     }
 
+    async fn handle_once(
+        &mut self,
+        statements: &Statements,
+        consumer: &str,
+        id: MessageId,
+    ) -> Result<bool, EnqueueError> {
+        let query = sql(&statements.postgres.handle_once).bind(consumer.to_owned()).bind(id);
+        let rows = fetch(self, query).await;
+        let answer = rows.and_then(|rows| rows.first().map(|row| row.try_get(0)).transpose());
+        answer.map(Option::unwrap_or_default).map_err(failed)
+    }
+
+    async fn handle_many(
+        &mut self,
+        statements: &Statements,
+        consumer: &str,
+        ids: &[MessageId],
+    ) -> Result<Vec<MessageId>, EnqueueError> {
+        let query = sql(&statements.postgres.handle_many).bind(consumer.to_owned());
+        let rows = fetch(self, query.bind(ids.to_vec())).await;
+        rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect()).map_err(failed)
+    }
+
     async fn abort(&mut self, statements: &Statements, reason: &str) -> Result<(), EnqueueError> {
         match execute(self, sql(&statements.postgres.refuse).bind(reason)).await {
             Ok(_) => Err(refuse_answered()),

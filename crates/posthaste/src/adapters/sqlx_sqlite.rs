@@ -81,6 +81,33 @@ impl Writer for &mut SqliteConnection {
         Ok(())
     }
 
+    async fn handle_once(
+        &mut self,
+        statements: &Statements,
+        consumer: &str,
+        id: MessageId,
+    ) -> Result<bool, EnqueueError> {
+        let handle = sqlx::query(AssertSqlSafe(statements.sqlite.handle_once.as_str()));
+        let handle = handle.bind(consumer).bind(id.as_bytes().as_slice());
+        let handled = handle.execute(&mut **self).await.map_err(failed)?;
+        Ok(handled.rows_affected() > 0)
+    }
+
+    async fn handle_many(
+        &mut self,
+        statements: &Statements,
+        consumer: &str,
+        ids: &[MessageId],
+    ) -> Result<Vec<MessageId>, EnqueueError> {
+        let mut fresh = Vec::with_capacity(ids.len());
+        for id in ids {
+            if self.handle_once(statements, consumer, *id).await? {
+                fresh.push(*id);
+            }
+        }
+        Ok(fresh)
+    }
+
     async fn abort(&mut self, statements: &Statements, _reason: &str) -> Result<(), EnqueueError> {
         if poison(self, &statements.sqlite.refuse).await.is_ok_and(|poisoned| poisoned) {
             return Ok(());

@@ -107,6 +107,28 @@ impl<C: Connection> Writer for &C {
         locked.map(drop).map_err(failed)
     }
 
+    async fn handle_once(
+        &mut self,
+        statements: &Statements,
+        consumer: &str,
+        id: MessageId,
+    ) -> Result<bool, EnqueueError> {
+        let parameters: &[Parameter<'_>] = &[(&consumer, Type::TEXT), (&id, Type::UUID)];
+        let rows = self.client().query_typed(&statements.postgres.handle_once, parameters).await;
+        Ok(rows.map_err(failed)?.first().is_some_and(|row| row.get(0)))
+    }
+
+    async fn handle_many(
+        &mut self,
+        statements: &Statements,
+        consumer: &str,
+        ids: &[MessageId],
+    ) -> Result<Vec<MessageId>, EnqueueError> {
+        let parameters: &[Parameter<'_>] = &[(&consumer, Type::TEXT), (&ids, Type::UUID_ARRAY)];
+        let rows = self.client().query_typed(&statements.postgres.handle_many, parameters).await;
+        rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect()).map_err(failed)
+    }
+
     async fn abort(&mut self, statements: &Statements, reason: &str) -> Result<(), EnqueueError> {
         let parameters: &[Parameter<'_>] = &[(&reason, Type::TEXT)];
         match self.client().execute_typed(&statements.postgres.refuse, parameters).await {

@@ -10,8 +10,8 @@ use super::{
     EnqueuedMessage,
     enqueued::preview,
     json::{Extent, difference},
-    time::utc,
 };
+use crate::time::utc;
 
 /// Conditions on a message, all of which must hold.
 #[derive(Clone, Debug, Default)]

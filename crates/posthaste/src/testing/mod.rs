@@ -36,7 +36,6 @@ mod enqueued;
 mod expected;
 mod json;
 mod readers;
-mod time;
 
 use std::{collections::HashSet, error::Error, fmt};
 

@@ -16,7 +16,9 @@ fn clients_pass_the_checks_in_their_own_language() {
     python.args(["-m", "unittest", "discover", "-s", "tests"]);
     install::run(python.current_dir(libraries().join("python")), "Python 3.10 or later");
     let mut go = Command::new("go");
-    let go = go.args(["test", "-mod=readonly", "."]).current_dir(libraries().join("go"));
+    // Go would take an earlier success for one of these vectors, which lie outside its module.
+    let go = go.args(["test", "-mod=readonly", "-count=1", "."]);
+    let go = go.current_dir(libraries().join("go"));
     install::run(go, "Go 1.25 or later");
 }
 
@@ -75,6 +77,59 @@ async fn r5_clients_readme_examples_enqueue_as_they_stand() {
         let log = log(&database).await;
         let id = log.first().map_or(MessageId::nil(), |row| row.id);
         assert_eq!(log, [row(id, &message)], "{program:?}");
+        assert_eq!(orders(&database).await, 1, "{program:?}");
+    }
+}
+
+/// A consumer's example in `language`, which must be the only one.
+fn consumer(library: &str, language: &str) -> String {
+    let found = examples(library, language);
+    let [example] = found.as_slice() else { panic!("{found:?} is not one example") };
+    example.clone()
+}
+
+#[tokio::test]
+async fn r28_clients_readme_examples_take_effect_once_as_they_stand() {
+    let id = "01920000-0000-7000-8000-000000000001";
+    let time = "2026-01-02T03:04:05.000006Z";
+    let node = format!(
+        "import pg from 'pg';\n{}\nconst client = new pg.Client(process.env.DATABASE_URL);\n\
+         await client.connect();\n\
+         const fields = ['id', '{id}', 'topic', 't', 'content_type', 'a/b', 'enqueued_at', '{time}',\n\
+         'payload', Buffer.from('p')];\n\
+         await handle(client, fields);\nawait handle(client, fields);\nawait client.end();\n",
+        consumer("node", "javascript")
+    );
+    let python = format!(
+        "import os\nimport psycopg\n{}\n\
+         fields = {{b'id': b'{id}', b'topic': b't', b'content_type': b'a/b',\n\
+         b'enqueued_at': b'{time}', b'payload': b'p'}}\n\
+         with psycopg.connect(os.environ['DATABASE_URL'], autocommit=True) as connection:\n    \
+         handle(connection, fields)\n    handle(connection, fields)\n",
+        consumer("python", "py")
+    );
+    let go = format!(
+        "package main\n\nimport (\n\"context\"\n\"database/sql\"\n\"log\"\n\"os\"\n\n\
+         _ \"github.com/jackc/pgx/v5/stdlib\"\n\n\"example.com/posthaste\"\n)\n\n\
+         {}\nfunc main() {{\nctx := context.Background()\n\
+         db, err := sql.Open(\"pgx\", os.Getenv(\"DATABASE_URL\"))\n\
+         if err != nil {{\nlog.Fatal(err)\n}}\n\
+         inbox, err := posthaste.NewInbox(\"invoices\", posthaste.Config{{}})\n\
+         if err != nil {{\nlog.Fatal(err)\n}}\n\
+         values := map[string]any{{\"id\": \"{id}\", \"topic\": \"t\", \"content_type\": \"a/b\", \
+         \"enqueued_at\": \"{time}\", \"payload\": \"p\"}}\n\
+         for range 2 {{\nif err := handle(ctx, db, inbox, values); err != nil {{\nlog.Fatal(err)\n}}\n}}\n}}\n",
+        consumer("go", "golang")
+    );
+    let module = libraries().join("go/contract");
+    let mut with_node = Command::new("node");
+    with_node.arg(install::node_program("consumer.js", &node));
+    let mut with_python = python_command();
+    with_python.args(["-c", &python]);
+    let with_go = Command::new(install::go_program(&module, "readme_consumer", &go));
+    for mut program in [with_node, with_python, with_go] {
+        let database = support::postgres().await;
+        install::run(program.env("DATABASE_URL", database.url()), "what the README says");
         assert_eq!(orders(&database).await, 1, "{program:?}");
     }
 }

@@ -195,6 +195,26 @@ impl Session {
         Ok(answer.found.expect("an answer to a cancel"))
     }
 
+    /// Whether it is the first time.
+    pub(super) async fn handle(&mut self, id: MessageId) -> Result<bool, Failure> {
+        let answer = self.exchange(&json!({ "do": "handle", "id": id })).await?;
+        Ok(answer.found.expect("an answer to a delivery"))
+    }
+
+    /// Those that are new.
+    pub(super) async fn handle_many(
+        &mut self,
+        ids: &[MessageId],
+    ) -> Result<Vec<MessageId>, Failure> {
+        self.ask(&json!({ "do": "handle_many", "ids": ids })).await
+    }
+
+    /// Handles from now on as this consumer.
+    pub(super) async fn inbox(&mut self, consumer: &str, schema: &str) -> Result<(), Failure> {
+        let inbox = json!({ "do": "inbox", "consumer": consumer, "schema": schema });
+        self.ask(&inbox).await.map(drop)
+    }
+
     pub(super) async fn lock_keys(&mut self, keys: &[&str]) -> Result<(), Failure> {
         self.ask(&json!({ "do": "lock_keys", "keys": keys })).await.map(drop)
     }

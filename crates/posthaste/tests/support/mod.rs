@@ -128,6 +128,26 @@ impl Place {
         }
     }
 
+    /// What is committed to inboxes: consumers and messages.
+    pub(crate) async fn inbox(&self) -> Vec<(String, MessageId)> {
+        match self {
+            Self::Postgres(database) => {
+                let sql = "consumer, message_id from posthaste.inbox order by 1, 2";
+                let rows = postgres_rows(database, sql).await;
+                rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+            }
+            Self::Sqlite(_) => {
+                let connection = Connection::open(self.file()).unwrap();
+                let sql = "select consumer, message_id from posthaste_inbox order by 1, 2";
+                let mut statement = connection.prepare(sql).unwrap();
+                let row =
+                    |row: &rusqlite::Row<'_>| Ok((row.get(0)?, MessageId::from_bytes(row.get(1)?)));
+                let rows = statement.query_map([], row);
+                rows.unwrap().map(Result::unwrap).collect()
+            }
+        }
+    }
+
     /// The application's committed rows.
     pub(crate) async fn orders(&self) -> i64 {
         let count = "select count(*) from orders";

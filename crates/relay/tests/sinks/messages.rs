@@ -106,7 +106,7 @@ pub(crate) async fn publish(
 }
 
 /// Writes down how far a lane has come by position.
-struct ByPosition;
+pub(crate) struct ByPosition;
 
 impl Marks for ByPosition {
     fn text(&self, message: &MessageRef<'_>) -> String {

@@ -11,3 +11,4 @@ pub(crate) mod redis_server;
 mod redis_stream;
 mod redis_stream_faults;
 mod stdout;
+mod vectors;

@@ -17,6 +17,7 @@ const FILES: &[(&str, &str)] = &[
     ("leases", include_str!("../../migrations/postgres/0008_leases.sql")),
     ("rewound", include_str!("../../migrations/postgres/0009_rewound.sql")),
     ("emptied", include_str!("../../migrations/postgres/0010_emptied.sql")),
+    ("inbox", include_str!("../../migrations/postgres/0011_inbox.sql")),
     ("commands", include_str!("../../migrations/postgres/0012_commands.sql")),
     ("machines", include_str!("../../migrations/postgres/0013_machines.sql")),
 ];

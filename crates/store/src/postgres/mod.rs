@@ -65,6 +65,8 @@ pub struct PostgresOptions {
     pub retention_bytes: Option<u64>,
     /// How long idempotency tokens are kept, at least.
     pub token_retention: Duration,
+    /// How long inboxes remember what was handled, at least.
+    pub inbox_retention: Duration,
     /// Transactions that have been open for longer are findings of [`Store::preflight`].
     pub transaction_age_max: Duration,
     /// Sizes of the log's ring, used when the schema is created.
@@ -85,6 +87,7 @@ impl Default for PostgresOptions {
             retention: Duration::from_hours(1),
             retention_bytes: None,
             token_retention: Duration::from_hours(24),
+            inbox_retention: Duration::from_hours(7 * 24),
             transaction_age_max: Duration::from_mins(15),
             rings: RingSizes::default(),
             limits: Limits::DEFAULT,

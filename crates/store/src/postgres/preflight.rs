@@ -8,7 +8,7 @@ use super::{PostgresStore, connect::Loan};
 use crate::{Result, StoreError, StoreErrorKind};
 
 /// Rights that a relay needs, each of one table that stands for its like (`roles.sql`).
-const RIGHTS: [(&str, &str); 8] = [
+const RIGHTS: [(&str, &str); 9] = [
     ("log", "select"),
     ("tick", "insert"),
     ("progress", "insert"),
@@ -16,6 +16,7 @@ const RIGHTS: [(&str, &str); 8] = [
     ("lease", "update"),
     ("emptied", "update"),
     ("failed_message", "delete"),
+    ("inbox", "delete"),
     ("relay", "delete"),
 ];
 /// Clocks that are kept by NTP differ by less.

@@ -24,6 +24,9 @@ grant insert (token, message_id), select (token, message_id) on @schema@.token t
 grant insert (id, topic, key, payload, content_type, headers, correlation_id, deliver_at),
   select (id), delete on @schema@.scheduled to @writer@;
 
+-- Workers: they consume. `select` is for the answer of handle_many; the time is the database's.
+grant insert (consumer, message_id), select (message_id) on @schema@.inbox to @worker@;
+
 -- The relay: reads the log, and writes what it keeps beside it.
 grant select on all tables in schema @schema@ to @relay@;
 grant select on sequence @schema@.log_position_seq to @relay@;
@@ -34,12 +37,12 @@ grant update (singleton) on @schema@.meta to @relay@;
 grant insert, update on @schema@.subscription, @schema@.lease, @schema@.emptied to @relay@;
 grant insert, update, delete on @schema@.parked_key, @schema@.failed_message, @schema@.relay
   to @relay@;
--- Scheduled messages move into the log; tokens are forgotten.
+-- Scheduled messages move into the log; tokens and handled messages are forgotten.
 grant insert (id, topic, key, payload, content_type, headers, correlation_id)
   on @schema@.log to @relay@;
 grant usage on sequence @schema@.log_position_seq to @relay@;
 grant update, delete on @schema@.scheduled to @relay@;
-grant update, delete on @schema@.token to @relay@;
+grant update, delete on @schema@.token, @schema@.inbox to @relay@;
 do $$
 declare
   slot regclass;
@@ -68,7 +71,8 @@ end
 $$;
 grant select on sequence @schema@.log_position_seq to @viewer@;
 grant select on @schema@.subscription, @schema@.lease, @schema@.tick, @schema@.progress,
-  @schema@.parked_key, @schema@.audit, @schema@.place, @schema@.relay, @schema@.emptied to @viewer@;
+  @schema@.parked_key, @schema@.audit, @schema@.place, @schema@.relay, @schema@.emptied, @schema@.inbox
+  to @viewer@;
 grant select (position, xid, id, topic, key, content_type, correlation_id, enqueued_at)
   on @schema@.log to @viewer@;
 grant select (n, id, topic, key, content_type, correlation_id, enqueued_at, deliver_at)

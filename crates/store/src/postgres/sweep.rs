@@ -20,10 +20,11 @@ use crate::{Result, StoreError, StoreErrorKind, SweepReport, defect};
 /// again: the longer it stays, the further back `published_at` is exact.
 const STRETCHES_AHEAD: i64 = 2;
 
-/// Tokens that one transaction deletes: a few milliseconds.
-const TOKENS_CHUNK: u64 = 1_000;
-/// Chunks of one sweep: at the default interval of 5 s, 20,000 tokens a second can come and go.
-const TOKEN_CHUNKS_MAX: usize = 100;
+/// Rows beside the log that one transaction deletes: a few milliseconds.
+const CHUNK: u64 = 1_000;
+/// Chunks of one sweep and table: at the default interval of 5 s, 20,000 rows a second can come and
+/// go.
+const CHUNKS_MAX: usize = 100;
 
 /// One sweep over the three rings.
 pub(super) async fn sweep(store: &PostgresStore) -> Result<SweepReport> {
@@ -45,6 +46,7 @@ pub(super) async fn sweep(store: &PostgresStore) -> Result<SweepReport> {
         report.pin = retention::pin(store, &loan, geometry.log, last, needs, is_over).await?;
     }
     report.tokens_deleted = sweep_tokens(store, &loan).await?;
+    report.inbox_deleted = sweep_inbox(store, &loan).await?;
     loan.give_back();
     Ok(report)
 }
@@ -56,15 +58,35 @@ async fn sweep_tokens(store: &PostgresStore, loan: &Loan) -> Result<u64> {
     let sql = format!(
         "delete from {0}.token where token = any (array(select token from {0}.token \
          where created_at <= statement_timestamp() - make_interval(secs => {1}) \
-         order by created_at limit {TOKENS_CHUNK} for update skip locked))",
+         order by created_at limit {CHUNK} for update skip locked))",
         store.schema(),
         store.shared.options.token_retention.as_secs_f64()
     );
+    delete_chunks(loan, "sweep tokens", &sql).await
+}
+
+/// Forgets handled messages that are older than their retention, likewise. A consumer waits for a
+/// chunk at most, and only if one of its messages comes again after all that time.
+async fn sweep_inbox(store: &PostgresStore, loan: &Loan) -> Result<u64> {
+    // A range of the index on `handled_at`, from its start. The rows are locked and never updated,
+    // so each stays where its `ctid` says.
+    let sql = format!(
+        "delete from {0}.inbox where ctid = any (array(select ctid from {0}.inbox \
+         where handled_at <= statement_timestamp() - make_interval(secs => {1}) \
+         order by handled_at limit {CHUNK} for update skip locked))",
+        store.schema(),
+        store.shared.options.inbox_retention.as_secs_f64()
+    );
+    delete_chunks(loan, "sweep inboxes", &sql).await
+}
+
+/// Runs a deletion of one chunk until it finds less than that.
+async fn delete_chunks(loan: &Loan, doing: &str, sql: &str) -> Result<u64> {
     let mut deleted = 0;
-    for _ in 0..TOKEN_CHUNKS_MAX {
-        let now = loan.bounded("sweep tokens", loan.client().execute_typed(&sql, &[])).await?;
+    for _ in 0..CHUNKS_MAX {
+        let now = loan.bounded(doing, loan.client().execute_typed(sql, &[])).await?;
         deleted += now;
-        if now < TOKENS_CHUNK {
+        if now < CHUNK {
             break;
         }
     }

@@ -69,6 +69,8 @@ pub struct SqliteOptions {
     pub retention_bytes: Option<u64>,
     /// How long idempotency tokens are kept, at least.
     pub token_retention: Duration,
+    /// How long inboxes remember what was handled, at least.
+    pub inbox_retention: Duration,
 }
 
 impl Default for SqliteOptions {
@@ -81,6 +83,7 @@ impl Default for SqliteOptions {
             retention: Duration::from_hours(1),
             retention_bytes: None,
             token_retention: Duration::from_hours(24),
+            inbox_retention: Duration::from_hours(7 * 24),
         }
     }
 }
@@ -94,6 +97,7 @@ pub struct SqliteStore {
     /// What the sweeps have measured. Written on the observer's thread.
     sizes: Arc<Mutex<Sizes>>,
     token_retention: Duration,
+    inbox_retention: Duration,
     operation_timeout: Duration,
     writer: Arc<Worker>,
     reader: Arc<Worker>,
@@ -122,6 +126,7 @@ impl SqliteStore {
             retention_bytes: options.retention_bytes,
             sizes: Arc::default(),
             token_retention: options.token_retention,
+            inbox_retention: options.inbox_retention,
             operation_timeout: bound,
             writer: Arc::new(writer),
             reader: Arc::new(reader),
@@ -401,7 +406,10 @@ impl Store for SqliteStore {
         let kept = self.token_retention;
         let tokens_deleted =
             self.sweep_all("sweep tokens", until, move |scope| sweep::tokens(scope, kept)).await?;
-        Ok(SweepReport { tokens_deleted, ..report })
+        let kept = self.inbox_retention;
+        let inbox_deleted =
+            self.sweep_all("sweep inboxes", until, move |scope| sweep::inbox(scope, kept)).await?;
+        Ok(SweepReport { tokens_deleted, inbox_deleted, ..report })
     }
 
     async fn status(&self) -> Result<Status> {

@@ -14,6 +14,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("leases", include_str!("../../migrations/sqlite/0005_leases.sql")),
     ("rewound", include_str!("../../migrations/sqlite/0006_rewound.sql")),
     ("emptied", include_str!("../../migrations/sqlite/0007_emptied.sql")),
+    ("inbox", include_str!("../../migrations/sqlite/0008_inbox.sql")),
     ("commands", include_str!("../../migrations/sqlite/0009_commands.sql")),
 ];
 

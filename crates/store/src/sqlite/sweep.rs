@@ -23,8 +23,7 @@ const HISTORY: i64 = 8 * 32_768;
 /// waits at a place of its own. Looks only at the oldest `CHUNK` positions, in the order of the
 /// primary key.
 pub(super) fn messages(scope: &Scope<'_>, retention: Duration, excess: Position) -> Result<usize> {
-    let retention = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
-    let until = scope.now_micros()?.saturating_sub(retention);
+    let until = before(scope, retention)?;
     let deleted: Vec<Position> = scope.all(
         "delete from @schema@_log where position in ( \
            select position from ( \
@@ -112,13 +111,30 @@ pub(super) fn progress(scope: &Scope<'_>) -> Result<usize> {
 
 /// Deletes tokens that are older than `retention`, the oldest first (an index on their times).
 pub(super) fn tokens(scope: &Scope<'_>, retention: Duration) -> Result<usize> {
-    let retention = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
-    let until = scope.now_micros()?.saturating_sub(retention);
+    let until = before(scope, retention)?;
     scope.run(
         "delete from @schema@_token where token in ( \
            select token from @schema@_token where created_at <= ?2 order by created_at limit ?1)",
         (CHUNK as i64, until),
     )
+}
+
+/// Forgets handled messages that are older than `retention`, the oldest first (an index on their
+/// times).
+pub(super) fn inbox(scope: &Scope<'_>, retention: Duration) -> Result<usize> {
+    let until = before(scope, retention)?;
+    scope.run(
+        "delete from @schema@_inbox where (consumer, message_id) in ( \
+           select consumer, message_id from @schema@_inbox where handled_at <= ?2 \
+           order by handled_at limit ?1)",
+        (CHUNK as i64, until),
+    )
+}
+
+/// The time that lies `retention` back.
+fn before(scope: &Scope<'_>, retention: Duration) -> Result<i64> {
+    let retention = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
+    Ok(scope.now_micros()?.saturating_sub(retention))
 }
 
 /// The lowest position in the log, or one above every position while it is empty.

@@ -20,6 +20,9 @@ pub(crate) trait Harness: Sized {
     /// Whether the log is a ring of slots, whose dead tuples the server counts.
     const HAS_SLOTS: bool;
 
+    /// The table of handled messages.
+    const INBOX: &'static str;
+
     /// A transaction of an application.
     type Application: Application;
 
@@ -27,7 +30,7 @@ pub(crate) trait Harness: Sized {
     async fn empty() -> Self;
 
     /// One more store on the database, as another process would open it. It keeps published
-    /// messages and tokens for `retention`.
+    /// messages, tokens and what was handled for `retention`.
     async fn open(&self, retention: Duration) -> Arc<dyn Store>;
 
     /// One more store, which keeps messages for long unless the log takes more than `bytes`.
@@ -57,6 +60,12 @@ pub(crate) trait Harness: Sized {
     /// Removes the tick `n`.
     async fn remove_tick(&self, n: i64);
 
+    /// Makes what `consumer` has handled older by `age`.
+    async fn age_inbox(&self, consumer: &str, age: Duration);
+
+    /// Writes a handled message past the adapters' checks, and answers whether the database took it.
+    async fn write_inbox(&self, consumer: &str) -> bool;
+
     /// Records a migration that this build does not know.
     async fn record_unknown_migration(&self);
 }
@@ -69,6 +78,10 @@ pub(crate) trait Application {
     /// Cancels a scheduled message with the text of `posthaste_store::statements`, and answers
     /// whether it was still waiting.
     async fn cancel(&mut self, id: MessageId) -> bool;
+
+    /// Handles a message with the text of `posthaste_store::statements`, and answers whether it is
+    /// the first time.
+    async fn handle(&mut self, consumer: &str, id: MessageId) -> bool;
 
     /// Commits.
     async fn commit(self);

@@ -109,6 +109,10 @@ macro_rules! every_case {
                 r4_appended_messages_with_one_token_are_written_once,
                 r4_token_is_kept_for_its_time_and_then_forgotten,
             }
+            inbox {
+                r28_handled_message_is_remembered_for_its_time_and_then_forgotten,
+                row_of_an_inbox_that_is_out_of_bounds_is_refused_by_the_database,
+            }
             views {
                 published_at_is_null_until_every_matching_subscription_has_settled,
                 message_that_no_subscription_matches_is_never_published,
@@ -143,6 +147,7 @@ macro_rules! every_concurrent_case {
 mod aside;
 mod concurrent;
 mod harness;
+mod inbox;
 mod leases;
 mod messages;
 mod migrations;

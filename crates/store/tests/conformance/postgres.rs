@@ -35,6 +35,7 @@ impl Harness for PostgresHarness {
     const WRITERS_MAX: usize = 6;
     const SWEEP_LEAVES_MAX: u64 = RINGS.slot_size as u64;
     const HAS_SLOTS: bool = true;
+    const INBOX: &'static str = "posthaste.inbox";
     type Application = Transaction;
 
     async fn empty() -> Self {
@@ -45,6 +46,7 @@ impl Harness for PostgresHarness {
         let options = PostgresOptions {
             retention,
             token_retention: retention,
+            inbox_retention: retention,
             rings: RINGS,
             ..PostgresOptions::default()
         };
@@ -109,6 +111,18 @@ impl Harness for PostgresHarness {
         self.execute(&format!("delete from posthaste.tick where n = {n}")).await;
     }
 
+    async fn age_inbox(&self, consumer: &str, age: Duration) {
+        let sql = "update posthaste.inbox \
+                   set handled_at = handled_at - make_interval(secs => $2) where consumer = $1";
+        let client = self.database.connect().await;
+        client.execute(sql, &[&consumer, &age.as_secs_f64()]).await.unwrap();
+    }
+
+    async fn write_inbox(&self, consumer: &str) -> bool {
+        let sql = "insert into posthaste.inbox values ($1, gen_random_uuid())";
+        self.database.connect().await.execute(sql, &[&consumer]).await.is_ok()
+    }
+
     async fn record_unknown_migration(&self) {
         self.execute("insert into posthaste.migration (version, name) values (9999, 'unknown')")
             .await;
@@ -148,6 +162,11 @@ impl Application for Transaction {
 
     async fn cancel(&mut self, id: MessageId) -> bool {
         self.client.query_one(&self.writer.cancel, &[&id]).await.unwrap().get(0)
+    }
+
+    async fn handle(&mut self, consumer: &str, id: MessageId) -> bool {
+        let answer = self.client.query_one(&self.writer.handle_once, &[&consumer, &id]).await;
+        answer.unwrap().get(0)
     }
 
     async fn commit(self) {

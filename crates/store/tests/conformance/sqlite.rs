@@ -52,6 +52,7 @@ impl Harness for SqliteHarness {
     const WRITERS_MAX: usize = 1;
     const SWEEP_LEAVES_MAX: u64 = 0;
     const HAS_SLOTS: bool = false;
+    const INBOX: &'static str = "posthaste_inbox";
     type Application = Transaction;
 
     async fn empty() -> Self {
@@ -63,6 +64,7 @@ impl Harness for SqliteHarness {
             create: true,
             retention,
             token_retention: retention,
+            inbox_retention: retention,
             ..SqliteOptions::default()
         };
         Arc::new(SqliteStore::open(self.path(), &options).await.unwrap())
@@ -124,6 +126,18 @@ impl Harness for SqliteHarness {
         self.execute("delete from posthaste_tick where n = ?1", [n]);
     }
 
+    async fn age_inbox(&self, consumer: &str, age: Duration) {
+        let sql = "update posthaste_inbox set handled_at = handled_at - ?2 where consumer = ?1";
+        let micros = age.as_micros() as i64;
+        self.connect().execute(sql, (consumer, micros)).unwrap();
+    }
+
+    async fn write_inbox(&self, consumer: &str) -> bool {
+        let sql = "insert into posthaste_inbox (consumer, message_id) values (?1, ?2)";
+        let id = Uuid::new_v4();
+        self.connect().execute(sql, (consumer, id.as_bytes())).is_ok()
+    }
+
     async fn record_unknown_migration(&self) {
         let sql = "insert into posthaste_migration (version, name) values (9999, 'unknown')";
         self.execute(sql, []);
@@ -163,6 +177,11 @@ impl Application for Transaction {
 
     async fn cancel(&mut self, id: MessageId) -> bool {
         self.connection.execute(&self.writer.cancel, [id.as_bytes()]).unwrap() > 0
+    }
+
+    async fn handle(&mut self, consumer: &str, id: MessageId) -> bool {
+        let values = (consumer, id.as_bytes());
+        self.connection.execute(&self.writer.handle_once, values).unwrap() > 0
     }
 
     async fn commit(self) {

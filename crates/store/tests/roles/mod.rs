@@ -1,5 +1,7 @@
 //! Every role on every object, and the attacks that the grants and pinned search paths keep out.
 
+use std::time::Duration;
+
 use crate::taking::taken;
 use posthaste_core::{Message, TopicFilter};
 use posthaste_store::{
@@ -12,7 +14,7 @@ use tokio_postgres::{Client, error::SqlState};
 const ROLES: [&str; 4] = ["writer", "relay", "worker", "viewer"];
 
 /// What viewers see whole.
-const SEEN: [&str; 11] = [
+const SEEN: [&str; 12] = [
     "subscription",
     "lease",
     "tick",
@@ -24,6 +26,7 @@ const SEEN: [&str; 11] = [
     "emptied",
     "machine",
     "entity",
+    "inbox",
 ];
 
 /// A migrated database with roles of its own, since roles belong to the whole cluster, and a
@@ -111,7 +114,7 @@ async fn every_role_may_do_to_every_table_what_its_task_needs_and_no_more() {
                 ("relay", "parked_key" | "failed_message" | "relay") => {
                     "select insert update delete"
                 }
-                ("relay", "scheduled" | "token") => "select update delete",
+                ("relay", "scheduled" | "token" | "inbox") => "select update delete",
                 ("writer", "scheduled") => "delete",
                 ("relay", _) | (_, "meta") => "select",
                 ("viewer", table) if !is_slot && SEEN.contains(&table) => "select",
@@ -217,6 +220,52 @@ async fn relay_publishes_with_its_role_alone() {
 }
 
 #[tokio::test]
+async fn worker_handles_messages_once_and_may_do_nothing_else() {
+    let scene = scene().await;
+    let worker = scene.login("worker").await;
+    let id = "'01920000-0000-7000-8000-000000000001'";
+    let once = format!("select posthaste.handle_once('mail', {id})");
+    let many = format!("select count(*) from posthaste.handle_many('mail', array[{id}]::uuid[])");
+    assert!(worker.query_one(&once, &[]).await.unwrap().get::<_, bool>(0));
+    assert!(!worker.query_one(&once, &[]).await.unwrap().get::<_, bool>(0));
+    assert_eq!(worker.query_one(&many, &[]).await.unwrap().get::<_, i64>(0), 0);
+    let handled = "posthaste.inbox (consumer, message_id";
+    for beyond in [
+        // What looks old would be swept too early.
+        &format!("insert into {handled}, handled_at) values ('a', gen_random_uuid(), now())"),
+        "select consumer from posthaste.inbox",
+        "update posthaste.inbox set handled_at = now()",
+        "delete from posthaste.inbox",
+        "truncate posthaste.inbox",
+        "select posthaste.enqueue('t', '{}')",
+        "select posthaste.cancel(gen_random_uuid())",
+        "select payload from posthaste.log",
+        "select * from posthaste.token",
+        "select posthaste.set_strict('*')",
+        "create table posthaste.mine (a int)",
+    ] {
+        assert!(is_denied(worker.batch_execute(beyond).await), "{beyond}");
+    }
+    for role in ["writer", "relay", "viewer"] {
+        let other = scene.login(role).await;
+        for call in [&once, &many] {
+            assert!(is_denied(other.batch_execute(call).await), "{role}: {call}");
+        }
+    }
+    let viewer = scene.login("viewer").await;
+    let seen =
+        viewer.query_one("select consumer, handled_at is not null from posthaste.inbox", &[]);
+    let seen = seen.await.unwrap();
+    assert_eq!((seen.get(0), seen.get(1)), ("mail", true));
+    let relay = open(&scene.url("relay"));
+    let forgetful =
+        PostgresOptions { inbox_retention: Duration::ZERO, ..PostgresOptions::default() };
+    assert_eq!(relay.sweep().await.unwrap().inbox_deleted, 0);
+    let relay = PostgresStore::connect(&scene.url("relay"), &forgetful).unwrap();
+    assert_eq!(relay.sweep().await.unwrap().inbox_deleted, 1);
+}
+
+#[tokio::test]
 async fn viewer_sees_everything_but_payloads_and_headers() {
     let scene = scene().await;
     open(scene.database.url()).append(&[Message::new("t").text("secret")]).await.unwrap();
@@ -281,7 +330,8 @@ async fn hostile_search_path_and_shadow_objects_change_nothing() {
          create function evil.nextval(regclass) returns bigint language sql as 'select 1::bigint'; \
          create function evil.clock_timestamp() returns timestamptz language sql \
          as $$select 'epoch'::timestamptz$$; \
-         grant usage on schema evil to {login}"
+         grant usage on schema evil to {login}, {}_worker_login",
+        scene.prefix
     );
     scene.admin.batch_execute(&evil).await.unwrap();
     let writer = scene.login("writer").await;
@@ -297,6 +347,13 @@ async fn hostile_search_path_and_shadow_objects_change_nothing() {
     let row = scene.admin.query_one(sql, &[]).await.unwrap();
     let (count, xid, is_now): (i64, i64, bool) = (row.get(0), row.get(1), row.get(2));
     assert!(count == 1 && xid > 3 && is_now, "{count} {xid} {is_now}");
+    let worker = scene.login("worker").await;
+    worker.batch_execute("set search_path = evil, posthaste, pg_catalog").await.unwrap();
+    let long = "x".repeat(256);
+    let refused = worker
+        .batch_execute(&format!("select posthaste.handle_once('{long}', gen_random_uuid())"))
+        .await;
+    assert!(refused.is_err());
     let shadow = scene.admin.query_one("select count(*) from evil.log", &[]).await.unwrap();
     assert_eq!(shadow.get::<_, i64>(0), 0);
 }

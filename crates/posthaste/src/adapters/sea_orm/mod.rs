@@ -92,6 +92,38 @@ macro_rules! writer {
                 }
             }
 
+            async fn handle_once(
+                &mut self,
+                statements: &Statements,
+                consumer: &str,
+                id: MessageId,
+            ) -> Result<bool, EnqueueError> {
+                match database(*self)? {
+                    Database::Postgres => {
+                        postgres::handle_once(*self, &statements.postgres, consumer, id).await
+                    }
+                    Database::Sqlite => {
+                        sqlite::handle_once(*self, &statements.sqlite, consumer, id).await
+                    }
+                }
+            }
+
+            async fn handle_many(
+                &mut self,
+                statements: &Statements,
+                consumer: &str,
+                ids: &[MessageId],
+            ) -> Result<Vec<MessageId>, EnqueueError> {
+                match database(*self)? {
+                    Database::Postgres => {
+                        postgres::handle_many(*self, &statements.postgres, consumer, ids).await
+                    }
+                    Database::Sqlite => {
+                        sqlite::handle_many(*self, &statements.sqlite, consumer, ids).await
+                    }
+                }
+            }
+
             async fn abort(&mut self, statements: &Statements, reason: &str) -> Result<(), EnqueueError> {
                 match database(*self)? {
                     Database::Postgres => postgres::abort(*self, &statements.postgres, reason).await,

@@ -58,6 +58,29 @@ pub(super) async fn lock_keys(
     connection.execute_raw(lock).await.map(drop).map_err(failed)
 }
 
+pub(super) async fn handle_once(
+    connection: &impl ConnectionTrait,
+    statements: &PostgresWriter,
+    consumer: &str,
+    id: MessageId,
+) -> Result<bool, EnqueueError> {
+    let values = vec![consumer.into(), id.into()];
+    let row = connection.query_one_raw(statement(&statements.handle_once, values)).await;
+    let answer = row.and_then(|row| row.map(|row| row.try_get_by_index(0)).transpose());
+    answer.map(Option::unwrap_or_default).map_err(failed)
+}
+
+pub(super) async fn handle_many(
+    connection: &impl ConnectionTrait,
+    statements: &PostgresWriter,
+    consumer: &str,
+    ids: &[MessageId],
+) -> Result<Vec<MessageId>, EnqueueError> {
+    let values = vec![consumer.into(), ids.to_vec().into()];
+    let rows = connection.query_all_raw(statement(&statements.handle_many, values)).await;
+    rows.and_then(|rows| rows.iter().map(|row| row.try_get_by_index(0)).collect()).map_err(failed)
+}
+
 pub(super) async fn abort(
     connection: &impl ConnectionTrait,
     statements: &PostgresWriter,

@@ -63,6 +63,31 @@ pub(super) async fn cancel(
     connection.execute_raw(cancel).await.map(|done| done.rows_affected() > 0).map_err(failed)
 }
 
+pub(super) async fn handle_once(
+    connection: &impl ConnectionTrait,
+    statements: &SqliteWriter,
+    consumer: &str,
+    id: MessageId,
+) -> Result<bool, EnqueueError> {
+    let handle = statement(&statements.handle_once, vec![consumer.into(), blob(id)]);
+    connection.execute_raw(handle).await.map(|done| done.rows_affected() > 0).map_err(failed)
+}
+
+pub(super) async fn handle_many(
+    connection: &impl ConnectionTrait,
+    statements: &SqliteWriter,
+    consumer: &str,
+    ids: &[MessageId],
+) -> Result<Vec<MessageId>, EnqueueError> {
+    let mut fresh = Vec::with_capacity(ids.len());
+    for id in ids {
+        if handle_once(connection, statements, consumer, *id).await? {
+            fresh.push(*id);
+        }
+    }
+    Ok(fresh)
+}
+
 pub(super) async fn abort(
     connection: &impl ConnectionTrait,
     statements: &SqliteWriter,

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use deadpool_postgres::{Client, Manager, Pool};
 use posthaste::{
-    EnqueueError, Message, MessageId, Outbox,
+    Delivery, EnqueueError, Inbox, InboxError, Message, MessageId, Outbox,
     testing::{self, Enqueued, Mark, ReadError},
 };
 use tokio_postgres::NoTls;
@@ -52,6 +52,18 @@ impl Session for Deadpool {
 
     async fn lock_keys(&mut self, outbox: &Outbox, keys: &[&str]) -> Result<(), EnqueueError> {
         outbox.lock_keys(&self.0, keys).await
+    }
+
+    async fn handle(&mut self, inbox: &Inbox, id: MessageId) -> Result<Delivery, InboxError> {
+        inbox.handle(&self.0, id).await
+    }
+
+    async fn handle_many(
+        &mut self,
+        inbox: &Inbox,
+        ids: &[MessageId],
+    ) -> Result<Vec<MessageId>, InboxError> {
+        inbox.handle_many(&self.0, ids).await
     }
 
     async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError> {

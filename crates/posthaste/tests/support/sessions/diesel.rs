@@ -4,7 +4,7 @@ use std::error::Error;
 
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, SimpleAsyncConnection as _};
 use posthaste::{
-    EnqueueError, Message, MessageId, Outbox,
+    Delivery, EnqueueError, Inbox, InboxError, Message, MessageId, Outbox,
     testing::{self, Enqueued, Mark, ReadError},
 };
 
@@ -45,6 +45,18 @@ impl Session for Diesel {
 
     async fn lock_keys(&mut self, outbox: &Outbox, keys: &[&str]) -> Result<(), EnqueueError> {
         outbox.lock_keys(&mut self.0, keys).await
+    }
+
+    async fn handle(&mut self, inbox: &Inbox, id: MessageId) -> Result<Delivery, InboxError> {
+        inbox.handle(&mut self.0, id).await
+    }
+
+    async fn handle_many(
+        &mut self,
+        inbox: &Inbox,
+        ids: &[MessageId],
+    ) -> Result<Vec<MessageId>, InboxError> {
+        inbox.handle_many(&mut self.0, ids).await
     }
 
     async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError> {

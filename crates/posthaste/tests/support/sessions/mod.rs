@@ -6,7 +6,7 @@
 use std::error::Error;
 
 use posthaste::{
-    EnqueueError, Message, MessageId, Outbox,
+    Delivery, EnqueueError, Inbox, InboxError, Message, MessageId, Outbox,
     testing::{self, Enqueued, Mark, ReadError},
 };
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
@@ -35,6 +35,12 @@ pub(crate) trait Session: Sized {
     ) -> Result<Vec<MessageId>, EnqueueError>;
     async fn cancel(&mut self, outbox: &Outbox, id: MessageId) -> Result<bool, EnqueueError>;
     async fn lock_keys(&mut self, outbox: &Outbox, keys: &[&str]) -> Result<(), EnqueueError>;
+    async fn handle(&mut self, inbox: &Inbox, id: MessageId) -> Result<Delivery, InboxError>;
+    async fn handle_many(
+        &mut self,
+        inbox: &Inbox,
+        ids: &[MessageId],
+    ) -> Result<Vec<MessageId>, InboxError>;
     async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError>;
     async fn enqueued_since(&mut self, o: &Outbox, mark: &Mark) -> Result<Enqueued, ReadError>;
     /// Whether `cause` is the client's own error.
@@ -76,6 +82,18 @@ impl Session for TokioPostgres {
 
     async fn lock_keys(&mut self, outbox: &Outbox, keys: &[&str]) -> Result<(), EnqueueError> {
         outbox.lock_keys(&self.0, keys).await
+    }
+
+    async fn handle(&mut self, inbox: &Inbox, id: MessageId) -> Result<Delivery, InboxError> {
+        inbox.handle(&self.0, id).await
+    }
+
+    async fn handle_many(
+        &mut self,
+        inbox: &Inbox,
+        ids: &[MessageId],
+    ) -> Result<Vec<MessageId>, InboxError> {
+        inbox.handle_many(&self.0, ids).await
     }
 
     async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError> {
@@ -127,6 +145,18 @@ impl Session for SqlxPostgres {
 
     async fn lock_keys(&mut self, outbox: &Outbox, keys: &[&str]) -> Result<(), EnqueueError> {
         outbox.lock_keys(&mut self.0, keys).await
+    }
+
+    async fn handle(&mut self, inbox: &Inbox, id: MessageId) -> Result<Delivery, InboxError> {
+        inbox.handle(&mut self.0, id).await
+    }
+
+    async fn handle_many(
+        &mut self,
+        inbox: &Inbox,
+        ids: &[MessageId],
+    ) -> Result<Vec<MessageId>, InboxError> {
+        inbox.handle_many(&mut self.0, ids).await
     }
 
     async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError> {
@@ -181,6 +211,18 @@ impl Session for SqlxSqlite {
         outbox.lock_keys(&mut self.0, keys).await
     }
 
+    async fn handle(&mut self, inbox: &Inbox, id: MessageId) -> Result<Delivery, InboxError> {
+        inbox.handle(&mut self.0, id).await
+    }
+
+    async fn handle_many(
+        &mut self,
+        inbox: &Inbox,
+        ids: &[MessageId],
+    ) -> Result<Vec<MessageId>, InboxError> {
+        inbox.handle_many(&mut self.0, ids).await
+    }
+
     async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError> {
         testing::mark(outbox, &mut self.0).await
     }
@@ -230,6 +272,18 @@ impl Session for Rusqlite {
     /// There is no such call: one transaction writes at a time.
     async fn lock_keys(&mut self, _: &Outbox, _: &[&str]) -> Result<(), EnqueueError> {
         Ok(())
+    }
+
+    async fn handle(&mut self, inbox: &Inbox, id: MessageId) -> Result<Delivery, InboxError> {
+        inbox.handle_blocking(&self.0, id)
+    }
+
+    async fn handle_many(
+        &mut self,
+        inbox: &Inbox,
+        ids: &[MessageId],
+    ) -> Result<Vec<MessageId>, InboxError> {
+        inbox.handle_many_blocking(&self.0, ids)
     }
 
     async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError> {

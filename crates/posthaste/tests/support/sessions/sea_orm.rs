@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use posthaste::{
-    EnqueueError, Message, MessageId, Outbox,
+    Delivery, EnqueueError, Inbox, InboxError, Message, MessageId, Outbox,
     testing::{self, Enqueued, Mark, ReadError},
 };
 use sea_orm::{
@@ -80,6 +80,24 @@ impl SeaOrm {
         }
     }
 
+    async fn handle(&self, inbox: &Inbox, id: MessageId) -> Result<Delivery, InboxError> {
+        match &self.transaction {
+            Some(transaction) => inbox.handle(transaction, id).await,
+            None => inbox.handle(&self.database, id).await,
+        }
+    }
+
+    async fn handle_many(
+        &self,
+        inbox: &Inbox,
+        ids: &[MessageId],
+    ) -> Result<Vec<MessageId>, InboxError> {
+        match &self.transaction {
+            Some(transaction) => inbox.handle_many(transaction, ids).await,
+            None => inbox.handle_many(&self.database, ids).await,
+        }
+    }
+
     async fn mark(&self, outbox: &Outbox) -> Result<Mark, ReadError> {
         match &self.transaction {
             Some(transaction) => testing::mark(outbox, transaction).await,
@@ -142,6 +160,22 @@ macro_rules! session {
                 keys: &[&str],
             ) -> Result<(), EnqueueError> {
                 self.0.lock_keys(outbox, keys).await
+            }
+
+            async fn handle(
+                &mut self,
+                inbox: &Inbox,
+                id: MessageId,
+            ) -> Result<Delivery, InboxError> {
+                self.0.handle(inbox, id).await
+            }
+
+            async fn handle_many(
+                &mut self,
+                inbox: &Inbox,
+                ids: &[MessageId],
+            ) -> Result<Vec<MessageId>, InboxError> {
+                self.0.handle_many(inbox, ids).await
             }
 
             async fn mark(&mut self, outbox: &Outbox) -> Result<Mark, ReadError> {
