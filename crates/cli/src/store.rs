@@ -72,6 +72,7 @@ fn postgres(url: &str, database: &DatabaseSettings) -> Result<Arc<dyn Operations
         retention_bytes: database.retention_size,
         token_retention: database.token_retention,
         inbox_retention: database.inbox_retention,
+        command_retention: database.command_retention,
         transaction_age_max: database.transaction_age_max,
         rings: database.ring.sizes(),
         ..PostgresOptions::default()
@@ -92,6 +93,7 @@ async fn sqlite(
         retention_bytes: database.retention_size,
         token_retention: database.token_retention,
         inbox_retention: database.inbox_retention,
+        command_retention: database.command_retention,
     };
     Ok(Arc::new(SqliteStore::open(path, &options).await?))
 }

@@ -41,6 +41,7 @@ contract! {
     attempt_whose_lease_has_run_out_is_taken_over_and_cannot_complete
     renewed_lease_keeps_others_out_and_abandoned_command_lets_them_in
     what_is_no_command_is_refused
+    r23_old_commands_are_forgotten_and_those_in_progress_stay
 }
 
 const EVERY_KIND: &[u8] = b"\x00\xff{}\r\n'";
@@ -164,4 +165,29 @@ async fn what_is_no_command_is_refused<S: CommandSession>() {
     session.begin(&command).await.unwrap();
     let error = session.renew(&command, Duration::from_millis(10)).await.unwrap_err();
     assert_eq!(*error.kind(), CommandErrorKind::Refused(Refusal::Argument));
+}
+
+async fn r23_old_commands_are_forgotten_and_those_in_progress_stay<S: CommandSession>() {
+    let place = S::place().await;
+    let mut session = S::open(&place).await;
+    let named = |key: &str| Command::new("pay", key, b"");
+    let [done, gone, running, new] = ["done", "gone", "running", "new"].map(named);
+    for command in [&done, &gone, &running, &new] {
+        session.begin(command).await.unwrap();
+    }
+    session.complete(&done, b"").await.unwrap();
+    session.complete(&new, b"").await.unwrap();
+    let aged = if S::COMMIT_FAILS {
+        "update posthaste_command set created_at = created_at - 3660000000, \
+         lease_until = case key when 'gone' then 1 else lease_until end where key <> 'new'"
+    } else {
+        "update posthaste.command set created_at = created_at - interval '61 minutes', \
+         lease_until = case key when 'gone' then now() else lease_until end where key <> 'new'"
+    };
+    session.execute(aged).await.unwrap();
+    assert_eq!(place.sweep_commands().await, 2);
+    assert_eq!(session.begin(&named("done")).await.unwrap(), Begun::First);
+    assert_eq!(session.begin(&named("gone")).await.unwrap(), Begun::First);
+    assert!(matches!(session.begin(&named("running")).await.unwrap(), Begun::InProgress { .. }));
+    assert_eq!(session.begin(&named("new")).await.unwrap(), Begun::Repeat(Vec::new()));
 }

@@ -360,6 +360,8 @@ pub struct SweepReport {
     pub tokens_deleted: u64,
     /// Handled messages that inboxes have forgotten.
     pub inbox_deleted: u64,
+    /// Commands that were forgotten.
+    pub commands_deleted: u64,
     /// Slots that hold messages of two laps because a subscription lags too far behind.
     pub slots_shared: u32,
     /// Bytes that the log has above its size although nothing more can be emptied.

@@ -80,6 +80,11 @@ pub(crate) struct DatabaseSettings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub(crate) inbox_retention: Duration,
+    /// How long commands, idempotency keys of state machines among them, and their answers are kept: a
+    /// request that is repeated later is executed again (1m to 10 years).
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub(crate) command_retention: Duration,
     /// A transaction that has been open for longer is told of when a relay starts, and by
     /// `posthaste doctor`: what it has enqueued waits with it. PostgreSQL only.
     #[serde(with = "humantime_serde")]
@@ -214,6 +219,7 @@ impl Default for DatabaseSettings {
             retention_size: None,
             token_retention: store.token_retention,
             inbox_retention: store.inbox_retention,
+            command_retention: store.command_retention,
             transaction_age_max: store.transaction_age_max,
             ring: RingSettings::default(),
         }
@@ -315,6 +321,12 @@ impl DatabaseSettings {
             ("retention", self.retention, Duration::ZERO, 10 * 366 * 86_400),
             ("token_retention", self.token_retention, Duration::from_mins(1), 10 * 366 * 86_400),
             ("inbox_retention", self.inbox_retention, Duration::from_mins(1), 10 * 366 * 86_400),
+            (
+                "command_retention",
+                self.command_retention,
+                Duration::from_mins(1),
+                10 * 366 * 86_400,
+            ),
             ("transaction_age_max", self.transaction_age_max, Duration::ZERO, 366 * 86_400),
         ];
         for (key, value, low, high) in times {

@@ -100,6 +100,22 @@ impl Place {
         store.move_due(1_000).await.unwrap();
     }
 
+    /// Sweeps as a relay does that keeps commands for an hour, and answers how many it forgot.
+    pub(crate) async fn sweep_commands(&self) -> u64 {
+        let command_retention = Duration::from_hours(1);
+        let store: Box<dyn Store> = match self {
+            Self::Postgres(database) => {
+                let options = PostgresOptions { command_retention, ..PostgresOptions::default() };
+                Box::new(PostgresStore::connect(database.url(), &options).unwrap())
+            }
+            Self::Sqlite(_) => {
+                let options = SqliteOptions { command_retention, ..SqliteOptions::default() };
+                Box::new(SqliteStore::open(&self.file(), &options).await.unwrap())
+            }
+        };
+        store.sweep().await.unwrap().commands_deleted
+    }
+
     /// The committed messages in log order.
     pub(crate) async fn log(&self) -> Vec<Row> {
         match self {

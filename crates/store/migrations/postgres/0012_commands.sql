@@ -157,13 +157,13 @@ language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 declare
   forgotten bigint;
 begin
-  -- What somebody is about to complete is not waited for.
+  -- What somebody is about to complete is not waited for. A range of the index on `created_at`.
   delete from @schema@.command c
-   where c.ctid = any (array(
-     select o.ctid from @schema@.command o
-      where o.created_at < clock_timestamp() - age
-        and (o.response is not null or o.lease_until < clock_timestamp())
-      order by o.created_at limit rows_max for update skip locked));
+   using (select o.scope, o.key from @schema@.command o
+           where o.created_at <= clock_timestamp() - age
+             and (o.response is not null or o.lease_until < clock_timestamp())
+           order by o.created_at limit rows_max for update skip locked) old
+   where c.scope = old.scope and c.key = old.key;
   get diagnostics forgotten = row_count;
   return forgotten;
 end

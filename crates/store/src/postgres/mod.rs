@@ -67,6 +67,8 @@ pub struct PostgresOptions {
     pub token_retention: Duration,
     /// How long inboxes remember what was handled, at least.
     pub inbox_retention: Duration,
+    /// How long commands and their answers are kept, at least.
+    pub command_retention: Duration,
     /// Transactions that have been open for longer are findings of [`Store::preflight`].
     pub transaction_age_max: Duration,
     /// Sizes of the log's ring, used when the schema is created.
@@ -88,6 +90,7 @@ impl Default for PostgresOptions {
             retention_bytes: None,
             token_retention: Duration::from_hours(24),
             inbox_retention: Duration::from_hours(7 * 24),
+            command_retention: Duration::from_hours(7 * 24),
             transaction_age_max: Duration::from_mins(15),
             rings: RingSizes::default(),
             limits: Limits::DEFAULT,

@@ -47,6 +47,7 @@ pub(super) async fn sweep(store: &PostgresStore) -> Result<SweepReport> {
     }
     report.tokens_deleted = sweep_tokens(store, &loan).await?;
     report.inbox_deleted = sweep_inbox(store, &loan).await?;
+    report.commands_deleted = sweep_commands(store, &loan).await?;
     loan.give_back();
     Ok(report)
 }
@@ -78,6 +79,26 @@ async fn sweep_inbox(store: &PostgresStore, loan: &Loan) -> Result<u64> {
         store.shared.options.inbox_retention.as_secs_f64()
     );
     delete_chunks(loan, "sweep inboxes", &sql).await
+}
+
+/// Forgets commands that are older than their retention, by the function that may: their table is for
+/// its functions alone.
+async fn sweep_commands(store: &PostgresStore, loan: &Loan) -> Result<u64> {
+    let sql = format!(
+        "select {}.forget_commands(make_interval(secs => {}), {CHUNK})",
+        store.schema(),
+        store.shared.options.command_retention.as_secs_f64()
+    );
+    let mut deleted = 0;
+    for _ in 0..CHUNKS_MAX {
+        let rows = loan.bounded("sweep commands", loan.client().query_typed(&sql, &[])).await?;
+        let now = rows.first().map_or(0, |row| row.get::<_, i64>(0).cast_unsigned());
+        deleted += now;
+        if now < CHUNK {
+            break;
+        }
+    }
+    Ok(deleted)
 }
 
 /// Runs a deletion of one chunk until it finds less than that.

@@ -71,6 +71,8 @@ pub struct SqliteOptions {
     pub token_retention: Duration,
     /// How long inboxes remember what was handled, at least.
     pub inbox_retention: Duration,
+    /// How long commands and their answers are kept, at least.
+    pub command_retention: Duration,
 }
 
 impl Default for SqliteOptions {
@@ -84,6 +86,7 @@ impl Default for SqliteOptions {
             retention_bytes: None,
             token_retention: Duration::from_hours(24),
             inbox_retention: Duration::from_hours(7 * 24),
+            command_retention: Duration::from_hours(7 * 24),
         }
     }
 }
@@ -98,6 +101,7 @@ pub struct SqliteStore {
     sizes: Arc<Mutex<Sizes>>,
     token_retention: Duration,
     inbox_retention: Duration,
+    command_retention: Duration,
     operation_timeout: Duration,
     writer: Arc<Worker>,
     reader: Arc<Worker>,
@@ -127,6 +131,7 @@ impl SqliteStore {
             sizes: Arc::default(),
             token_retention: options.token_retention,
             inbox_retention: options.inbox_retention,
+            command_retention: options.command_retention,
             operation_timeout: bound,
             writer: Arc::new(writer),
             reader: Arc::new(reader),
@@ -409,7 +414,11 @@ impl Store for SqliteStore {
         let kept = self.inbox_retention;
         let inbox_deleted =
             self.sweep_all("sweep inboxes", until, move |scope| sweep::inbox(scope, kept)).await?;
-        Ok(SweepReport { tokens_deleted, inbox_deleted, ..report })
+        let kept = self.command_retention;
+        let commands_deleted = self
+            .sweep_all("sweep commands", until, move |scope| sweep::commands(scope, kept))
+            .await?;
+        Ok(SweepReport { tokens_deleted, inbox_deleted, commands_deleted, ..report })
     }
 
     async fn status(&self) -> Result<Status> {

@@ -131,6 +131,18 @@ pub(super) fn inbox(scope: &Scope<'_>, retention: Duration) -> Result<usize> {
     )
 }
 
+/// Forgets commands that are older than `retention`, the oldest first (an index on their times). One in
+/// progress stays while its lease runs.
+pub(super) fn commands(scope: &Scope<'_>, retention: Duration) -> Result<usize> {
+    let (until, now) = (before(scope, retention)?, scope.now_micros()?);
+    scope.run(
+        "delete from @schema@_command where (scope, key) in ( \
+           select scope, key from @schema@_command where created_at <= ?2 \
+           and (response is not null or lease_until <= ?3) order by created_at limit ?1)",
+        (CHUNK as i64, until, now),
+    )
+}
+
 /// The time that lies `retention` back.
 fn before(scope: &Scope<'_>, retention: Duration) -> Result<i64> {
     let retention = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);

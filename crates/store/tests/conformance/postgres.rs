@@ -47,6 +47,7 @@ impl Harness for PostgresHarness {
             retention,
             token_retention: retention,
             inbox_retention: retention,
+            command_retention: retention,
             rings: RINGS,
             ..PostgresOptions::default()
         };

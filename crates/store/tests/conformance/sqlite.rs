@@ -65,6 +65,7 @@ impl Harness for SqliteHarness {
             retention,
             token_retention: retention,
             inbox_retention: retention,
+            command_retention: retention,
             ..SqliteOptions::default()
         };
         Arc::new(SqliteStore::open(self.path(), &options).await.unwrap())
