@@ -1,10 +1,13 @@
 //! Posthaste for applications: write a message in the same SQL transaction as your data.
 //!
 //! The relay publishes every message whose transaction committed, and none whose transaction did
-//! not. This crate only enqueues: it opens no connection, starts no task and begins or ends no
-//! transaction. It sends its statements over the connection that it is handed.
+//! not. This crate opens no connection, starts no task and begins or ends no transaction. It sends
+//! its statements over the connection that it is handed.
 //!
-//! | client | feature | what [`Outbox::enqueue`] is handed |
+//! On the other side, [`Received`] reads a message as it arrives, and [`Inbox`] keeps one that is
+//! delivered again from taking effect again.
+//!
+//! | client | feature | what [`Outbox::enqueue`] and [`Inbox::handle`] are handed |
 //! |---|---|---|
 //! | tokio-postgres | `tokio-postgres` | `&transaction` (or `&client`) |
 //! | deadpool-postgres | `deadpool-postgres` | `&transaction` (or `&client`) |
@@ -12,7 +15,7 @@
 //! | sea-orm, PostgreSQL and SQLite | `sea-orm` | `&transaction` (or `&database`) |
 //! | sqlx, PostgreSQL | `sqlx-postgres` | `&mut *transaction` |
 //! | sqlx, SQLite | `sqlx-sqlite` | `&mut *transaction` |
-//! | rusqlite | `rusqlite` | `&transaction`, with [`Outbox::enqueue_blocking`] |
+//! | rusqlite | `rusqlite` | `&transaction`, with [`Outbox::enqueue_blocking`] and its like |
 //!
 #![cfg_attr(not(feature = "rusqlite"), doc = "[`Outbox::enqueue_blocking`]: #")]
 //! # Examples
