@@ -6,6 +6,7 @@
 //! `posthaste-relay` acts on its answers, and applications see [`Message`] through `posthaste`.
 
 pub mod backoff;
+pub mod contract;
 pub mod failure;
 pub mod lease;
 pub mod limits;
@@ -23,6 +24,7 @@ pub mod window;
 use std::time::{Duration, SystemTime};
 
 pub use backoff::Backoff;
+pub use contract::{CONTRACT_HEADER, Contract, Contracts};
 pub use failure::{FailurePolicy, OnRejection, Verdict};
 pub use lease::{LeaseView, RelayView, Shares};
 pub use limits::{InvalidMessage, Limits};

@@ -3,6 +3,7 @@
 //! check has been seen to fail.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod contract;
 mod look;
 mod model;
 mod names;

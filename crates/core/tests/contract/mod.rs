@@ -1,0 +1,5 @@
+//! Contracts: what they refuse, what they say about it, and what never gets out of a payload.
+
+mod check;
+mod compile;
+mod set;
