@@ -3,10 +3,12 @@
 //! A [`Contract`] is a JSON Schema (draft 2020-12) for one topic and one version. [`Contracts`] are
 //! all that an application, a worker or a check in CI knows: a message names its version in
 //! [`CONTRACT_HEADER`], and what does not match is refused with a [`Breach`] that says what to do.
+//! [`differences`] says what a reader of one version cannot read of another.
 //!
 //! Nothing is ever fetched: a schema that refers to another document is refused. Files are
 //! read by the callers, in the layout `<root>/<topic>/v<version>.json`.
 
+mod compat;
 mod compile;
 mod document;
 mod explain;
@@ -18,6 +20,7 @@ use std::fmt;
 use jsonschema::Validator;
 use serde_json::Value;
 
+pub use compat::{Compatibility, DIFFERENCES_MAX, Difference, differences};
 pub use compile::InvalidContract;
 pub use set::{Breach, Checked, Contracts, DuplicateContract};
 pub use violation::{PATH_BYTES_MAX, Violation};

@@ -1,5 +1,7 @@
 //! Contracts: what they refuse, what they say about it, and what never gets out of a payload.
 
 mod check;
+mod compat;
 mod compile;
+mod pairs;
 mod set;
