@@ -3,7 +3,8 @@
 //! A [`Contract`] is a JSON Schema (draft 2020-12) for one topic and one version. [`Contracts`] are
 //! all that an application, a worker or a check in CI knows: a message names its version in
 //! [`CONTRACT_HEADER`], and what does not match is refused with a [`Breach`] that says what to do.
-//! [`differences`] says what a reader of one version cannot read of another.
+//! [`differences`] says what a reader of one version cannot read of another, and
+//! [`types`] writes a contract down as types of other languages.
 //!
 //! Nothing is ever fetched: a schema that refers to another document is refused. Files are
 //! read by the callers, in the layout `<root>/<topic>/v<version>.json`.
@@ -13,6 +14,7 @@ mod compile;
 mod document;
 mod explain;
 mod set;
+pub mod types;
 mod violation;
 
 use std::fmt;

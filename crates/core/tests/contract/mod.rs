@@ -3,5 +3,7 @@
 mod check;
 mod compat;
 mod compile;
+mod examples;
 mod pairs;
 mod set;
+mod types;
