@@ -243,7 +243,7 @@ fn payload_with(secret: &'static str) -> impl Strategy<Value = Value> {
     leaf.prop_recursive(3, 16, 4, |inner| {
         prop_oneof![
             vec(inner.clone(), 0..4).prop_map(Value::Array),
-            vec(("[ab]{1,2}|\\PC{0,90}", inner), 0..4)
+            vec(("[ab]{1,2}|(\\PC|\n|\u{1b}){0,90}", inner), 0..4)
                 .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
         ]
     })

@@ -136,17 +136,47 @@ fn whole() -> impl Strategy<Value = Value> {
     (part(), part()).prop_map(|(root, x)| json!({ "$defs": { "x": x }, "allOf": [root] }))
 }
 
+/// A schema of a few keywords, whose limits random values meet often.
+fn flat() -> impl Strategy<Value = Value> {
+    vec(simple_keyword(), 1..3).prop_map(|pairs| Value::Object(pairs.into_iter().collect()))
+}
+
+/// What is done to a schema to get another.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Add,
+    Remove,
+    /// An inclusive limit excludes, or the other way.
+    Turn,
+}
+
 /// Changes a schema in one place, or in none.
-fn changed(schema: &Value, place: usize, keyword: (String, Value), removes: bool) -> Value {
+fn changed(schema: &Value, place: usize, keyword: (String, Value), change: Change) -> Value {
     let mut places = Vec::new();
     collect_objects(schema, String::new(), &mut places);
     let mut changed = schema.clone();
-    let pointer = &places[place % places.len()];
-    if let Some(Value::Object(object)) = changed.pointer_mut(pointer) {
-        if removes && let Some(name) = object.keys().nth(place % object.len().max(1)).cloned() {
-            object.remove(&name);
-        } else if !removes {
-            object.insert(keyword.0, keyword.1);
+    let Some(Value::Object(object)) = changed.pointer_mut(&places[place % places.len()]) else {
+        return changed;
+    };
+    match change {
+        Change::Add => drop(object.insert(keyword.0, keyword.1)),
+        Change::Remove => {
+            let name = object.keys().nth(place % object.len().max(1)).cloned();
+            name.and_then(|name| object.remove(&name));
+        }
+        Change::Turn => {
+            for (open, exclusive) in
+                [("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")]
+            {
+                for (from, to) in [(open, exclusive), (exclusive, open)] {
+                    if let Some(limit) = object.get(from).filter(|limit| limit.is_number()).cloned()
+                    {
+                        object.remove(from);
+                        object.insert(to.to_owned(), limit);
+                        return changed;
+                    }
+                }
+            }
         }
     }
     changed
@@ -171,12 +201,15 @@ fn collect_objects(value: &Value, pointer: String, places: &mut Vec<String>) {
 
 /// Two schemas: unrelated, or one a change of the other.
 fn pair() -> impl Strategy<Value = (Value, Value)> {
-    let related = (whole(), any::<usize>(), simple_keyword(), any::<bool>(), any::<bool>())
-        .prop_map(|(schema, place, keyword, removes, swaps)| {
-            let other = changed(&schema, place, keyword, removes);
+    let change = select(vec![Change::Add, Change::Remove, Change::Turn]);
+    let first = prop_oneof![2 => whole(), 1 => flat()];
+    let related = (first, any::<usize>(), simple_keyword(), change, any::<bool>()).prop_map(
+        |(schema, place, keyword, change, swaps)| {
+            let other = changed(&schema, place, keyword, change);
             if swaps { (other, schema) } else { (schema, other) }
-        });
-    prop_oneof![1 => (whole(), whole()), 4 => related]
+        },
+    );
+    prop_oneof![1 => (whole(), whole()), 1 => (flat(), flat()), 4 => related]
 }
 
 proptest! {
