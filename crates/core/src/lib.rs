@@ -6,6 +6,8 @@
 //! `posthaste-relay` acts on its answers, and applications see [`Message`] through `posthaste`.
 
 pub mod backoff;
+#[cfg(feature = "contracts")]
+pub mod contract;
 pub mod failure;
 pub mod lease;
 pub mod limits;
@@ -24,6 +26,8 @@ pub mod window;
 use std::time::{Duration, SystemTime};
 
 pub use backoff::Backoff;
+#[cfg(feature = "contracts")]
+pub use contract::{CONTRACT_HEADER, Contract, Contracts};
 pub use failure::{FailurePolicy, OnRejection, Verdict};
 pub use lease::{LeaseView, RelayView, Shares};
 pub use limits::{InvalidMessage, Limits};

@@ -177,7 +177,7 @@ fn check_due(due: Timestamp) -> Result<(), InvalidMessage> {
     Err(InvalidMessage::new("deliver_at", "a time from 1970 to 9999", &value))
 }
 
-fn check_topic(topic: &str, limit: usize) -> Result<(), InvalidMessage> {
+pub(crate) fn check_topic(topic: &str, limit: usize) -> Result<(), InvalidMessage> {
     let starts_well = topic.starts_with(|c: char| c.is_ascii_alphanumeric());
     if starts_well && topic.chars().all(is_topic_char) && topic.len() <= limit {
         return Ok(());

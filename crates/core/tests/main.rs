@@ -3,6 +3,8 @@
 //! check has been seen to fail.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[cfg(feature = "contracts")]
+mod contract;
 mod look;
 mod machines;
 mod model;
