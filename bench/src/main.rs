@@ -3,12 +3,14 @@
 //! One file per benchmark. All run against private servers on the loopback interface, which end
 //! with this process; `cargo xtask bench` builds everything for release and starts it.
 
+mod contracts;
 mod delivery;
 mod drain;
 mod duel;
 mod enqueue;
 mod held;
 mod idle;
+mod jobs;
 mod latency;
 mod machine;
 mod machines;
@@ -53,14 +55,14 @@ pub(crate) struct Options {
     /// Rounds that count; figures are medians over them
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
-    /// Messages of one drain [default: 1000000]; of memory, in proportion to its own counts
+    /// Messages of one drain [default: 1000000; of jobs 60000]; of memory, in proportion to its own counts
     #[arg(long, value_parser = clap::value_parser!(u64).range(1_000..=5_000_000))]
     messages: Option<u64>,
-    /// Seconds of one run of latency (default: 20), idle (30), enqueue (2), writers (22) and machines
-    /// (20); of the load of held (600) and parked (3600)
+    /// Seconds of one run of latency (default: 20), idle (30), enqueue (2), writers (22), machines
+    /// (20) and jobs (10); of the load of held (600) and parked (3600)
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=7_200))]
     seconds: Option<u64>,
-    /// Messages per second of latency, held and parked
+    /// Messages per second of latency, held, parked and jobs
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(10..=100_000))]
     rate: u32,
     /// What Redis keeps on disk, the same for all contestants
@@ -90,8 +92,12 @@ enum Benchmark {
     Writers,
     /// Starting an entity of a state machine with two jobs
     Machines,
+    /// Checking messages against a contract, and a drain with one beside a drain without
+    Contracts,
     /// A key that stays parked for an hour, its followers and its neighbours
     Parked,
+    /// Workers on a Redis stream, beside peers
+    Jobs,
     /// All of them but `parked`
     All,
 }
@@ -111,6 +117,8 @@ impl Benchmark {
                     Self::Held,
                     Self::Writers,
                     Self::Machines,
+                    Self::Contracts,
+                    Self::Jobs,
                 ]
             }
             one => vec![one],
@@ -158,7 +166,9 @@ async fn measure_one(options: &Options, bench: Benchmark) -> Result<Report> {
         Benchmark::Held => held::run(options, &servers).await,
         Benchmark::Writers => writers::run(options, &servers).await,
         Benchmark::Machines => machines::run(options, &servers).await,
+        Benchmark::Contracts => contracts::run(options, &servers).await,
         Benchmark::Parked => parked::run(options, &servers).await,
+        Benchmark::Jobs => jobs::run(options, &servers).await,
         Benchmark::Memory | Benchmark::All => memory::run(options, &servers).await,
     }?;
     if machine.is_noisy() {

@@ -1,12 +1,12 @@
-//! The torture of the torture: relays with a defect compiled in (`crates/store/src/defect.rs`),
-//! each of which a short run must find.
+//! The torture of the torture: relays and workers with a defect compiled in
+//! (`crates/store/src/defect.rs`), each of which a short run must find.
 
 use posthaste_testkit::failure::{Failure, Result};
 
 use std::time::Duration;
 
 use crate::{
-    Options,
+    Options, jobs,
     run::{self, Plan, Scene},
     schedule::Scope,
     stage::{SinkKind, StoreKind},
@@ -14,6 +14,8 @@ use crate::{
 
 /// Faults of one short run.
 const KILLS: u64 = 30;
+/// The same of workers.
+const WORKER_KILLS: u64 = 12;
 const LIMIT: Duration = Duration::from_mins(3);
 
 /// Found only where the database goes back to a backup.
@@ -58,6 +60,16 @@ const DEFECTS: [Defect; 18] = [
     Defect { name: "slot-emptied-early", kinds: &["wrong type in Redis"], points: &[] },
 ];
 
+/// Defects of workers.
+const WORKER_DEFECTS: [Defect; 6] = [
+    Defect { name: "stale-attempt", kinds: &["pause worker"], points: &["handling"] },
+    Defect { name: "ack-before-commit", kinds: &["kill worker"], points: &["handling", "effect"] },
+    Defect { name: "ignored-inbox", kinds: &["kill worker"], points: &["committed", "finished"] },
+    Defect { name: "running-republished", kinds: &["kill worker"], points: &["handling"] },
+    Defect { name: "ignored-lease", kinds: &["kill worker"], points: &["handling"] },
+    Defect { name: "never-republished", kinds: &["flush Redis"], points: &["taken"] },
+];
+
 /// Whether a defect needs a restored database to show.
 pub(crate) fn is_of_restored(name: &str) -> bool {
     name == RESTORED
@@ -70,8 +82,17 @@ pub(crate) fn is_of_asynchronous(name: &str) -> bool {
 
 /// The faults that show a defect.
 pub(crate) fn scope_of(name: &str) -> Result<Scope> {
-    let defect = DEFECTS.iter().find(|defect| defect.name == name).ok_or_else(|| {
-        let names: Vec<&str> = DEFECTS.iter().map(|defect| defect.name).collect();
+    scope_among(&DEFECTS, name)
+}
+
+/// The same of a worker's.
+pub(crate) fn scope_of_worker(name: &str) -> Result<Scope> {
+    scope_among(&WORKER_DEFECTS, name)
+}
+
+fn scope_among(defects: &[Defect], name: &str) -> Result<Scope> {
+    let defect = defects.iter().find(|defect| defect.name == name).ok_or_else(|| {
+        let names: Vec<&str> = defects.iter().map(|defect| defect.name).collect();
         Failure::new(format!("there is no defect {name:?}; there are {}", names.join(", ")))
     })?;
     let Defect { kinds, points, .. } = defect;
@@ -106,4 +127,32 @@ pub(crate) async fn find_all(options: &Options, seed: u64) -> Result<bool> {
     }
     println!("{} of {} defects found, seed {seed}", DEFECTS.len() - missed.len(), DEFECTS.len());
     Ok(missed.is_empty())
+}
+
+/// The same of workers.
+pub(crate) async fn find_all_of_workers(
+    options: &Options,
+    seed: u64,
+    workers: usize,
+) -> Result<bool> {
+    let (mut found, all) = (0, WORKER_DEFECTS.len());
+    for Defect { name, .. } in &WORKER_DEFECTS {
+        let plan = jobs::Plan {
+            posthaste: &options.posthaste,
+            sink: options.sink,
+            workers,
+            seed,
+            scope: scope_of_worker(name)?,
+            kills: WORKER_KILLS,
+            limit: LIMIT,
+            defect: Some(name),
+        };
+        let report = jobs::run(&plan).await?;
+        let verdict = if report.is_clean() { "NOT FOUND" } else { "found" };
+        let unrecovered = report.struck.unrecovered.len();
+        println!("{name:<24} {verdict}: {:?}, {unrecovered} unrecovered", report.findings);
+        found += usize::from(!report.is_clean());
+    }
+    println!("{found} of {all} defects found, seed {seed}");
+    Ok(found == all)
 }

@@ -10,9 +10,10 @@ mod arrivals;
 mod book;
 mod consumer;
 mod defects;
+mod jobs;
 mod message;
 mod nemesis;
-mod relay;
+mod process;
 mod report;
 mod restore;
 mod run;
@@ -28,6 +29,7 @@ use clap::Parser;
 use posthaste_testkit::failure::{During, Failure, Result};
 
 use crate::{
+    jobs::work::{WorkOptions, work},
     run::{Plan, Scene},
     schedule::Scope,
     stage::{SinkKind, StoreKind},
@@ -36,10 +38,13 @@ use crate::{
 /// What to torture, and how long.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask torture", max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true)]
 #[allow(clippy::struct_excessive_bools)] // Switches of a command line.
 pub(crate) struct Options {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// The `posthaste` binary, built with fail points
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", default_value = "posthaste")]
     posthaste: PathBuf,
     /// What it publishes to
     #[arg(long, value_enum, default_value_t = SinkKind::Stream)]
@@ -83,16 +88,35 @@ pub(crate) struct Options {
     /// At the end, puts a backup of the database back that is older than what was published
     #[arg(long, conflicts_with_all = ["defect", "defects"])]
     restore: bool,
+    /// Tortures so many workers of jobs and messages, instead of the relay alone, from 1 to 16
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    #[arg(conflicts_with_all = WITHOUT_WORKERS)]
+    workers: Option<u8>,
     /// End with one JSON object on the last line
     #[arg(long)]
     json: bool,
 }
 
+/// What has a meaning only where the relay alone is tortured.
+const WITHOUT_WORKERS: [&str; 5] =
+    ["messages", "forgetful_redis", "pgbouncer", "asynchronous", "restore"];
+
+/// What this program is when it calls itself.
+#[derive(Debug, clap::Subcommand)]
+enum Part {
+    /// One of the workers
+    #[command(hide = true)]
+    Work(WorkOptions),
+}
+
 fn main() -> ExitCode {
     let options = Options::parse();
-    let ran = tokio::runtime::Runtime::new()
-        .during("start threads")
-        .and_then(|runtime| runtime.block_on(torture(&options)));
+    let ran = tokio::runtime::Runtime::new().during("start threads").and_then(|runtime| {
+        match &options.part {
+            Some(Part::Work(options)) => runtime.block_on(work(options)).map(|()| true),
+            None => runtime.block_on(torture(&options)),
+        }
+    });
     match ran {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -113,6 +137,9 @@ async fn torture(options: &Options) -> Result<bool> {
         return Err(Failure::new(refused));
     }
     let seed = options.seed.unwrap_or_else(|| rand::random::<u32>().into());
+    if let Some(workers) = options.workers {
+        return torture_workers(options, seed, workers.into()).await;
+    }
     if options.defects {
         return defects::find_all(options, seed).await;
     }
@@ -159,6 +186,42 @@ async fn torture(options: &Options) -> Result<bool> {
     Ok(report.is_clean())
 }
 
+/// The same, of workers.
+async fn torture_workers(options: &Options, seed: u64, workers: usize) -> Result<bool> {
+    if options.store == StoreKind::Sqlite {
+        return Err(Failure::new("--workers needs a server: leave out --store sqlite"));
+    }
+    if options.defects {
+        return defects::find_all_of_workers(options, seed, workers).await;
+    }
+    let scope = match options.defect.as_deref() {
+        Some(name) => defects::scope_of_worker(name)?,
+        None => {
+            Scope { kinds: options.only.clone(), points: options.at.clone(), ..Scope::default() }
+        }
+    };
+    let plan = jobs::Plan {
+        posthaste: &options.posthaste,
+        sink: options.sink,
+        workers,
+        seed,
+        scope,
+        kills: options.kills,
+        limit: Duration::from_mins(options.minutes),
+        defect: options.defect.as_deref(),
+    };
+    eprintln!("torture: {workers} workers on {}, seed {seed}", options.sink.name());
+    let report = jobs::run(&plan).await?;
+    println!("{}", report.text());
+    if !report.is_clean() {
+        println!("{}", repeat(options, seed));
+    }
+    if options.json {
+        println!("{}", report.json());
+    }
+    Ok(report.is_clean())
+}
+
 /// The command that runs the same schedule again.
 fn repeat(options: &Options, seed: u64) -> String {
     let Options {
@@ -171,6 +234,7 @@ fn repeat(options: &Options, seed: u64) -> String {
         restore,
         pgbouncer,
         asynchronous,
+        workers,
         ..
     } = options;
     let pgbouncer = if *pgbouncer { " --pgbouncer" } else { "" };
@@ -179,8 +243,9 @@ fn repeat(options: &Options, seed: u64) -> String {
     let messages = if *messages > 0 { format!(" --messages {messages}") } else { String::new() };
     let forgetful = if *forgetful_redis { " --forgetful-redis" } else { "" };
     let defect = defect.as_ref().map(|name| format!(" --defect {name}")).unwrap_or_default();
+    let workers = workers.map(|count| format!(" --workers {count}")).unwrap_or_default();
     format!(
-        "repeat with: cargo xtask torture --store {} --sink {} --kills {kills}{messages} --seed {seed}{pgbouncer}{asynchronous}{restore}{forgetful}{defect}",
+        "repeat with: cargo xtask torture --store {} --sink {} --kills {kills}{messages} --seed {seed}{pgbouncer}{asynchronous}{restore}{forgetful}{workers}{defect}",
         store.name(),
         sink.name()
     )
@@ -188,12 +253,25 @@ fn repeat(options: &Options, seed: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    use clap::{CommandFactory as _, Parser as _};
 
     use super::Options;
 
     #[test]
     fn the_command_line_is_sound() {
         Options::command().debug_assert();
+    }
+
+    #[test]
+    fn what_means_nothing_to_workers_is_refused() {
+        let parse = |arguments: &str| {
+            Options::try_parse_from(format!("torture {arguments}").split_whitespace())
+        };
+        assert!(parse("--workers 3 --sink redis-list --only takeover").is_ok());
+        for refused in
+            ["--workers 0", "--workers 17", "--workers 3 --restore", "--workers 3 --pgbouncer"]
+        {
+            assert!(parse(refused).is_err(), "{refused}");
+        }
     }
 }

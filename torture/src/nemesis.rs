@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::{
     arrivals::Times,
-    relay::{Program, Relay},
+    process::{Process, Program},
     schedule::{Fault, Step, Strike},
     stage::{Server, Stage, connect_redis},
     writers::{self, Setup},
@@ -73,7 +73,7 @@ pub(crate) struct Nemesis<'a> {
     pub(crate) setup: Setup,
     pub(crate) times: watch::Receiver<Times>,
     pub(crate) struck: Struck,
-    relay: Relay,
+    relay: Process,
     background: JoinSet<()>,
 }
 
@@ -85,14 +85,14 @@ impl<'a> Nemesis<'a> {
         setup: Setup,
         times: watch::Receiver<Times>,
     ) -> Result<Self> {
-        let relay = Relay::start(&program, None).await?;
+        let relay = Process::start(&program, None).await?;
         let (struck, background) = (Struck::default(), JoinSet::new());
         Ok(Self { stage, program, setup, times, struck, relay, background })
     }
 
     /// Faults that hit with messages in flight.
     pub(crate) fn kills(&self) -> u64 {
-        self.struck.hits.values().sum()
+        self.struck.kills()
     }
 
     /// Carries out one fault.
@@ -133,7 +133,7 @@ impl<'a> Nemesis<'a> {
         if self.relay.reached(REACH_LIMIT).await.is_none() {
             return Ok(false);
         }
-        let next = Relay::start(&self.program, Some((step.point, nth))).await?;
+        let next = Process::start(&self.program, Some((step.point, nth))).await?;
         std::mem::replace(&mut self.relay, next).kill().await?;
         Ok(self.relay.reached(START_LIMIT).await.is_some())
     }
@@ -172,12 +172,11 @@ impl<'a> Nemesis<'a> {
                 self.relay.go().await;
             }
             Fault::KillRedis => {
-                block_in_place(|| {
-                    self.stage.redis.kill();
-                    self.stage.redis.restart();
-                });
+                self.stage.restart_redis();
                 self.relay.go().await;
             }
+            // Of workers only.
+            Fault::KillWorker | Fault::PauseWorker(_) | Fault::FlushRedis => self.relay.go().await,
             Fault::WrongType { destination, hold } => {
                 self.hide(destination).await;
                 // What comes meanwhile goes out in several calls at once.
@@ -201,7 +200,7 @@ impl<'a> Nemesis<'a> {
     /// Another relay comes up to a point while this one stands still; then this one goes on, and
     /// after that the other one.
     async fn take_over(&mut self, point: &str) -> Result<()> {
-        let mut next = Relay::start(&self.program, Some((point, 1))).await?;
+        let mut next = Process::start(&self.program, Some((point, 1))).await?;
         let taken = next.reached(START_LIMIT).await;
         if let Some(reached) = &taken {
             let key = Stage::place_key(&reached.lane);
@@ -293,7 +292,7 @@ impl<'a> Nemesis<'a> {
     pub(crate) async fn restart_if_ended(&mut self) -> Result<()> {
         if self.relay.has_ended() {
             self.struck.restarts += 1;
-            self.relay = Relay::start(&self.program, None).await?;
+            self.relay = Process::start(&self.program, None).await?;
         }
         Ok(())
     }
@@ -313,7 +312,7 @@ impl<'a> Nemesis<'a> {
     pub(crate) async fn rebase(&self, subscription: &str) -> Result<()> {
         let mut command = Command::new(self.program.binary);
         command.arg("subscriptions").arg("rebase").arg(subscription);
-        command.arg("--config").arg(self.program.configuration);
+        command.arg("--config").arg(self.stage.configuration());
         let rebased = command.output().await.during("rebase a subscription")?;
         if rebased.status.success() {
             return Ok(());
@@ -329,7 +328,7 @@ impl<'a> Nemesis<'a> {
 
     /// Kills the relay and starts another one.
     pub(crate) async fn replace(&mut self) -> Result<()> {
-        let next = Relay::start(&self.program, None).await?;
+        let next = Process::start(&self.program, None).await?;
         std::mem::replace(&mut self.relay, next).kill().await
     }
 
@@ -341,7 +340,7 @@ impl<'a> Nemesis<'a> {
 }
 
 /// Together with everything that it had in memory.
-fn kill_and_restart(postgres: &Postgres) {
+pub(crate) fn kill_and_restart(postgres: &Postgres) {
     block_in_place(|| {
         postgres.kill();
         postgres.restart();
@@ -362,11 +361,11 @@ fn is_stale(before: Option<&Place>, after: Option<&Place>) -> bool {
     before != after && epoch(after) <= epoch(before)
 }
 
-/// Has the relay go on through connections that are at fault, for a while.
-async fn disturb(proxy: &Proxy, relay: &mut Relay, fault: NetFault, hold: Duration) {
+/// Has a process go on through connections that are at fault, for a while.
+pub(crate) async fn disturb(proxy: &Proxy, process: &mut Process, fault: NetFault, hold: Duration) {
     let before = proxy.hits();
     proxy.set(fault);
-    relay.go().await;
+    process.go().await;
     // What happens once is over when it has happened.
     let once = !matches!(fault, NetFault::Latency(_) | NetFault::HalfOpen | NetFault::Trickle);
     let until = Instant::now() + hold;

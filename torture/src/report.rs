@@ -36,10 +36,6 @@ impl Report {
         self.findings.is_clean() && self.struck.unrecovered.is_empty() && self.drained
     }
 
-    fn kills(&self) -> u64 {
-        self.struck.hits.values().sum()
-    }
-
     pub(crate) fn json(&self) -> Value {
         let Self { struck, findings, .. } = self;
         let (recovery, takeover) = self.recovery();
@@ -48,7 +44,7 @@ impl Report {
             "store": self.store,
             "seed": self.seed,
             "seconds": self.elapsed.as_secs(),
-            "kills": self.kills(),
+            "kills": struck.kills(),
             "missed": struck.missed,
             "idle": struck.idle,
             "messages": self.committed,
@@ -66,7 +62,7 @@ impl Report {
             "drained": self.drained,
             "recovery_ms": recovery,
             "takeover_ms": takeover,
-            "hits": self.hits(),
+            "hits": struck.hits_json(),
         });
         if let (Value::Object(object), Ok(Value::Object(findings))) =
             (&mut object, serde_json::to_value(findings))
@@ -74,16 +70,6 @@ impl Report {
             object.extend(findings);
         }
         object
-    }
-
-    /// Faults by kind, and of each by step.
-    fn hits(&self) -> Value {
-        let mut kinds: Map<String, Value> = Map::new();
-        for ((kind, point), count) in &self.struck.hits {
-            let steps = kinds.entry((*kind).to_owned()).or_insert_with(|| json!({}));
-            steps[*point] = json!(count);
-        }
-        Value::Object(kinds)
     }
 
     /// After all faults, and after kills of the relay alone: how long a takeover takes.
@@ -101,12 +87,10 @@ impl Report {
             self.store,
             self.sink,
             self.seed,
-            self.kills(),
+            self.struck.kills(),
             self.elapsed.as_secs()
         );
-        for ((kind, point), count) in &struck.hits {
-            let _ = writeln!(text, "  {kind:<30} at {point:<14}{count:>6}");
-        }
+        text.push_str(&struck.hits_text());
         let _ = writeln!(
             text,
             "  not reached {}, nothing in flight {}, relays that ended by themselves {}\n  \
@@ -147,8 +131,33 @@ impl Report {
     }
 }
 
+impl Struck {
+    /// Faults that hit.
+    pub(crate) fn kills(&self) -> u64 {
+        self.hits.values().sum()
+    }
+
+    /// The same by kind, and of each by step.
+    pub(crate) fn hits_json(&self) -> Value {
+        let mut kinds: Map<String, Value> = Map::new();
+        for ((kind, point), count) in &self.hits {
+            let steps = kinds.entry((*kind).to_owned()).or_insert_with(|| json!({}));
+            steps[*point] = json!(count);
+        }
+        Value::Object(kinds)
+    }
+
+    /// A line of each.
+    pub(crate) fn hits_text(&self) -> String {
+        let line = |((kind, point), count): (&(&str, &str), &u64)| {
+            format!("  {kind:<30} at {point:<14}{count:>6}\n")
+        };
+        self.hits.iter().map(line).collect()
+    }
+}
+
 /// In milliseconds, by nearest rank.
-fn percentiles(mut sorted: Vec<Duration>) -> Value {
+pub(crate) fn percentiles(mut sorted: Vec<Duration>) -> Value {
     sorted.sort_unstable();
     let at = |part: f64| {
         let rank = (part * sorted.len() as f64).ceil() as usize;

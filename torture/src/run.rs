@@ -17,11 +17,11 @@ use crate::{
     consumer::Consumer,
     message::self_named_bytes,
     nemesis::{Nemesis, Struck},
-    relay::Program,
+    process::Program,
     report::Report,
     restore::restore,
     schedule::{Schedule, Scope},
-    stage::{SinkKind, Stage, StoreKind},
+    stage::{MESSAGES, SinkKind, Stage, StoreKind},
     truth::{self, Committed},
     writers::{self, Setup, Written},
 };
@@ -77,7 +77,7 @@ pub(crate) struct Plan<'a> {
 pub(crate) async fn run(plan: &Plan<'_>) -> Result<Report> {
     let began = Instant::now();
     let Scene { is_forgetful, is_pooled, is_asynchronous } = plan.scene;
-    let mut stage = Stage::build(plan.store, plan.sink, is_forgetful, is_pooled).await?;
+    let mut stage = Stage::build(&MESSAGES, plan.store, plan.sink, is_forgetful, is_pooled).await?;
     let inbox: Inbox = Arc::new(Mutex::new(Arrivals::at(&stage.arrivals())?));
     let (arrived, times) = {
         let arrivals = inbox.lock().unwrap_or_else(PoisonError::into_inner);
@@ -119,10 +119,10 @@ async fn strike(
     inbox: &Inbox,
     times: watch::Receiver<Times>,
 ) -> Result<(Struck, bool)> {
-    let (configuration, log) = (stage.configuration(), stage.log());
+    let log = stage.log();
     let program = Program {
         binary: plan.posthaste,
-        configuration: &configuration,
+        arguments: stage.relay_arguments(),
         log: &log,
         defect: plan.defect,
         clock: &stage.clock,

@@ -30,8 +30,28 @@ const POINTS: [Step; 19] = [
     Step::of_run("unparking", 4, 2),
 ];
 
+/// The same of a worker (`crates/worker`, and the handlers of [`crate::jobs::work`]).
+const WORKER_POINTS: [Step; 13] = [
+    Step::of_run("taken", 4, 10),
+    Step::of_run("begun", 4, 10),
+    Step::of_run("handling", 6, 10),
+    Step::of_run("effect", 5, 10),
+    Step::of_run("committing", 8, 10),
+    Step::of_run("committed", 7, 10),
+    Step::of_run("answering", 5, 5),
+    Step::of_run("finishing", 6, 10),
+    Step::of_run("finished", 7, 10),
+    Step::of_run("acknowledged", 4, 10),
+    Step::of_run("renewing", 3, 2),
+    Step::of_run("watching", 3, 2),
+    Step { behind: Some("effect"), ..Step::of_run("took-over", 3, 1) },
+];
+
 /// Six months.
 const CLOCK_SECONDS_MAX: i64 = 6 * 30 * 24 * 3_600;
+
+/// Divisible by every likely number of workers.
+const VICTIMS: usize = 5_040;
 
 /// The rarest fault at the rarest step is drawn once in some 10,000.
 const DRAWS_MAX: u32 = 1_000_000;
@@ -43,7 +63,7 @@ pub(crate) struct Step {
     weight: u32,
     nth_max: u32,
     /// It is passed only at the beginning of a run: a relay is killed at this other step first, and
-    /// the next one struck as it comes up.
+    /// the next one struck as it comes up. Or only after another worker was killed at this step.
     pub(crate) behind: Option<&'static str>,
 }
 
@@ -78,6 +98,12 @@ pub(crate) enum Fault {
     KillPostgres,
     /// `kill -9` of Redis, and a restart.
     KillRedis,
+    /// `kill -9` of the worker that stands still, and another one starts.
+    KillWorker,
+    /// `SIGSTOP` for longer than its lease, and `SIGCONT`.
+    PauseWorker(Duration),
+    /// `FLUSHALL`: nothing is left in Redis.
+    FlushRedis,
     /// Another kind of data stands under the name of a destination, for a while.
     WrongType {
         /// Number of the destination.
@@ -98,6 +124,8 @@ pub(crate) struct Strike {
     pub(crate) nth: u32,
     /// Also leaves a transaction open for a while that began before it.
     pub(crate) long_transaction: bool,
+    /// The number of the worker that is struck, once divided by how many there are.
+    pub(crate) victim: usize,
 }
 
 /// What may be drawn.
@@ -108,6 +136,8 @@ pub(crate) struct Scope {
     pub(crate) of_channels: bool,
     /// The log is in a file: there is no server, and no connection to one.
     pub(crate) in_file: bool,
+    /// Workers stand still at their steps, instead of relays at theirs.
+    pub(crate) of_workers: bool,
     /// Faults of these kinds only, if any are named.
     pub(crate) kinds: Vec<String>,
     /// At these steps only, if any are named.
@@ -133,6 +163,9 @@ impl Fault {
             Self::FillDisk(_) => "disk full",
             Self::KillPostgres => "kill PostgreSQL",
             Self::KillRedis => "kill Redis",
+            Self::KillWorker => "kill worker",
+            Self::PauseWorker(_) => "pause worker",
+            Self::FlushRedis => "flush Redis",
             Self::WrongType { .. } => "wrong type in Redis",
             Self::NetPostgres(fault, _) => match fault {
                 NetFault::None => "PostgreSQL: none",
@@ -174,6 +207,29 @@ impl Fault {
                 Self::WrongType { destination: rng.random_range(0..5), hold }
             }
             76..87 => {
+                let (fault, hold) = draw_net(rng);
+                Self::NetPostgres(fault, hold)
+            }
+            _ => {
+                let (fault, hold) = draw_net(rng);
+                Self::NetRedis(fault, hold)
+            }
+        }
+    }
+
+    fn draw_of_workers(rng: &mut SmallRng) -> Self {
+        // The lease is one second, and found to be over within another.
+        let pause = Duration::from_millis(rng.random_range(1_200..3_500));
+        match rng.random_range(0..100) {
+            0..40 => Self::KillWorker,
+            40..56 => Self::PauseWorker(pause),
+            56..60 => Self::Panic,
+            60..68 => Self::KillRelay,
+            68..73 => Self::KillPostgres,
+            73..79 => Self::KillRedis,
+            79..85 => Self::FlushRedis,
+            85..87 => Self::SetClock(rng.random_range(-CLOCK_SECONDS_MAX..CLOCK_SECONDS_MAX)),
+            87..94 => {
                 let (fault, hold) = draw_net(rng);
                 Self::NetPostgres(fault, hold)
             }
@@ -226,10 +282,18 @@ impl Schedule {
 
     fn draw(&mut self) -> Strike {
         let rng = &mut self.rng;
+        if self.scope.of_workers {
+            let fault = Fault::draw_of_workers(rng);
+            let step = WORKER_POINTS.choose_weighted(rng, |step| step.weight);
+            let step = step.unwrap_or(&WORKER_POINTS[0]);
+            let nth = rng.random_range(1..=step.nth_max);
+            let victim = rng.random_range(0..VICTIMS);
+            return Strike { fault, step, nth, long_transaction: false, victim };
+        }
         let fault = Fault::draw(rng);
         let step = POINTS.choose_weighted(rng, |step| step.weight).unwrap_or(&POINTS[0]);
         let nth = rng.random_range(1..=step.nth_max);
-        Strike { fault, step, nth, long_transaction: rng.random_bool(0.1) }
+        Strike { fault, step, nth, long_transaction: rng.random_bool(0.1), victim: 0 }
     }
 }
 
@@ -271,6 +335,9 @@ mod tests {
         assert_eq!(kinds(Scope::default()).len(), 22);
         let stays = Scope { of_channels: true, ..Scope::default() };
         assert!(!kinds(stays).contains("kill Redis"));
+        let workers = Scope { of_workers: true, ..Scope::default() };
+        assert!(kinds(workers.clone()).is_superset(&HashSet::from(["kill worker", "flush Redis"])));
+        assert_eq!(drawn(7, workers.clone()), drawn(7, workers));
         let steps: HashSet<&str> =
             Schedule::new(1, Scope::default()).take(2_000).map(|it| it.step.point).collect();
         assert_eq!(steps.len(), POINTS.len());

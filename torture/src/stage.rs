@@ -2,6 +2,7 @@
 //! configuration of the relays.
 
 use std::{
+    ffi::OsString,
     fmt::Write as _,
     fs,
     io::Write as _,
@@ -21,6 +22,7 @@ use posthaste_testkit::{
     proxy::Proxy,
 };
 use tempfile::TempDir;
+use tokio::task::block_in_place;
 use tokio_postgres::{Client, NoTls};
 
 use crate::book::Book;
@@ -150,6 +152,23 @@ impl SinkKind {
     }
 }
 
+/// What is played on the stage.
+pub(crate) struct Play {
+    /// The application's tables, on PostgreSQL.
+    pub(crate) application: &'static str,
+    /// How long published messages stay readable, at least.
+    pub(crate) retention: &'static str,
+    /// The subscriptions, as the relays' configuration has them, to a sink at a URL.
+    pub(crate) subscriptions: fn(SinkKind, &str) -> String,
+}
+
+/// Plain messages, which a consumer takes from the sink.
+pub(crate) const MESSAGES: Play = Play {
+    application: APPLICATION_OF_POSTGRES,
+    retention: "1s",
+    subscriptions: subscriptions_of_messages,
+};
+
 /// Everything that outlives a relay.
 pub(crate) struct Stage {
     pub(crate) database: Database,
@@ -167,6 +186,7 @@ impl Stage {
     /// `is_forgetful`: Redis keeps nothing on disk. `is_pooled`: relays meet PostgreSQL through
     /// pgbouncer.
     pub(crate) async fn build(
+        play: &Play,
         store: StoreKind,
         sink: SinkKind,
         is_forgetful: bool,
@@ -180,12 +200,12 @@ impl Stage {
         let redis_proxy = Proxy::start(redis.port()).await.during("start a proxy")?;
         let directory = tempfile::tempdir().during("make a directory for the relays")?;
         let (database, server, store) = match store {
-            StoreKind::Postgres => on_server(is_pooled).await?,
+            StoreKind::Postgres => on_server(play.application, is_pooled).await?,
             StoreKind::Sqlite => in_file(directory.path().join("log.db")).await?,
         };
         let clock = Clock::new();
         let stage = Self { database, server, redis, redis_proxy, store, clock, directory };
-        let text = stage.configuration_text(sink);
+        let text = stage.configuration_text(play, sink);
         fs::write(stage.configuration(), text).during("write the configuration")?;
         Ok(stage)
     }
@@ -217,34 +237,51 @@ impl Stage {
 
     /// Short time-outs, small batches and hardly any retention, so that a run meets as many faults as it can; everything
     /// else is the default.
-    fn configuration_text(&self, sink: SinkKind) -> String {
-        let database = match (&self.database, &self.server) {
-            (Database::Postgres(url), Some(server)) => server.url(url),
-            (Database::Postgres(url), None) => url.clone(),
-            (Database::Sqlite(file), _) => format!("sqlite:{}", file.display()),
-        };
-        let redis = self.redis_proxy.url(&self.redis.url());
-        let (destination, more) = sink.settings();
+    fn configuration_text(&self, play: &Play, sink: SinkKind) -> String {
+        let (database, retention) = (self.database_url(), play.retention);
         let mut text = format!(
-            "[database]\nurl = \"{database}\"\noperation_timeout = \"2s\"\nretention = \"1s\"\n\
+            "[database]\nurl = \"{database}\"\noperation_timeout = \"2s\"\nretention = \"{retention}\"\n\
              [relay]\nlease = \"1s\"\noperation_timeout = \"2s\"\nbatch_messages = 500\npage_stride = 2000\n\
              restart_delay = \"100ms\"\nsweep_interval = \"200ms\"\nretry = {{ initial = \"10ms\", cap = \"200ms\" }}\n\
              [log]\nlevel = \"info\"\n"
         );
-        for (name, rest) in SUBSCRIPTIONS.into_iter().zip(["{topic}", "{header:shard}"]) {
-            let _ = write!(
-                text,
-                "[subscriptions.{name}]\ntopics = [\"{name}\"]\n\
-                 [subscriptions.{name}.sink]\nkind = \"{kind}\"\nurl = \"{redis}\"\n\
-                 operation_timeout = \"2s\"\nconnect_timeout = \"2s\"\n\
-                 {destination} = \"{name}:{rest}\"\n{more}\
-                 [subscriptions.{name}.failure]\npolicy = \"dead-letter\"\nattempts = 2\n\
-                 retry = {{ initial = \"20ms\", cap = \"100ms\" }}\nparked_max = 100000\n\
-                 dead_letters_max = 1000000\n",
-                kind = sink.name(),
-            );
-        }
+        text.push_str(&(play.subscriptions)(sink, &self.redis_url()));
         text
+    }
+
+    /// Where the database is, past the proxy; empty where it is in a file.
+    pub(crate) fn server_url(&self) -> &str {
+        match &self.database {
+            Database::Postgres(url) => url,
+            Database::Sqlite(_) => "",
+        }
+    }
+
+    /// Where relays and workers find the database.
+    pub(crate) fn database_url(&self) -> String {
+        match (&self.database, &self.server) {
+            (Database::Postgres(url), Some(server)) => server.url(url),
+            (Database::Postgres(url), None) => url.clone(),
+            (Database::Sqlite(file), _) => format!("sqlite:{}", file.display()),
+        }
+    }
+
+    /// Where they find Redis.
+    pub(crate) fn redis_url(&self) -> String {
+        self.redis_proxy.url(&self.redis.url())
+    }
+
+    /// How a relay is called.
+    pub(crate) fn relay_arguments(&self) -> Vec<OsString> {
+        vec!["relay".into(), "--config".into(), self.configuration().into()]
+    }
+
+    /// `kill -9` of Redis, and a restart.
+    pub(crate) fn restart_redis(&self) {
+        block_in_place(|| {
+            self.redis.kill();
+            self.redis.restart();
+        });
     }
 
     /// The names that messages are published under.
@@ -324,8 +361,31 @@ impl Database {
     }
 }
 
+/// Both topics, of which the second is routed by a header.
+fn subscriptions_of_messages(sink: SinkKind, redis: &str) -> String {
+    let (destination, more) = sink.settings();
+    let mut text = String::new();
+    for (name, rest) in SUBSCRIPTIONS.into_iter().zip(["{topic}", "{header:shard}"]) {
+        let _ = write!(
+            text,
+            "[subscriptions.{name}]\ntopics = [\"{name}\"]\n\
+             [subscriptions.{name}.sink]\nkind = \"{kind}\"\nurl = \"{redis}\"\n\
+             operation_timeout = \"2s\"\nconnect_timeout = \"2s\"\n\
+             {destination} = \"{name}:{rest}\"\n{more}\
+             [subscriptions.{name}.failure]\npolicy = \"dead-letter\"\nattempts = 2\n\
+             retry = {{ initial = \"20ms\", cap = \"100ms\" }}\nparked_max = 100000\n\
+             dead_letters_max = 1000000\n",
+            kind = sink.name(),
+        );
+    }
+    text
+}
+
 /// A fresh database on a server of its own.
-async fn on_server(is_pooled: bool) -> Result<(Database, Option<Server>, Arc<dyn Store>)> {
+async fn on_server(
+    application: &str,
+    is_pooled: bool,
+) -> Result<(Database, Option<Server>, Arc<dyn Store>)> {
     let disk = Arc::new(Disk::new());
     let postgres = Postgres::try_start_with(posthaste_testkit::PostgresOptions {
         disk: Some(Arc::clone(&disk)),
@@ -336,9 +396,9 @@ async fn on_server(is_pooled: bool) -> Result<(Database, Option<Server>, Arc<dyn
     let options = PostgresOptions { rings: RINGS, ..PostgresOptions::default() };
     let store = PostgresStore::connect(&url, &options).during("open the store")?;
     store.migrate().await.during("create the schema")?;
-    let application = connect(&url).await?;
+    let client = connect(&url).await?;
     let doing = "create the application's tables";
-    application.batch_execute(APPLICATION_OF_POSTGRES).await.during(doing)?;
+    client.batch_execute(application).await.during(doing)?;
     let pooler = is_pooled.then(|| Pgbouncer::try_before(postgres.port())).transpose();
     let pooler = pooler.during("start pgbouncer")?;
     let port = pooler.as_ref().map_or_else(|| postgres.port(), Pgbouncer::port);

@@ -33,7 +33,11 @@ const VERBS: &[Verb] = &[
         requirements::run,
     ),
     ("bench", "run the benchmarks; arguments are passed on", bench::run),
-    ("torture", "kill, pause and cut off relays, and count what that broke", torture::run),
+    (
+        "torture",
+        "kill, pause and cut off relays and workers, and count what that broke",
+        torture::run,
+    ),
 ];
 
 /// A call that names no verb we have, as with most command-line programs.

@@ -1,4 +1,4 @@
-//! `cargo xtask torture`: builds the torture and a relay with fail points, and runs it.
+//! `cargo xtask torture`: builds the torture, its workers and a relay with fail points, and runs it.
 //!
 //! `--release` builds both for release, which a long run is worth; defects are compiled in only
 //! where one is asked for. All other arguments are passed on.
@@ -21,9 +21,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
 
 fn features(arguments: &[String]) -> &'static str {
     if arguments.iter().any(|argument| argument.starts_with("--defect")) {
-        "posthaste-cli/failpoints,posthaste-cli/defects"
+        "posthaste-cli/failpoints,posthaste-torture/failpoints,posthaste-cli/defects,posthaste-torture/defects"
     } else {
-        "posthaste-cli/failpoints"
+        "posthaste-cli/failpoints,posthaste-torture/failpoints"
     }
 }
 
@@ -34,9 +34,9 @@ mod tests {
     #[test]
     fn defects_are_compiled_in_only_where_one_is_asked_for() {
         let of = |argument: &str| features(&[argument.to_owned()]);
-        assert_eq!(of("--kills"), "posthaste-cli/failpoints");
+        assert_eq!(of("--kills"), "posthaste-cli/failpoints,posthaste-torture/failpoints");
         for argument in ["--defect", "--defect=stale-settle", "--defects"] {
-            assert!(of(argument).ends_with("posthaste-cli/defects"));
+            assert!(of(argument).ends_with("posthaste-cli/defects,posthaste-torture/defects"));
         }
     }
 }

@@ -26,9 +26,10 @@ const SQL_PLACES: [&str; 7] = [
     "crates/cli/src/demo",
     "tests/",
 ];
-const REDIS_PLACES: [&str; 8] = [
+const REDIS_PLACES: [&str; 9] = [
+    "crates/redis/",
     "crates/relay/src/sinks",
-    "crates/relay/src/redis",
+    "crates/posthaste/src/commands/cache",
     "crates/worker/src/sources",
     "crates/cli/src/demo",
     "crates/testkit/",

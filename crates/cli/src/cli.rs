@@ -8,10 +8,12 @@ use crate::{
     commands::{
         completions::CompletionsArgs,
         config::ConfigCommand,
+        contracts::ContractsCommand,
         dead_letters::DeadLettersCommand,
         doctor::DoctorArgs,
         enqueue::{CancelArgs, EnqueueArgs},
         import::ImportArgs,
+        jobs::JobsCommand,
         machines::MachinesCommand,
         metrics::MetricsCommand,
         migrate::MigrateArgs,
@@ -20,6 +22,7 @@ use crate::{
         roles::RolesArgs,
         subscriptions::SubscriptionsCommand,
         tail::TailArgs,
+        worker::WorkerArgs,
     },
     config::Flags,
     demo::DemoArgs,
@@ -108,6 +111,11 @@ pub(crate) enum Command {
     /// signal ends it at once. `relay.enabled` does not concern this command: it is the switch
     /// of relays embedded in a service.
     Relay(RelayArgs),
+    /// Run jobs and handle messages with programs or HTTP endpoints, each once
+    ///
+    /// Runs the configured workers until SIGTERM or SIGINT, then finishes what they have in hand and exits with
+    /// 0. A second signal ends it at once.
+    Worker(WorkerArgs),
     /// Show the log and how far each subscription has come
     Status,
     /// Show the newest messages of the log
@@ -118,10 +126,17 @@ pub(crate) enum Command {
     /// List, show, replay or discard messages that are out of attempts
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
+    /// Submit, list, show, cancel or retry jobs; find out why they wait
+    #[command(subcommand)]
+    Jobs(JobsCommand),
     /// Publish messages of the log again, to the same or another subscription
     ///
     /// Beside its stream, in their own order; the consumer gets the same message ids again.
     Replay(ReplayArgs),
+    /// Forget what is past its retention: handled messages, commands, tokens, settled messages
+    ///
+    /// A relay does so by itself. For databases without one, such as a consumer's; run it daily.
+    Sweep,
     /// Erase payload and headers of messages, by id or key; their places stay
     Erase(EraseArgs),
     /// Find drift between writer, relay and consumer before it costs a message
@@ -132,6 +147,9 @@ pub(crate) enum Command {
     /// Check, draw, show or push state machines
     #[command(subcommand)]
     Machines(MachinesCommand),
+    /// Check, push, compare or show contracts: what payloads must look like
+    #[command(subcommand)]
+    Contracts(ContractsCommand),
     /// Check, show or explain the configuration
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -10,6 +10,7 @@ mod config;
 mod demo;
 mod exit;
 mod failure;
+mod handover;
 mod listener;
 mod logging;
 mod output;

@@ -2,7 +2,7 @@
 //! database that is away at the start.
 
 use posthaste_core::{Backoff, TopicFilter};
-use posthaste_relay::Subscription;
+use posthaste_relay::{ContractSettings, Subscription};
 use posthaste_store::{Start, Store, SubscriptionSpec};
 
 use crate::{
@@ -38,9 +38,14 @@ fn subscription(name: &str, settings: &SubscriptionSettings) -> Result<Subscript
         From::Beginning => Start::Beginning,
         From::Now => Start::Now,
     };
+    let required = (!settings.contracts_required.is_empty())
+        .then(|| TopicFilter::new(&settings.contracts_required))
+        .transpose()
+        .map_err(|error| wrong(format!("contracts_required: {error}")))?;
+    let contracts = ContractSettings { on_breach: settings.contracts, required };
     let target = config::target(&settings.sink).map_err(wrong)?.into();
     let spec = SubscriptionSpec { name: name.to_owned(), filter, start };
-    Ok(Subscription { spec, target, failure: settings.failure.clone() })
+    Ok(Subscription { spec, target, failure: settings.failure.clone(), contracts })
 }
 
 /// Waits until the store can be used. `false` when a stop was asked for first.

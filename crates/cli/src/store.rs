@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use posthaste_store::{
-    Migration, Operations,
+    Jobs, Migration, Operations,
     postgres::{PostgresOptions, PostgresStore},
     sqlite::{SqliteOptions, SqliteStore},
 };
@@ -24,8 +24,13 @@ pub(crate) enum Missing {
     Refuse,
 }
 
+/// A database for every command.
+pub(crate) trait Database: Operations + Jobs {}
+
+impl<T: Operations + Jobs> Database for T {}
+
 /// Opens the configured database.
-pub(crate) async fn open(config: &Config, missing: Missing) -> Result<Arc<dyn Operations>> {
+pub(crate) async fn open(config: &Config, missing: Missing) -> Result<Arc<dyn Database>> {
     let database = &config.database;
     match &database.url {
         None => Err(Failure::configuration(missing_url(config).into_iter().collect())),
@@ -62,7 +67,7 @@ pub(crate) fn missing_url(config: &Config) -> Option<Problem> {
     })
 }
 
-fn postgres(url: &str, database: &DatabaseSettings) -> Result<Arc<dyn Operations>> {
+fn postgres(url: &str, database: &DatabaseSettings) -> Result<Arc<dyn Database>> {
     let options = PostgresOptions {
         schema: database.schema.clone(),
         password: password(database)?,
@@ -73,6 +78,7 @@ fn postgres(url: &str, database: &DatabaseSettings) -> Result<Arc<dyn Operations
         token_retention: database.token_retention,
         inbox_retention: database.inbox_retention,
         command_retention: database.command_retention,
+        job_retention: database.job_retention,
         transaction_age_max: database.transaction_age_max,
         rings: database.ring.sizes(),
         ..PostgresOptions::default()
@@ -84,7 +90,7 @@ async fn sqlite(
     path: &Path,
     database: &DatabaseSettings,
     missing: Missing,
-) -> Result<Arc<dyn Operations>> {
+) -> Result<Arc<dyn Database>> {
     let options = SqliteOptions {
         schema: database.schema.clone(),
         create: missing == Missing::Create,
@@ -94,6 +100,7 @@ async fn sqlite(
         token_retention: database.token_retention,
         inbox_retention: database.inbox_retention,
         command_retention: database.command_retention,
+        job_retention: database.job_retention,
     };
     Ok(Arc::new(SqliteStore::open(path, &options).await?))
 }

@@ -165,7 +165,7 @@ fn url_that_is_missing_or_leads_nowhere_is_named() {
 
 #[test]
 fn sinks_are_checked_through_the_registry() {
-    let kinds = "choose one of local, redis-list, redis-pubsub, redis-stream, stdout";
+    let kinds = "choose one of bullmq, local, redis-list, redis-pubsub, redis-stream, stdout";
     check(
         &with_sink("kind = \"stdotu\""),
         &[&format!(

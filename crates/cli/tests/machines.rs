@@ -127,6 +127,8 @@ fn pushed_machine_stands_in_sqlite_and_forgets_entities_with_their_rows() {
     connection.execute_batch("delete from orders").unwrap();
     assert_eq!(count("select count(*) from posthaste_entity"), 1);
     assert_eq!(count("select count(*) from posthaste_state_event"), 0);
+    let refused = place.run(&["migrate", "--compatibility-function", "order"]).fails(2);
+    assert!(refused.stderr.contains("SQLite knows no functions"), "{}", refused.stderr);
     place.write("bad.toml", &machine.replace("key = \"id\"", "key = \"nr\""));
     let refused = place.run(&["machines", "push", "bad.toml"]).fails(2);
     assert!(refused.stderr.contains("has no column \"nr\""), "{}", refused.stderr);
@@ -145,6 +147,12 @@ async fn pushed_machine_stands_in_postgresql() {
     place.run(&["machines", "push", "order.toml", "--actor", "olga"]).succeeds();
     assert_eq!(count("select count(*) from posthaste.audit where actor = 'olga'").await, 1);
     client.execute("select posthaste.start_machine('order', '17', 'draft')", &[]).await.unwrap();
+    let made = place.run(&["migrate", "--compatibility-function", "order"]).succeeds().objects();
+    assert_eq!(made[0]["compatibility_function"], "order");
+    let there = "select count(*) from pg_proc where proname = 'initialize_fsm_with_outbox'";
+    assert_eq!(count(there).await, 1);
+    let refused = place.run(&["migrate", "--compatibility-function", "none"]).fails(2);
+    assert!(refused.stderr.contains("there is no machine \"none\""), "{}", refused.stderr);
     place.write("less.toml", &ORDER.replace("\"draft\"", "\"drafted\""));
     let refused = place.run(&["machines", "push", "less.toml"]).fails(2);
     assert!(

@@ -6,11 +6,13 @@
 
 mod commands;
 mod configuration;
+mod contracts;
 mod demo;
 mod exits;
 mod harness;
 mod import;
 mod inbox;
+mod jobs;
 mod machines;
 mod once;
 mod operations;
@@ -22,3 +24,4 @@ mod secrets;
 mod servers;
 mod telemetry;
 mod traces;
+mod workers;

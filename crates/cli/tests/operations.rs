@@ -1,6 +1,7 @@
 //! What operators do: dead letters, replay, erasure and subscriptions, from end to end.
 
 use posthaste_testkit::{Redis, RedisAuth, RedisOptions, Tls};
+use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use crate::harness::Place;
@@ -226,4 +227,32 @@ fn r10b_compatibility_view_is_created_on_request() {
     assert_eq!(made[0]["compatibility_view"], "job_outbox");
     let refused = place.run(&["migrate", "--compatibility-view", "Job Outbox"]).fails(2);
     assert!(refused.stderr.contains("job_outbox"), "{}", refused.stderr);
+}
+
+#[test]
+fn r23_sweep_forgets_what_is_past_its_retention_until_nothing_is_left() {
+    let place = Place::with(
+        "[database]\nurl = \"sqlite:log.db\"\ninbox_retention = \"1h\"\ncommand_retention = \"1h\"\n",
+    );
+    place.run(&["migrate"]).succeeds();
+    let connection = Connection::open(place.path().join("log.db")).unwrap();
+    // More than one sweep takes at once.
+    connection
+        .execute_batch(
+            "with recursive n (n) as (select 1 union all select n + 1 from n where n < 120000) \
+             insert into posthaste_inbox (consumer, message_id, handled_at) \
+             select 'c', randomblob(16), 1 from n; \
+             insert into posthaste_inbox (consumer, message_id) values ('c', randomblob(16)); \
+             insert into posthaste_command (scope, key, fingerprint, owner, response, created_at) \
+             values ('s', 'old', zeroblob(32), zeroblob(16), x'', 1); \
+             insert into posthaste_job (id, state, topic, content_type, headers, message_id, payload, \
+               finished_at) values (zeroblob(16), 'dead', 't', 't', '{}', zeroblob(16), x'', 1)",
+        )
+        .unwrap();
+    let swept = place.run(&["sweep"]).succeeds().objects();
+    let told = ["inbox", "commands", "jobs"].map(|what| swept[0][what].clone());
+    assert_eq!(told, [120_000, 1, 1].map(|count| json!(count)));
+    let left = "select count(*) from posthaste_inbox";
+    assert_eq!(connection.query_row(left, [], |row| row.get::<_, i64>(0)).unwrap(), 1);
+    assert_eq!(place.run(&["sweep"]).succeeds().objects()[0]["inbox"], 0);
 }

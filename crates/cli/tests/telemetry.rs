@@ -96,6 +96,9 @@ fn sink_that_is_away_leaves_the_relay_ready_and_one_that_refuses_it_does_not() {
     let address = address(&relay);
     let state = |nth: usize| json(&address, "/readyz").1["subscriptions"][nth]["state"].clone();
     eventually("one that backs off", LIMIT, || state(0) == "backing_off");
+    eventually("one that runs", LIMIT, || {
+        json(&address, "/readyz").1["subscriptions"][1]["ready"] == true
+    });
     eventually("one that has stopped", LIMIT, || state(2) == "stopped");
     let (status, ready) = json(&address, "/readyz");
     let [away, orders, refused] = [0, 1, 2].map(|nth| &ready["subscriptions"][nth]);

@@ -9,6 +9,7 @@ pub mod backoff;
 #[cfg(feature = "contracts")]
 pub mod contract;
 pub mod failure;
+pub mod job;
 pub mod lease;
 pub mod limits;
 pub mod look;
@@ -23,17 +24,21 @@ pub mod template;
 pub mod topics;
 pub mod window;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    error::Error,
+    time::{Duration, SystemTime},
+};
 
 pub use backoff::Backoff;
 #[cfg(feature = "contracts")]
 pub use contract::{CONTRACT_HEADER, Contract, Contracts};
 pub use failure::{FailurePolicy, OnRejection, Verdict};
+pub use job::{JobState, NewJob, RetryPolicy};
 pub use lease::{LeaseView, RelayView, Shares};
 pub use limits::{InvalidMessage, Limits};
 pub use look::{Look, LookRule, SequenceState};
 pub use machine::Machine;
-pub use message::{Message, MessageId};
+pub use message::{HeaderObject, Message, MessageId};
 pub use page::{Headers, MessageRef, Page, PageLimit};
 pub use place::{Epoch, InvalidPlace, Place, Tick, TickRef, Within};
 pub use ring::Ring;
@@ -42,6 +47,20 @@ pub use snapshot::Snapshot;
 pub use template::Template;
 pub use topics::TopicFilter;
 pub use window::{Step, Window};
+
+/// An error with its causes in one line. A cause that an error has said already is left out.
+pub fn describe(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
 
 /// Where a message stands in the log; only comparable within one source incarnation. Positions
 /// start at 1, so 0 means "before every message".

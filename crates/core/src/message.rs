@@ -1,6 +1,8 @@
 //! A message as an application writes it.
 
-use serde::Serialize;
+use std::fmt;
+
+use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::Timestamp;
@@ -14,6 +16,9 @@ pub const JSON: &str = "application/json";
 pub const TEXT: &str = "text/plain; charset=utf-8";
 /// Content type of a message without a payload.
 pub const BYTES: &str = "application/octet-stream";
+/// The header in which a message names the version of its contract: decimal digits from 1, without
+/// a sign or leading zeros.
+pub const CONTRACT_HEADER: &str = "posthaste-contract";
 
 /// One message, built field by field. Building never fails; the limits are checked when the
 /// message is enqueued, before anything is written.
@@ -79,6 +84,13 @@ impl Message {
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
+    }
+
+    /// Names the version, from 1, of the topic's contract that the payload keeps, in the header
+    /// [`CONTRACT_HEADER`]. Messages of topics without contracts need none.
+    #[must_use]
+    pub fn contract(self, version: u32) -> Self {
+        self.header(CONTRACT_HEADER, version.to_string())
     }
 
     /// Sets a JSON payload. A value that does not serialise is refused when it is enqueued.
@@ -193,5 +205,34 @@ impl Message {
     /// Why the payload could not be serialised, if it could not.
     pub(crate) fn payload_fault(&self) -> Option<&str> {
         self.payload_fault.as_deref()
+    }
+}
+/// Headers as a JSON object of strings, in the order in which they were added, which a map type would lose. Shown, its
+/// text.
+#[derive(Clone, Copy, Debug)]
+pub struct HeaderObject<'a>(pub &'a [(String, String)]);
+
+impl Serialize for HeaderObject<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+impl fmt::Display for HeaderObject<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_keeps_the_order_of_the_headers() {
+        let message = Message::new("t").header("b", "1").header("a", "\"\n");
+        let json = HeaderObject(message.header_pairs()).to_string();
+        assert_eq!(json, r#"{"b":"1","a":"\"\n"}"#);
+        assert_eq!(HeaderObject(&[]).to_string(), "{}");
     }
 }

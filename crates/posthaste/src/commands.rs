@@ -3,6 +3,12 @@
 //! The decisions are the database's: on PostgreSQL a function's, on SQLite the conditions of the
 //! statements, one after the other in a transaction that nobody else writes beside.
 
+#[cfg(feature = "redis-cache")]
+pub(crate) mod cache;
+pub(crate) mod waiting;
+
+#[cfg(feature = "redis-cache")]
+use std::time::Instant;
 use std::{error::Error, fmt, time::Duration};
 
 use posthaste_core::SchemaName;
@@ -10,6 +16,10 @@ use posthaste_store::statements::{PostgresCommands, SqliteCommands};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+#[cfg(feature = "redis-cache")]
+use self::cache::{Cached, CommandCache};
+#[cfg(feature = "_tokio")]
+use self::waiting::Wait;
 use crate::{
     EnqueueError, EnqueueErrorKind, Refusal,
     caller::{Answer, Caller, Value},
@@ -27,6 +37,9 @@ const NAME_BYTES_MAX: usize = 512;
 /// **Guarded**, for effects elsewhere: hand them a bare connection. `begin` then commits by itself and
 /// gives this attempt a lease; a twin is told that the request is in progress; an attempt whose lease
 /// has run out is taken over and cannot complete any more.
+///
+/// With a `CommandCache` (feature `redis-cache`), repeats need no connection to the database:
+/// `answer`.
 ///
 /// # Examples
 #[cfg_attr(feature = "tokio-postgres", doc = "```no_run")]
@@ -54,6 +67,10 @@ const NAME_BYTES_MAX: usize = 512;
 pub struct Commands {
     postgres: PostgresCommands,
     sqlite: SqliteCommands,
+    #[cfg(feature = "redis-cache")]
+    schema: SchemaName,
+    #[cfg(feature = "redis-cache")]
+    cache: Option<CommandCache>,
 }
 
 /// One attempt at a request.
@@ -116,21 +133,64 @@ impl Command {
                 || value.chars().any(char::is_control)
             {
                 let rule = "1 to 512 bytes without control characters";
-                return Err(refused(format!("{name} must be {rule}, not {value:.60?}")));
+                let what = format!("{name} must be {rule}, not {value:.60?}");
+                return Err(CommandError::argument(what));
             }
         }
         Ok(())
     }
 
-    fn named(&self) -> [Value<'_>; 2] {
+    pub(crate) fn named(&self) -> [Value<'_>; 2] {
         [Value::Text(Some(&self.scope)), Value::Text(Some(&self.key))]
+    }
+
+    pub(crate) const fn owner(&self) -> Uuid {
+        self.owner
     }
 }
 
 impl Commands {
     /// Commands in `schema`.
     pub fn new(schema: &SchemaName) -> Self {
-        Self { postgres: PostgresCommands::new(schema), sqlite: SqliteCommands::new(schema) }
+        Self {
+            postgres: PostgresCommands::new(schema),
+            sqlite: SqliteCommands::new(schema),
+            #[cfg(feature = "redis-cache")]
+            schema: schema.clone(),
+            #[cfg(feature = "redis-cache")]
+            cache: None,
+        }
+    }
+
+    /// The same with a cache before them.
+    #[cfg(feature = "redis-cache")]
+    #[must_use]
+    pub fn with_cache(self, cache: CommandCache) -> Self {
+        Self { cache: Some(cache), ..self }
+    }
+
+    /// Looks for the answer of a repeat in the cache, before there is a connection. Nothing means
+    /// that the database has to be asked, with [`begin`](Self::begin).
+    ///
+    /// What `begin` answers to a repeat on PostgreSQL is kept for the next one, in one call of
+    /// Redis, if it is certain to be committed: hand `begin` a bare connection, or make it the
+    /// transaction's first statement that writes. On SQLite nothing is kept.
+    ///
+    /// # Errors
+    /// [`Refusal::KeyTaken`] if the key stands for another request, or [`Refusal::Argument`] if
+    /// this is no command. Never because of Redis: that is counted in [`CommandCache::counts`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    #[cfg(feature = "redis-cache")]
+    pub async fn answer(&self, command: &Command) -> Result<Option<Vec<u8>>, CommandError> {
+        command.check()?;
+        let Some(cache) = &self.cache else { return Ok(None) };
+        match cache.look(&self.schema, command).await {
+            Cached::Answer(response) => Ok(Some(response)),
+            Cached::AnotherRequest => Err(key_taken()),
+            Cached::Nothing => Ok(None),
+        }
     }
 
     /// Begins a request, or says what became of it. Calling it again with the same command after an
@@ -149,13 +209,28 @@ impl Commands {
         command: &Command,
         lease: Duration,
     ) -> Result<Begun, CommandError> {
+        self.begin_over(&mut caller, command, lease).await
+    }
+
+    pub(crate) async fn begin_over<C: Caller>(
+        &self,
+        caller: &mut C,
+        command: &Command,
+        lease: Duration,
+    ) -> Result<Begun, CommandError> {
         let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
         let [scope, key] = command.named();
         let rest = [Value::Bytes(&command.fingerprint), Value::Id(command.owner)];
         let values = [scope, key, rest[0], rest[1], Value::Number(lease_ms)];
         if !caller.is_sqlite()? {
-            let answer = caller.call(&self.postgres.begin, &values).await?;
-            return begun(answer.unwrap_or_default());
+            #[cfg(feature = "redis-cache")]
+            let since = Instant::now();
+            let answer = caller.call(&self.postgres.begin, &values).await?.unwrap_or_default();
+            #[cfg(feature = "redis-cache")]
+            if let (Some("repeat"), Some(response)) = (answer.text.as_deref(), &answer.bytes) {
+                self.keep(command, response, answer.number, since).await;
+            }
+            return begun(answer);
         }
         check_lease(lease)?;
         command.check()?;
@@ -174,6 +249,37 @@ impl Commands {
         }
     }
 
+    /// [`begin`](Self::begin) of a guarded request whose twins wait: while another attempt has it,
+    /// looks again after pauses from 10 ms to 500 ms, until there is an answer, the lease has run
+    /// out (then this attempt takes over) or the time is up ([`Begun::InProgress`]). The longest
+    /// wait is a day.
+    ///
+    /// Hand it a bare connection, which it keeps meanwhile ([`Wait`] is for those of a pool); on a
+    /// transaction it would keep that open, and in one an atomic twin waits by itself. Runs on
+    /// tokio, with its timer.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    ///
+    /// # Cancel safety
+    /// As [`begin`](Self::begin).
+    #[cfg(feature = "_tokio")]
+    pub async fn begin_or_wait<C: Caller>(
+        &self,
+        mut caller: C,
+        command: &Command,
+        lease: Duration,
+        wait: Duration,
+    ) -> Result<Begun, CommandError> {
+        let mut wait = Wait::at_most(wait);
+        loop {
+            let begun = self.begin_over(&mut caller, command, lease).await?;
+            let Begun::InProgress { lease_left } = begun else { return Ok(begun) };
+            let Some(pause) = wait.pause(lease_left) else { return Ok(begun) };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
     /// Keeps the answer (at most 1 MiB) for repeats. Twice with one answer is no fault.
     ///
     /// # Errors
@@ -188,10 +294,53 @@ impl Commands {
         command: &Command,
         response: &[u8],
     ) -> Result<(), CommandError> {
+        own(self.complete_over(&mut caller, command, response).await?).map(drop)
+    }
+
+    async fn complete_over<C: Caller>(
+        &self,
+        caller: &mut C,
+        command: &Command,
+        response: &[u8],
+    ) -> Result<Option<Answer>, CommandError> {
         let [scope, key] = command.named();
         let values = [scope, key, Value::Id(command.owner), Value::Bytes(response)];
         let sql = if caller.is_sqlite()? { &self.sqlite.complete } else { &self.postgres.complete };
-        own(caller.call(sql, &values).await?)
+        Ok(caller.call(sql, &values).await?)
+    }
+
+    /// Puts the answer into the cache, so that its first repeat already finds it there; without
+    /// this, the first repeat does. To be called **after** the commit, on a bare connection, and
+    /// with what [`complete`](Self::complete) was called with, which it calls again: the database
+    /// has to say that the answer is committed, or it is not kept.
+    ///
+    /// # Errors
+    /// As [`complete`](Self::complete). Never because of Redis.
+    ///
+    /// # Cancel safety
+    /// The answer may be in the cache or not.
+    #[cfg(feature = "redis-cache")]
+    pub async fn remember<C: Caller>(
+        &self,
+        mut caller: C,
+        command: &Command,
+        response: &[u8],
+    ) -> Result<(), CommandError> {
+        let since = Instant::now();
+        let answer = self.complete_over(&mut caller, command, response).await?;
+        let number = own(answer)?;
+        self.keep(command, response, number, since).await;
+        Ok(())
+    }
+
+    /// Keeps an answer with which the database has given this number.
+    #[cfg(feature = "redis-cache")]
+    async fn keep(&self, command: &Command, response: &[u8], number: Option<i64>, since: Instant) {
+        if let Some(cache) = &self.cache
+            && number == Some(PostgresCommands::COMMITTED)
+        {
+            cache.keep(&self.schema, command, response, since).await;
+        }
     }
 
     /// Gives this attempt until `lease` from now.
@@ -209,7 +358,7 @@ impl Commands {
         let [scope, key] = command.named();
         let values = [scope, key, Value::Id(command.owner), Value::Number(lease_ms)];
         let sql = if caller.is_sqlite()? { &self.sqlite.renew } else { &self.postgres.renew };
-        own(caller.call(sql, &values).await?)
+        own(caller.call(sql, &values).await?).map(drop)
     }
 
     /// Frees the key of a request that had no effect: the next attempt under it is the first.
@@ -224,7 +373,7 @@ impl Commands {
         let [scope, key] = command.named();
         let values = [scope, key, Value::Id(command.owner)];
         let sql = if caller.is_sqlite()? { &self.sqlite.abandon } else { &self.postgres.abandon };
-        own(caller.call(sql, &values).await?)
+        own(caller.call(sql, &values).await?).map(drop)
     }
 }
 
@@ -244,14 +393,10 @@ fn begun(answer: Answer) -> Result<Begun, CommandError> {
             let millis = answer.number.unwrap_or_default().max(0).unsigned_abs();
             Ok(Begun::InProgress { lease_left: Duration::from_millis(millis) })
         }
-        Some("conflict") => {
-            Err(CommandError { kind: CommandErrorKind::Refused(Refusal::KeyTaken), source: None })
-        }
-        other => {
-            let source = format!("the schema's function begin_command answered {other:?}");
-            let kind = CommandErrorKind::Failed(EnqueueErrorKind::Database);
-            Err(CommandError { kind, source: Some(source.into()) })
-        }
+        Some("conflict") => Err(key_taken()),
+        other => Err(CommandError::unreadable(format!(
+            "the schema's function begin_command answered {other:?}"
+        ))),
     }
 }
 
@@ -260,31 +405,56 @@ fn check_lease(lease: Duration) -> Result<(), CommandError> {
     if (Duration::from_secs(1)..=Duration::from_hours(24)).contains(&lease) {
         return Ok(());
     }
-    Err(refused(format!("lease must be from 1 second to 1 day, not {lease:?}")))
+    let what = format!("lease must be from 1 second to 1 day, not {lease:?}");
+    Err(CommandError::argument(what))
 }
 
-fn refused(what: String) -> CommandError {
-    let kind = CommandErrorKind::Refused(Refusal::Argument);
-    CommandError { kind, source: Some(what.into()) }
+fn key_taken() -> CommandError {
+    CommandErrorKind::Refused(Refusal::KeyTaken).into()
 }
 
-fn own(answer: Option<Answer>) -> Result<(), CommandError> {
-    if answer.is_some_and(|answer| answer.number == Some(1)) {
-        return Ok(());
+/// The number that the database gave, unless it is the one of somebody else's request.
+fn own(answer: Option<Answer>) -> Result<Option<i64>, CommandError> {
+    match answer.and_then(|answer| answer.number) {
+        None | Some(0) => Err(CommandErrorKind::TakenOver.into()),
+        number => Ok(number),
     }
-    Err(CommandError { kind: CommandErrorKind::TakenOver, source: None })
 }
 
 impl CommandError {
+    pub(crate) fn argument(what: String) -> Self {
+        Self::refused(Refusal::Argument, what)
+    }
+
+    pub(crate) fn refused(refusal: Refusal, what: String) -> Self {
+        Self { kind: CommandErrorKind::Refused(refusal), source: Some(what.into()) }
+    }
+
+    /// The database answered what it never should.
+    pub(crate) fn unreadable(what: String) -> Self {
+        let kind = CommandErrorKind::Failed(EnqueueErrorKind::Database);
+        Self { kind, source: Some(what.into()) }
+    }
+
     /// The kind of failure.
     pub const fn kind(&self) -> &CommandErrorKind {
         &self.kind
     }
 }
 
+impl From<CommandErrorKind> for CommandError {
+    fn from(kind: CommandErrorKind) -> Self {
+        Self { kind, source: None }
+    }
+}
+
 impl From<EnqueueError> for CommandError {
     fn from(error: EnqueueError) -> Self {
+        let said = error.to_string();
         let (kind, source) = error.into_parts();
+        // Which message, and what is wrong with it.
+        let is_invalid = matches!(kind, EnqueueErrorKind::Invalid(_));
+        let source = source.or_else(|| is_invalid.then(|| said.into()));
         let kind = match kind {
             EnqueueErrorKind::Refused(refusal) => CommandErrorKind::Refused(refusal),
             kind => CommandErrorKind::Failed(kind),

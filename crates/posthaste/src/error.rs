@@ -3,6 +3,8 @@
 use std::{error::Error, fmt};
 
 use posthaste_core::InvalidMessage;
+#[cfg(feature = "contracts")]
+use posthaste_core::contract::Breach;
 use posthaste_store::statements::PostgresWriter;
 
 use crate::{Statements, Writer};
@@ -28,6 +30,9 @@ pub struct EnqueueError {
 pub enum EnqueueErrorKind {
     /// The message is not allowed; nothing was written.
     Invalid(InvalidMessage),
+    /// The message does not keep the contract of its topic; nothing was written.
+    #[cfg(feature = "contracts")]
+    Contract(Breach),
     /// Posthaste's tables are not there.
     MissingSchema,
     /// The role may not write messages.
@@ -119,6 +124,8 @@ impl EnqueueErrorKind {
     pub(crate) const fn remedy(&self) -> &'static str {
         match self {
             Self::Invalid(_) => "correct the message",
+            #[cfg(feature = "contracts")]
+            Self::Contract(_) => "correct the message",
             Self::MissingSchema => "run `posthaste migrate`, or check the schema name",
             Self::Privilege => "grant the role the writer's privileges",
             Self::Conflict | Self::Unavailable => "run the transaction again",
@@ -141,7 +148,16 @@ impl EnqueueError {
     }
 
     pub(crate) fn invalid(cause: InvalidMessage, index: Option<usize>) -> Self {
-        Self { kind: EnqueueErrorKind::Invalid(cause), index, aborted: true, source: None }
+        Self::refused(EnqueueErrorKind::Invalid(cause), index)
+    }
+
+    #[cfg(feature = "contracts")]
+    pub(crate) fn breach(breach: Breach, index: Option<usize>) -> Self {
+        Self::refused(EnqueueErrorKind::Contract(breach), index)
+    }
+
+    fn refused(kind: EnqueueErrorKind, index: Option<usize>) -> Self {
+        Self { kind, index, aborted: true, source: None }
     }
 
     /// Aborts the caller's transaction, and answers this error with what became of that.
@@ -173,7 +189,7 @@ impl EnqueueError {
         &self.kind
     }
 
-    /// Which message was invalid, counted from 0, when several were enqueued at once.
+    /// Which message was refused, counted from 0, when several were enqueued at once.
     pub const fn index(&self) -> Option<usize> {
         self.index
     }
@@ -192,6 +208,8 @@ impl fmt::Display for EnqueueError {
         }
         match &self.kind {
             EnqueueErrorKind::Invalid(cause) => write!(f, "{cause}")?,
+            #[cfg(feature = "contracts")]
+            EnqueueErrorKind::Contract(breach) => write!(f, "message refused: {breach}")?,
             kind => write!(f, "message not enqueued ({})", kind.remedy())?,
         }
         if !self.aborted {
@@ -219,6 +237,8 @@ impl Error for EnqueueError {
             (Some(source), _) => Some(source.as_ref()),
             // `Display` says the same; this is for callers that look for the type in the chain.
             (None, EnqueueErrorKind::Invalid(cause)) => Some(cause),
+            #[cfg(feature = "contracts")]
+            (None, EnqueueErrorKind::Contract(breach)) => Some(breach),
             (None, _) => None,
         }
     }

@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use posthaste_core::{InvalidMessage, Limits, MessageId, SchemaName};
 
-use crate::{EnqueueError, InboxError, Statements, Writer};
+use crate::{
+    EnqueueError, InboxError, Statements, Writer,
+    caller::{Caller, Value},
+};
 
 /// Tells first deliveries of messages from repeats, for one consumer. Cheap to clone; one per process
 /// is enough.
@@ -162,6 +165,34 @@ impl Inbox {
             Ok(fresh) => Ok(fresh),
             Err(error) => Err(error.after_abort(&mut writer, &self.statements).await.into()),
         }
+    }
+
+    /// [`handle`](Self::handle), over what commands and jobs go through as well.
+    ///
+    /// # Errors
+    /// The database failed. Roll back.
+    ///
+    /// # Cancel safety
+    /// As [`handle`](Self::handle).
+    pub async fn handle_over<C: Caller>(
+        &self,
+        mut caller: C,
+        id: MessageId,
+    ) -> Result<Delivery, EnqueueError> {
+        let values = [Value::Text(Some(&self.consumer)), Value::Id(id)];
+        if !caller.is_sqlite()? {
+            let answer = caller.call(&self.statements.postgres.handle_over, &values).await?;
+            let is_first = answer.and_then(|answer| answer.number) == Some(1);
+            return Ok(Delivery::of(is_first));
+        }
+        // Nobody else writes between the two.
+        let known = self.statements.sqlite.handled.as_str();
+        let answer = caller.call(known, &values).await?;
+        let is_first = answer.and_then(|answer| answer.number) == Some(0);
+        if is_first {
+            caller.call(&self.statements.sqlite.handle_once, &values).await?;
+        }
+        Ok(Delivery::of(is_first))
     }
 
     async fn record<W: Writer>(

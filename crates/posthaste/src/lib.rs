@@ -2,7 +2,8 @@
 //!
 //! The relay publishes every message whose transaction committed, and none whose transaction did
 //! not. This crate opens no connection, starts no task and begins or ends no transaction. It sends
-//! its statements over the connection that it is handed.
+//! its statements over the connection that it is handed. Only a `CommandCache` (feature
+//! `redis-cache`) has a connection of its own, to Redis.
 //!
 //! On the other side, [`Received`] reads a message as it arrives, and [`Inbox`] keeps one that is
 //! delivered again from taking effect again.
@@ -58,6 +59,8 @@ mod commands;
 mod encode;
 mod error;
 mod inbox;
+mod jobs;
+mod machines;
 mod outbox;
 pub mod received;
 #[cfg(feature = "testing")]
@@ -67,16 +70,27 @@ mod time;
 mod trace;
 mod writer;
 
+#[cfg(feature = "contracts")]
+pub use posthaste_core::contract;
 pub use posthaste_core::machine;
-pub use posthaste_core::{InvalidMessage, Limits, Message, MessageId, SchemaName, Timestamp};
-pub use posthaste_store::statements::{PostgresWriter, SqliteWriter};
+pub use posthaste_core::{
+    InvalidMessage, JobState, Limits, Message, MessageId, NewJob, SchemaName, Timestamp,
+};
+pub use posthaste_store::{
+    JobId, Receipt, WorkerId,
+    statements::{PostgresWriter, SqliteWriter},
+};
 
+#[cfg(feature = "redis-cache")]
+pub use crate::commands::cache::{CacheCounts, CacheSettings, CommandCache, InvalidCache};
 #[cfg(feature = "opentelemetry")]
 pub use crate::trace::Traced;
 pub use crate::{
-    commands::{Begun, Command, CommandError, CommandErrorKind, Commands},
+    commands::{Begun, Command, CommandError, CommandErrorKind, Commands, waiting::Wait},
     error::{EnqueueError, EnqueueErrorKind, InboxError, Refusal},
     inbox::{Delivery, Inbox},
+    jobs::{Attempt, Jobs},
+    machines::{Machines, Step, Taken},
     outbox::Outbox,
     received::{Received, UnreadableMessage},
     writer::{Entry, Statements, Writer},

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "contracts")]
+use posthaste_core::contract::{Breach, CONTRACT_HEADER, Checked, Contracts};
 use posthaste_core::{Limits, Message, MessageId, SchemaName};
 use uuid::Uuid;
 
@@ -25,13 +27,21 @@ pub struct Outbox {
     schema: SchemaName,
     statements: Arc<Statements>,
     limits: Limits,
+    #[cfg(feature = "contracts")]
+    contracts: Arc<Contracts>,
 }
 
 impl Outbox {
     /// An outbox in `schema`, with the default limits.
     pub fn new(schema: SchemaName) -> Self {
         let statements = Arc::new(Statements::new(&schema));
-        Self { schema, statements, limits: Limits::DEFAULT }
+        Self {
+            schema,
+            statements,
+            limits: Limits::DEFAULT,
+            #[cfg(feature = "contracts")]
+            contracts: Arc::default(),
+        }
     }
 
     /// The schema that it writes to.
@@ -43,6 +53,25 @@ impl Outbox {
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// Sets the contracts that messages of their topics must keep: each is checked before anything
+    /// is written. Topics without a contract are not looked at.
+    ///
+    /// # Examples
+    /// ```
+    /// use posthaste::{Message, Outbox, contract::{Contract, Contracts}};
+    ///
+    /// let schema = serde_json::json!({ "type": "object", "required": ["order"] });
+    /// let contracts = Contracts::new([Contract::new("orders.created", 1, schema)?])?;
+    /// let outbox = Outbox::default().with_contracts(contracts);
+    /// let message = Message::new("orders.created").contract(1).json(&serde_json::json!({ "order": 17 }));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "contracts")]
+    #[must_use]
+    pub fn with_contracts(self, contracts: impl Into<Arc<Contracts>>) -> Self {
+        Self { contracts: contracts.into(), ..self }
     }
 
     /// Writes one message in the transaction that `writer` stands in, and answers its id; or, if
@@ -174,14 +203,13 @@ impl Outbox {
     }
 
     /// The statement texts, for the adapters that are not a [`Writer`].
-    #[cfg(feature = "rusqlite")]
     pub(crate) fn statements(&self) -> &Statements {
         &self.statements
     }
 
     /// Checks one message.
     pub(crate) fn entry<'a>(&self, message: &'a Message) -> Result<Entry<'a>, EnqueueError> {
-        self.limits.check(message).map_err(|cause| EnqueueError::invalid(cause, None))?;
+        self.check(message, None)?;
         Ok(Entry::new(message))
     }
 
@@ -191,11 +219,24 @@ impl Outbox {
         messages: &'a [Message],
     ) -> Result<Vec<Entry<'a>>, EnqueueError> {
         for (index, message) in messages.iter().enumerate() {
-            self.limits
-                .check(message)
-                .map_err(|cause| EnqueueError::invalid(cause, Some(index)))?;
+            self.check(message, Some(index))?;
         }
         Ok(messages.iter().map(Entry::new).collect())
+    }
+
+    fn check(&self, message: &Message, index: Option<usize>) -> Result<(), EnqueueError> {
+        self.limits.check(message).map_err(|cause| EnqueueError::invalid(cause, index))?;
+        #[cfg(feature = "contracts")]
+        self.check_contract(message).map_err(|breach| EnqueueError::breach(breach, index))?;
+        Ok(())
+    }
+
+    #[cfg(feature = "contracts")]
+    fn check_contract(&self, message: &Message) -> Result<Checked, Breach> {
+        let mut headers = message.header_pairs().iter();
+        let version = headers.find(|(name, _)| name == CONTRACT_HEADER);
+        let version = version.map(|(_, version)| version.as_str());
+        self.contracts.check(message.topic(), version, message.payload())
     }
 }
 

@@ -2,14 +2,18 @@
 
 use std::{error::Error as _, time::Duration};
 
-use posthaste::{Begun, Command, CommandErrorKind, Refusal};
+use ::rusqlite::Connection;
+use posthaste::{Begun, Command, CommandErrorKind, Commands, Refusal};
 
-use crate::support::sessions::{
-    Rusqlite, SqlxPostgres, SqlxSqlite, TokioPostgres,
-    commands::CommandSession,
-    deadpool::Deadpool,
-    diesel::Diesel,
-    sea_orm::{SeaOrmPostgres, SeaOrmSqlite},
+use crate::support::{
+    Place,
+    sessions::{
+        Rusqlite, SqlxPostgres, SqlxSqlite, TokioPostgres,
+        commands::CommandSession,
+        deadpool::Deadpool,
+        diesel::Diesel,
+        sea_orm::{SeaOrmPostgres, SeaOrmSqlite},
+    },
 };
 
 macro_rules! contract {
@@ -38,12 +42,17 @@ contract! {
     r22_another_request_under_the_key_is_a_typed_conflict
     rolled_back_command_is_as_if_it_had_never_begun
     twin_of_a_guarded_command_is_told_that_it_is_in_progress
+    r22_twin_that_waits_gets_the_answer
+    twin_that_waits_takes_over_when_the_lease_has_run_out
+    twin_whose_time_is_up_is_told_that_it_is_in_progress
     attempt_whose_lease_has_run_out_is_taken_over_and_cannot_complete
     renewed_lease_keeps_others_out_and_abandoned_command_lets_them_in
     what_is_no_command_is_refused
     r23_old_commands_are_forgotten_and_those_in_progress_stay
 }
 
+/// No wait takes longer unless something is broken.
+const LIMIT: Duration = Duration::from_mins(1);
 const EVERY_KIND: &[u8] = b"\x00\xff{}\r\n'";
 
 fn attempt() -> Command {
@@ -119,6 +128,38 @@ async fn twin_of_a_guarded_command_is_told_that_it_is_in_progress<S: CommandSess
     assert_eq!(other.begin(&twin).await.unwrap(), Begun::Repeat(EVERY_KIND.to_vec()));
 }
 
+async fn r22_twin_that_waits_gets_the_answer<S: CommandSession>() {
+    let place = S::place().await;
+    let (mut session, mut other) = (S::open(&place).await, S::open(&place).await);
+    let (first, twin) = (attempt(), attempt());
+    session.begin(&first).await.unwrap();
+    let (waited, completed) =
+        tokio::join!(other.wait(&twin, LIMIT), session.complete(&first, EVERY_KIND));
+    completed.unwrap();
+    assert_eq!(waited.unwrap(), Begun::Repeat(EVERY_KIND.to_vec()));
+}
+
+async fn twin_that_waits_takes_over_when_the_lease_has_run_out<S: CommandSession>() {
+    let place = S::place().await;
+    let mut session = S::open(&place).await;
+    let (first, twin) = (attempt(), attempt());
+    session.begin(&first).await.unwrap();
+    session.renew(&first, Duration::from_secs(1)).await.unwrap();
+    assert_eq!(session.wait(&twin, LIMIT).await.unwrap(), Begun::TakenOver);
+    assert!(is_taken_over(session.complete(&first, b"late").await));
+    session.complete(&twin, b"done").await.unwrap();
+}
+
+async fn twin_whose_time_is_up_is_told_that_it_is_in_progress<S: CommandSession>() {
+    let place = S::place().await;
+    let mut session = S::open(&place).await;
+    session.begin(&attempt()).await.unwrap();
+    for wait in [Duration::ZERO, Duration::from_millis(30)] {
+        let begun = session.wait(&attempt(), wait).await.unwrap();
+        assert!(matches!(begun, Begun::InProgress { .. }), "{begun:?}");
+    }
+}
+
 async fn attempt_whose_lease_has_run_out_is_taken_over_and_cannot_complete<S: CommandSession>() {
     let place = S::place().await;
     let mut session = S::open(&place).await;
@@ -190,4 +231,24 @@ async fn r23_old_commands_are_forgotten_and_those_in_progress_stay<S: CommandSes
     assert_eq!(session.begin(&named("gone")).await.unwrap(), Begun::First);
     assert!(matches!(session.begin(&named("running")).await.unwrap(), Begun::InProgress { .. }));
     assert_eq!(session.begin(&named("new")).await.unwrap(), Begun::Repeat(Vec::new()));
+}
+
+#[tokio::test]
+async fn twin_that_waits_on_a_thread_gets_the_answer() {
+    let place = Place::sqlite().await;
+    let session = Connection::open(place.file()).unwrap();
+    let commands = Commands::default();
+    let (first, lease) = (attempt(), Duration::from_mins(1));
+    commands.begin_blocking(&session, &first, lease).unwrap();
+    let (file, twins) = (place.file(), commands.clone());
+    let (looked, look) = std::sync::mpsc::sync_channel(1);
+    let twin = std::thread::spawn(move || {
+        let connection = Connection::open(file).unwrap();
+        let begun = twins.begin_or_wait_blocking(&connection, &attempt(), lease, Duration::ZERO);
+        looked.send(begun.unwrap()).unwrap();
+        twins.begin_or_wait_blocking(&connection, &attempt(), lease, LIMIT).unwrap()
+    });
+    assert!(matches!(look.recv().unwrap(), Begun::InProgress { .. }));
+    commands.complete_blocking(&session, &first, EVERY_KIND).unwrap();
+    assert_eq!(twin.join().unwrap(), Begun::Repeat(EVERY_KIND.to_vec()));
 }

@@ -1,6 +1,7 @@
 //! What every adapter promises, run on all of them.
 
 mod inbox;
+mod kept;
 mod kinds;
 mod locks;
 mod reading;
@@ -11,7 +12,7 @@ use posthaste::{
     EnqueueError, EnqueueErrorKind, InvalidMessage, Limits, Message, MessageId, Outbox, Timestamp,
 };
 
-use self::{inbox::*, kinds::*, locks::*, reading::*};
+use self::{inbox::*, kept::*, kinds::*, locks::*, reading::*};
 use crate::support::{
     Row,
     sessions::{
@@ -56,6 +57,8 @@ contract! {
         r2_bulk_enqueue_keeps_order
         r3_invalid_messages_are_refused_before_anything_is_written
         r3_nil_payload_is_zero_bytes
+        r3_r31_message_that_breaks_its_contract_is_refused_before_anything_is_written
+        r31_message_that_keeps_its_contract_is_written_as_it_is
         r4_second_enqueue_with_one_token_writes_nothing_and_answers_the_first_id
         r4_rolled_back_transaction_frees_its_token
         r4_bulk_writes_each_token_once_and_keeps_the_order

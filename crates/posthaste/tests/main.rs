@@ -6,10 +6,13 @@
 mod assertions;
 mod cancellation;
 mod clients;
+mod command_cache;
 mod command_contract;
 mod contract;
 mod inbox;
 mod interop;
+mod job_contract;
+mod machine_contract;
 mod machines;
 mod poison;
 mod privileges;

@@ -46,6 +46,7 @@ impl Draining {
     /// Waits for `pause` or the drain; true when the drain has begun.
     pub(crate) async fn sleep(&mut self, pause: Duration) -> bool {
         tokio::select! {
+            biased;
             () = self.begun() => true,
             () = sleep(pause) => false,
         }

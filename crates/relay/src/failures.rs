@@ -61,8 +61,8 @@ pub(crate) fn rule(
         // Only what is set aside takes room.
         let taken = match &unaccepted.fault {
             _ if follows => None,
-            Fault::Message => {
-                let verdict = room.settings.policy().judge(&message, 1, random());
+            fault @ (Fault::Message | Fault::Hopeless) => {
+                let verdict = room.settings.policy().judge(&message, fault.attempts(1), random());
                 Some(room.take(if is_alone { alone(verdict) } else { verdict }))
             }
             Fault::Destination(name) => {

@@ -70,6 +70,7 @@ impl Renewer {
     /// Renews until `ended`, which begins after the last pipeline has ended: a drain keeps its
     /// leases. Then leaves the relays that share.
     pub(crate) async fn run(mut self, mut ended: Draining) {
+        let mut is_told = false;
         loop {
             let sent = Instant::now();
             let renewed = tokio::select! {
@@ -78,9 +79,19 @@ impl Renewer {
                 renewed = timeout(self.lease, self.store.renew(&self.relay, self.lease)) => renewed,
             };
             let interval = match renewed {
-                Ok(Ok(leases)) => self.tell(sent, &leases),
-                Ok(Err(error)) => {
+                Ok(Ok(leases)) => {
+                    is_told = false;
+                    self.tell(sent, &leases)
+                }
+                // A database that is away is said by whoever reads it.
+                Ok(Err(error)) if is_told || error.kind().is_transient() => {
                     tracing::debug!("renew the leases: {}", describe(&error));
+                    WAITING_INTERVAL
+                }
+                Ok(Err(error)) => {
+                    is_told = true;
+                    let source = self.store.describe();
+                    tracing::error!(source, "no lease is renewed: {}", describe(&error));
                     WAITING_INTERVAL
                 }
                 Err(_elapsed) => WAITING_INTERVAL,

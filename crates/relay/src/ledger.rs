@@ -11,8 +11,8 @@ use posthaste_store::{Aside, Settled, Store, StoreError, StoreErrorKind};
 use tokio::sync::{Mutex, watch};
 
 use crate::{
-    drain::Draining, failpoint, monitor::Gauge, pipeline::Pipeline, policy::describe,
-    telemetry::meter::SourceMeter,
+    drain::Draining, failpoint, jitter::jitter, monitor::Gauge, pipeline::Pipeline,
+    policy::describe, telemetry::meter::SourceMeter,
 };
 
 /// Writes one thing at a time, so that no older place ever follows a newer one. Shared by the
@@ -190,7 +190,8 @@ impl Ledger {
             self.source.failed(error.kind());
             self.gauge.hold(describe(&error));
             let is_over = tokio::select! {
-                is_over = draining.sleep(self.backoff.delay(failures, rand::random())) => is_over,
+                biased;
+                is_over = draining.sleep(self.backoff.delay(failures, jitter())) => is_over,
                 _ = stopped.wait_for(|stopped| *stopped) => true,
             };
             if is_over {

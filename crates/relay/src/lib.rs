@@ -6,10 +6,11 @@
 //! `posthaste_store::Store`, and the CLI hands the settings in.
 
 pub mod clock;
+mod contracts;
 mod drain;
 mod envelope;
-mod failpoint;
 mod failures;
+mod jitter;
 mod leases;
 mod ledger;
 mod marks;
@@ -25,6 +26,7 @@ mod publisher;
 mod reader;
 mod relay;
 mod retries;
+mod screen;
 mod settings;
 mod settler;
 pub mod sink;
@@ -33,6 +35,14 @@ mod source;
 mod supervisor;
 pub mod telemetry;
 
+use posthaste_store::failpoint;
+
+#[doc(hidden)]
+pub use contracts::Library as ContractLibrary;
+pub use jitter::seed_jitter;
 pub use monitor::{Counts, Monitor, State, SubscriptionSnapshot};
 pub use relay::{Relay, RelayError, Subscription};
-pub use settings::{AtLimit, FailureSettings, LostPlace, Policy, RelaySettings, RetrySettings};
+pub use settings::{
+    AtLimit, ContractSettings, FailureSettings, LostPlace, OnBreach, Policy, RelaySettings,
+    RetrySettings,
+};

@@ -13,6 +13,7 @@ use crate::{
     clock, failpoint,
     monitor::Gauge,
     policy::{self, Unaccepted, describe},
+    screen::Screen,
     sink::{Batch, Context, Lane, Mark, Marks, Receipt, Sink, SinkError, SinkErrorKind, Target},
     telemetry::{
         meter::Class,
@@ -32,6 +33,7 @@ pub(crate) struct Outlet {
     bounds: Bounds,
     gauge: Arc<Gauge>,
     tracer: Option<Tracer>,
+    screen: Screen,
 }
 
 /// What bounds every try.
@@ -46,7 +48,7 @@ pub(crate) struct Bounds {
 
 /// What came of a try.
 pub(crate) enum Tried {
-    /// The sink answered: these messages it did not accept, in order.
+    /// The sink answered: these messages were not accepted, in order.
     Answered(Vec<Unaccepted>),
     /// Nothing is known of any message.
     Failed(SinkError),
@@ -65,8 +67,9 @@ impl Outlet {
         bounds: Bounds,
         gauge: Arc<Gauge>,
         tracer: Option<Tracer>,
+        screen: Screen,
     ) -> Self {
-        Self { target, context, lane, sink: None, calls: None, bounds, gauge, tracer }
+        Self { target, context, lane, sink: None, calls: None, bounds, gauge, tracer, screen }
     }
 
     /// The target for people, without secrets.
@@ -95,10 +98,27 @@ impl Outlet {
     }
 
     /// Tries the messages of `page` at `batch` once, and counts it. `marks` is how the lane moves.
+    /// Those that break their contracts are not handed over, and not accepted.
     ///
     /// FENCED: ends at once when the run has to, also while it connects or waits; the sink that
     /// was in use is dropped with the try.
     pub(crate) async fn attempt(&mut self, page: &Page, batch: &[u32], marks: &dyn Marks) -> Tried {
+        let Some(withheld) = self.screen.withhold(page, batch) else {
+            return self.hand_over(page, batch, marks).await;
+        };
+        let marks = withheld.marks(marks);
+        let tried = match withheld.passed() {
+            [] if *self.bounds.stopped.borrow() => Tried::Stopped,
+            [] => Tried::Answered(Vec::new()),
+            passed => self.hand_over(page, passed, &marks).await,
+        };
+        match tried {
+            Tried::Answered(unaccepted) => Tried::Answered(withheld.beside(unaccepted)),
+            other => other,
+        }
+    }
+
+    async fn hand_over(&mut self, page: &Page, batch: &[u32], marks: &dyn Marks) -> Tried {
         let mut stopped = self.bounds.stopped.clone();
         self.gauge.meter().attempts.add(1);
         let (at, began) = (self.tracer.as_ref().map(|_| clock::now()), Instant::now());

@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, panic::resume_unwind, sync::Arc};
 
-use posthaste_core::{Backoff, Epoch, Place, Position, TopicFilter};
+use posthaste_core::{Backoff, Contracts, Epoch, Place, Position, TopicFilter};
 use posthaste_store::{
     Acquired, AsideState, Lineage, Settled, Store, StoreError, StoreErrorKind, defect,
 };
@@ -17,6 +17,7 @@ use tokio::{
 use crate::{
     drain::{Drain, Draining},
     failpoint,
+    jitter::jitter,
     leases::{Hold, Word},
     ledger::Ledger,
     marks::{self, Beginning, Loss},
@@ -28,7 +29,8 @@ use crate::{
     publisher::{Ended, Publisher, Shared},
     reader::Reader,
     retries::Retries,
-    settings::{FailureSettings, LostPlace, RelaySettings},
+    screen::Screen,
+    settings::{ContractSettings, FailureSettings, LostPlace, RelaySettings},
     settler::Settler,
     sink::{Context, Lane, Mark, SinkError, SinkErrorKind, Target},
     source::Newest,
@@ -51,6 +53,9 @@ pub(crate) struct Pipeline {
     pub(crate) context: Context,
     pub(crate) settings: RelaySettings,
     pub(crate) failure: FailureSettings,
+    pub(crate) contracts: ContractSettings,
+    /// The contracts that the relay knows.
+    pub(crate) known: watch::Receiver<Arc<Contracts>>,
     pub(crate) newest: watch::Receiver<Option<Newest>>,
     pub(crate) gauge: Arc<Gauge>,
     pub(crate) draining: Draining,
@@ -142,6 +147,7 @@ impl Pipeline {
             let carried = self.carry(taken, &ledger, until);
             tokio::pin!(carried);
             tokio::select! {
+                biased;
                 outcome = &mut carried => outcome,
                 // The ledger tells the stages to stop.
                 () = hold.keep(&mut relay, &drain, &ledger) => carried.await,
@@ -375,7 +381,7 @@ impl Pipeline {
             }
             self.gauge.setback(State::BackingOff, describe(&error));
             failures += 1;
-            if draining.sleep(backoff.delay(failures, rand::random())).await {
+            if draining.sleep(backoff.delay(failures, jitter())).await {
                 return Err(Outcome::Done);
             }
         }
@@ -493,7 +499,9 @@ impl Pipeline {
         let (limit, gauge) = (self.settings.operation_timeout, Arc::clone(&self.gauge));
         let tracer = self.tracer.clone();
         let bounds = Bounds { limit, until, stopped: ledger.stopped() };
-        Outlet::new(target, context, lane, bounds, gauge, tracer)
+        let (known, settings) = (self.known.clone(), self.contracts.clone());
+        let screen = Screen::new(known, settings, Arc::clone(&gauge));
+        Outlet::new(target, context, lane, bounds, gauge, tracer, screen)
     }
 }
 

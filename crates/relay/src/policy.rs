@@ -1,9 +1,8 @@
 //! What follows from a failure: pure, so that every case can be tested. Edges classify, this
 //! decides.
 
-use std::error::Error;
-
-use posthaste_core::{Page, Template};
+pub(crate) use posthaste_core::describe;
+use posthaste_core::{Page, Template, failure::ATTEMPTS_MAX};
 use posthaste_store::StoreErrorKind;
 
 use crate::sink::{Outcome, Receipt, Scope, SinkErrorKind};
@@ -47,11 +46,13 @@ pub(crate) struct Unaccepted {
     pub(crate) reason: String,
 }
 
-/// Whose fault it is that a message was not accepted. Only the message's own burns an attempt.
+/// Whose fault it is that a message was not accepted. Only the message's own burns attempts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The message's: the sink refused it.
+    /// The message's: the sink refused it, or it breaks its contract.
     Message,
+    /// The message's, and no attempt would mend it.
+    Hopeless,
     /// That of the destination with this name, one of several that the sink has.
     Destination(String),
     /// It follows a message of its key that was not taken.
@@ -61,9 +62,19 @@ pub(crate) enum Fault {
 }
 
 impl Unaccepted {
-    /// Whether the sink refused it rather than being unable to take it.
+    /// Whether it was refused, rather than not taken by something that has to recover.
     pub(crate) fn is_refusal(&self) -> bool {
-        self.fault == Fault::Message
+        matches!(self.fault, Fault::Message | Fault::Hopeless)
+    }
+}
+
+impl Fault {
+    /// How many attempts count for the policy when `made` were made.
+    pub(crate) const fn attempts(&self, made: u32) -> u32 {
+        match self {
+            Self::Hopeless => ATTEMPTS_MAX,
+            Self::Message | Self::Destination(_) | Self::Key | Self::Sink => made,
+        }
     }
 }
 
@@ -106,20 +117,6 @@ pub(crate) fn unaccepted(
         Some(Unaccepted { index: *index, fault, reason })
     });
     each.collect()
-}
-
-/// An error with its causes in one line.
-pub(crate) fn describe(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::{
     drain::Draining,
     failpoint,
     failures::{self, Room, Ruling},
+    jitter::jitter,
     ledger::Ledger,
     marks::{Floor, PlaceMarks},
     monitor::{Gauge, State},
@@ -204,7 +205,7 @@ impl Publisher {
                 }
             }
             attempts += 1;
-            if shared.draining.sleep(self.backoff.delay(attempts, rand::random())).await {
+            if shared.draining.sleep(self.backoff.delay(attempts, jitter())).await {
                 return Err(Ended::Draining);
             }
         }
@@ -242,7 +243,7 @@ impl Publisher {
         let Portion { page, before, window, .. } = part.portion;
         let room = Room { settings: &self.failure, counts: shared.parked.counts() };
         let at = (*before, window.head.at);
-        let wait = |name: &str| shared.parked.broken(name, self.backoff, rand::random());
+        let wait = |name: &str| shared.parked.broken(name, self.backoff, jitter());
         failures::rule(room, page, batch, unaccepted, at, wait, rand::random)
     }
 

@@ -2,13 +2,15 @@
 
 use std::{error::Error, fmt, sync::Arc};
 
-use posthaste_core::{Backoff, RelayView, TopicFilter};
+use posthaste_core::{Backoff, Contracts, RelayView, TopicFilter};
 use posthaste_store::{Store, StoreError, SubscriptionSpec};
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 
 use crate::{
+    contracts::Library,
     drain::{Drain, Draining},
     failpoint,
+    jitter::jitter,
     leases::{Renewer, Word},
     monitor::{Alive, Monitor, State},
     once,
@@ -16,7 +18,7 @@ use crate::{
     pipeline::Pipeline,
     policy::{self, Directive, describe},
     preflight,
-    settings::{FailureSettings, RelaySettings},
+    settings::{ContractSettings, FailureSettings, OnBreach, RelaySettings},
     sink::{Context, Target},
     source::{self, Newest},
     supervisor::supervise,
@@ -32,6 +34,8 @@ pub struct Subscription {
     pub target: Arc<dyn Target>,
     /// What becomes of messages that the sink rejects.
     pub failure: FailureSettings,
+    /// What becomes of messages that break the contracts of their topics.
+    pub contracts: ContractSettings,
 }
 
 /// A relay, not yet running.
@@ -184,16 +188,18 @@ impl Relay {
     ) -> Result<(), RelayError> {
         failpoint::reach("starting", "");
         let (drain, draining) = Drain::new();
+        let mut library = Library::default();
         tokio::pin!(shutdown);
         tokio::select! {
             biased;
             () = &mut shutdown => return Ok(()),
-            prepared = self.prepare(draining.clone()) => prepared?,
+            prepared = self.prepare(draining.clone(), &mut library) => prepared?,
         }
-        let mut running = self.start(until, drain, &draining);
+        let mut running = self.start(until, drain, &draining, library);
         let mut failed = Vec::new();
         loop {
             tokio::select! {
+                biased;
                 () = &mut shutdown, if !draining.has_begun() => {
                     tracing::info!("draining");
                     return running.drain(&self.settings, failed).await;
@@ -218,15 +224,24 @@ impl Relay {
         }
     }
 
-    /// Creates missing subscriptions and looks at the database, waiting for one that is away.
-    async fn prepare(&self, mut draining: Draining) -> Result<(), RelayError> {
+    /// Creates missing subscriptions, reads the contracts and looks at the database, waiting for one
+    /// that is away.
+    async fn prepare(
+        &self,
+        mut draining: Draining,
+        library: &mut Library,
+    ) -> Result<(), RelayError> {
         let specs: Vec<SubscriptionSpec> =
             self.subscriptions.iter().map(|subscription| subscription.spec.clone()).collect();
         let backoff: Backoff = self.settings.retry.into();
         let (source, mut failures) = (self.monitor.source(), 0);
-        let prepared = async || {
+        let mut prepared = async || -> Result<_, StoreError> {
             self.store.reconcile(&specs).await?;
-            self.store.preflight().await
+            let findings = self.store.preflight().await?;
+            if self.looks_at_contracts() {
+                library.look(&*self.store).await?;
+            }
+            Ok(findings)
         };
         let findings = loop {
             let error = match prepared().await {
@@ -243,7 +258,7 @@ impl Relay {
                 tracing::warn!(source = self.store.describe(), "{trouble}");
             }
             source.set_trouble(Some(trouble));
-            if draining.sleep(backoff.delay(failures, rand::random())).await {
+            if draining.sleep(backoff.delay(failures, jitter())).await {
                 return Ok(());
             }
         };
@@ -254,7 +269,18 @@ impl Relay {
         Ok(())
     }
 
-    fn start(&self, until: Option<i64>, drain: Drain, draining: &Draining) -> Running {
+    fn looks_at_contracts(&self) -> bool {
+        self.subscriptions.iter().any(|it| it.contracts.on_breach != OnBreach::Off)
+    }
+
+    fn start(
+        &self,
+        until: Option<i64>,
+        drain: Drain,
+        draining: &Draining,
+        library: Library,
+    ) -> Running {
+        let known = library.known();
         let (newest_in, newest) = watch::channel(None);
         let mut background = JoinSet::new();
         let (store, settings) = (Arc::clone(&self.store), self.settings.clone());
@@ -274,6 +300,14 @@ impl Relay {
             source::move_due(&*store, &settings, &meter, signal).await;
             Ok(())
         });
+        if self.looks_at_contracts() {
+            let (store, settings) = (Arc::clone(&self.store), self.settings.clone());
+            let (signal, meter) = (draining.clone(), Arc::clone(self.monitor.source()));
+            background.spawn(async move {
+                library.keep(&*store, &settings, &meter, signal).await;
+                Ok(())
+            });
+        }
         let targets = self.subscriptions.iter().map(|it| Arc::clone(&it.target)).collect();
         let (limit, signal) = (self.settings.operation_timeout, draining.clone());
         background.spawn(async move {
@@ -293,7 +327,7 @@ impl Relay {
         let (leases, ended) = Drain::new();
         let mut renewing = JoinSet::new();
         renewing.spawn(renewer.run(ended));
-        let pipelines = self.pipelines(until, &newest, draining, heard);
+        let pipelines = self.pipelines(until, &newest, draining, heard, &known);
         Running { drain, pipelines, background, leases, renewing }
     }
 
@@ -303,6 +337,7 @@ impl Relay {
         newest: &watch::Receiver<Option<Newest>>,
         draining: &Draining,
         heard: Vec<watch::Receiver<Word>>,
+        known: &watch::Receiver<Arc<Contracts>>,
     ) -> JoinSet<State> {
         let filters: Vec<TopicFilter> =
             self.subscriptions.iter().map(|s| s.spec.filter.clone()).collect();
@@ -318,6 +353,8 @@ impl Relay {
                 context: self.context.clone(),
                 settings: self.settings.clone(),
                 failure: subscription.failure.clone(),
+                contracts: subscription.contracts.clone(),
+                known: known.clone(),
                 newest: newest.clone(),
                 gauge: self.monitor.gauge(nth),
                 draining: draining.clone(),

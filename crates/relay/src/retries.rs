@@ -17,6 +17,7 @@ use tokio::{
 use crate::{
     drain::Draining,
     failpoint,
+    jitter::jitter,
     leases::Word,
     ledger::Ledger,
     marks::{Again, CopyMarks},
@@ -307,7 +308,9 @@ impl Retries {
                     let message = due.page.get(*index as usize);
                     let attempts = failure.attempts + u32::from(unaccepted.is_refusal());
                     let retry_in = match &unaccepted.fault {
-                        Fault::Message => self.next_attempt(&message, attempts),
+                        fault @ (Fault::Message | Fault::Hopeless) => {
+                            self.next_attempt(&message, fault.attempts(attempts))
+                        }
                         Fault::Sink | Fault::Key => wait,
                         Fault::Destination(_) => Some(self.setback(&unaccepted.fault)),
                     };
@@ -335,7 +338,7 @@ impl Retries {
 
     /// When a rejected message is tried again; `None` when it is a dead letter.
     fn next_attempt(&self, message: &MessageRef<'_>, attempts: u32) -> Option<Duration> {
-        match self.failure.policy().judge(message, attempts, rand::random()) {
+        match self.failure.policy().judge(message, attempts, jitter()) {
             Verdict::DeadLetter { .. } => None,
             Verdict::ParkKey { retry_in } | Verdict::ParkMessage { retry_in } => Some(retry_in),
         }
@@ -344,10 +347,10 @@ impl Retries {
     /// How long to wait for what could not take anything.
     fn setback(&mut self, fault: &Fault) -> Duration {
         if let Fault::Destination(name) = fault {
-            return self.parked.broken(name, self.backoff, rand::random());
+            return self.parked.broken(name, self.backoff, jitter());
         }
         self.setbacks += 1;
-        self.backoff.delay(self.setbacks, rand::random())
+        self.backoff.delay(self.setbacks, jitter())
     }
 }
 

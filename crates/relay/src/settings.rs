@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use posthaste_core::{Backoff, FailurePolicy, OnRejection, PageLimit, failure::ATTEMPTS_MAX};
+use posthaste_core::{
+    Backoff, FailurePolicy, OnRejection, PageLimit, TopicFilter, failure::ATTEMPTS_MAX,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +57,10 @@ pub struct RelaySettings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub schedule_interval: Duration,
+    /// Pause between looks for contracts that were pushed or removed.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub contracts_interval: Duration,
     /// Back-off while the database or a sink is away.
     pub retry: RetrySettings,
 }
@@ -142,6 +148,32 @@ pub enum LostPlace {
     Stop,
 }
 
+/// What a subscription does about contracts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContractSettings {
+    /// What becomes of messages that break theirs.
+    pub on_breach: OnBreach,
+    /// Topics that have to be contracted: a message of one of which no contract is known waits for
+    /// it. `None` lets messages pass whose topics have no contract.
+    pub required: Option<TopicFilter>,
+}
+
+/// What becomes of a message that breaks the contract of its topic. One whose contract is not known
+/// waits for it, under `park` and `dead-letter`, without burning attempts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBreach {
+    /// Nobody looks.
+    Off,
+    /// It is published all the same, counted and said.
+    Publish,
+    /// As if the sink had rejected it.
+    #[default]
+    Park,
+    /// It is a dead letter, without further attempts.
+    DeadLetter,
+}
+
 impl Default for FailureSettings {
     fn default() -> Self {
         let FailurePolicy { attempts, backoff, .. } = FailurePolicy::default();
@@ -227,6 +259,7 @@ impl Default for RelaySettings {
             restart_delay: Duration::from_secs(1),
             sweep_interval: Duration::from_secs(5),
             schedule_interval: Duration::from_secs(1),
+            contracts_interval: Duration::from_secs(5),
             retry: RetrySettings::default(),
         }
     }
@@ -263,6 +296,7 @@ impl RelaySettings {
             ("restart_delay", self.restart_delay, Duration::from_millis(1), 600 * second),
             ("sweep_interval", self.sweep_interval, second / 10, 3_600 * second),
             ("schedule_interval", self.schedule_interval, second / 100, 3_600 * second),
+            ("contracts_interval", self.contracts_interval, second / 100, 3_600 * second),
             ("retry.initial", self.retry.initial, Duration::from_millis(1), 60 * second),
             ("retry.cap", self.retry.cap, self.retry.initial, 3_600 * second),
         ])?;

@@ -8,6 +8,7 @@ use std::{error::Error, fmt, ops::Range};
 
 use async_trait::async_trait;
 use posthaste_core::{Epoch, MessageRef, Page, Position, Template};
+use posthaste_redis::{ConnectionError, ConnectionErrorKind, InvalidSettings};
 use uuid::Uuid;
 
 use crate::sinks::local::LocalHub;
@@ -27,6 +28,12 @@ pub trait Marks: Sync {
 
     /// Positions, ascending, of messages that the lane has passed and that are still missing.
     fn open(&self) -> &[Position] {
+        &[]
+    }
+
+    /// Positions, ascending, of messages between those of the batch that are not handed over: missing
+    /// as soon as a message behind them is.
+    fn withheld(&self) -> &[Position] {
         &[]
     }
 }
@@ -235,6 +242,12 @@ pub struct InvalidTarget {
     pub message: String,
 }
 
+impl From<InvalidSettings> for InvalidTarget {
+    fn from(InvalidSettings { key, message }: InvalidSettings) -> Self {
+        Self { key, message }
+    }
+}
+
 /// Why a sink could not be reached or did not answer.
 #[derive(Debug)]
 pub struct SinkError {
@@ -315,5 +328,20 @@ impl fmt::Display for SinkError {
 impl Error for SinkError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_deref().map(|source| source as &(dyn Error + 'static))
+    }
+}
+
+impl From<ConnectionError> for SinkError {
+    fn from(error: ConnectionError) -> Self {
+        let kind = match error.kind() {
+            ConnectionErrorKind::Unavailable => SinkErrorKind::Unavailable,
+            ConnectionErrorKind::Timeout => SinkErrorKind::Timeout,
+            ConnectionErrorKind::Authentication => SinkErrorKind::Authentication,
+            ConnectionErrorKind::Misconfigured => SinkErrorKind::Misconfigured,
+            ConnectionErrorKind::Resources => SinkErrorKind::Resources,
+            ConnectionErrorKind::Unexpected => SinkErrorKind::Unexpected,
+        };
+        let (doing, source) = error.into_parts();
+        Self { kind, doing, source }
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use crate::{
     drain::Draining,
     failpoint,
+    jitter::jitter,
     policy::{self, describe},
     settings::RelaySettings,
     telemetry::meter::SourceMeter,
@@ -74,7 +75,7 @@ pub(crate) async fn tick(
                     tracing::warn!(source = store.describe(), "{trouble}");
                 }
                 meter.set_trouble(Some(trouble));
-                backoff.delay(failures, rand::random())
+                backoff.delay(failures, jitter())
             }
         };
         if draining.sleep(pause).await {
@@ -184,7 +185,7 @@ pub(crate) async fn move_due(
                     let source = store.describe();
                     tracing::warn!(source, "scheduled messages wait: {}", describe(&error));
                 }
-                backoff.delay(failures, rand::random())
+                backoff.delay(failures, jitter())
             }
         };
         if draining.sleep(pause).await {

@@ -7,6 +7,7 @@ use posthaste_core::Backoff;
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
+    jitter::jitter,
     leases::wait_for_turn,
     monitor::State,
     pipeline::{Outcome, Pipeline},
@@ -58,7 +59,7 @@ pub(crate) async fn supervise(pipeline: Pipeline) -> State {
                     "a connection broke with a batch on its way: going on where the sink stands"
                 );
                 failures = if began.elapsed() > backoff.cap { 0 } else { failures + 1 };
-                backoff.delay(failures, rand::random()).min(backoff.initial)
+                backoff.delay(failures, jitter()).min(backoff.initial)
             }
             Some(Ok(Outcome::Store(error))) => {
                 source.failed(error.kind());
@@ -69,7 +70,7 @@ pub(crate) async fn supervise(pipeline: Pipeline) -> State {
                 gauge.setback(State::BackingOff, describe(&error));
                 // A run that lasted longer than any back-off was healthy: begin with short waits.
                 failures = if began.elapsed() > backoff.cap { 1 } else { failures + 1 };
-                backoff.delay(failures, rand::random())
+                backoff.delay(failures, jitter())
             }
             Some(Err(panic)) => {
                 gauge.panicked();

@@ -4,10 +4,14 @@
 //! only [`statements`] remains: the texts that applications send inside their own transactions.
 //! Nothing here knows sinks, HTTP or configuration files.
 
+mod contracts;
 #[doc(hidden)]
 pub mod defect;
 mod error;
+#[doc(hidden)]
+pub mod failpoint;
 pub mod import;
+mod jobs;
 mod model;
 mod rewound;
 pub mod statements;
@@ -27,10 +31,18 @@ use posthaste_core::{
 use uuid::Uuid;
 
 pub use crate::{
+    contracts::{
+        CONTRACT_BYTES_MAX, CONTRACTS_BYTES_MAX, CONTRACTS_MAX, ContractSet, ContractText,
+        ContractsMark, StoredContract,
+    },
     error::{StoreError, StoreErrorKind},
     import::{
         Copied, Import, ImportCounts, ImportRow, ImportSource, TableColumn, TableName,
         TopicTemplate,
+    },
+    jobs::{
+        Beat, Begun, Cancelled, Cron, CronDefinition, Ended, Execution, Handed, Job, JobDetail,
+        JobFilter, JobId, Jobs, Outcome, Receipt, Retried, WaitingJob, WorkerId, WorkerSpec,
     },
     model::{
         Acquired, Advance, Aside, AsideState, DeadLetter, DueMessages, FailedMessage, Lease,
@@ -203,6 +215,13 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// The newest `limit` messages, oldest first, or those above the position `after`. Shows what
     /// is committed, in position order; it is not a reader of the log.
     async fn recent(&self, after: Option<i64>, limit: u32) -> Result<Vec<StoredMessage>>;
+
+    /// All contracts that were pushed; `None` where they are those of the mark `known`, of which the
+    /// default knows none. Cheap then, whatever their number: for asking every few seconds.
+    async fn contracts(&self, known: &ContractsMark) -> Result<Option<ContractSet>> {
+        let _ = known;
+        Ok(None)
+    }
 }
 
 /// What operators do by hand. Every change leaves a row in the audit trail, in its transaction.
@@ -218,6 +237,15 @@ pub trait Operations: Store {
     /// `key`, `payload`, `created_at` and `processed_at`, for queries that were written for a
     /// hand-made outbox. In PostgreSQL it stands in the first schema of the search path.
     async fn create_compatibility_view(&self, name: &SchemaName) -> Result<()>;
+
+    /// Creates (or replaces) the function `initialize_fsm_with_outbox(p_entity_id, p_user_id,
+    /// p_organization_id, p_idempotency_key, p_initiated_by, p_initial_state, p_job_data, p_metadata)`,
+    /// which begins entities of a machine, for callers that were written for a hand-made coordinator.
+    /// It stands in the first schema of the search path, and is its owner's to grant.
+    ///
+    /// # Errors
+    /// `Invalid` when there is no such machine, and on SQLite, which knows no functions.
+    async fn create_compatibility_function(&self, machine: &str) -> Result<()>;
 
     /// The statements that create group roles of these names and grant them what they need. Safe to
     /// run again.
@@ -268,6 +296,23 @@ pub trait Operations: Store {
     /// `Invalid` where an entity is in a state that the new definition lacks, or the table or one of
     /// its columns is not there; nothing is changed.
     async fn push_machine(&self, machine: &Machine, request: &Request) -> Result<()>;
+
+    /// Adds contracts, all of them or none, and answers for each whether it is new. One that is there
+    /// with the same schema, equal as JSON values, is left as it is. Whether the schemas are sound and
+    /// compatible is the caller's to check.
+    ///
+    /// # Errors
+    /// `Invalid` where a version is there with another schema, a text is no JSON or too long, or
+    /// there would be more than [`CONTRACTS_MAX`] or [`CONTRACTS_BYTES_MAX`].
+    async fn push_contracts(
+        &self,
+        contracts: &[ContractText],
+        request: &Request,
+    ) -> Result<Vec<bool>>;
+
+    /// Removes a contract that was pushed by mistake, and answers whether it was there. Messages that
+    /// name it are of an unknown version from then on.
+    async fn remove_contract(&self, topic: &str, version: u32, request: &Request) -> Result<bool>;
 
     /// The columns of a table beside the log, for an import from it.
     ///

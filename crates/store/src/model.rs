@@ -362,6 +362,8 @@ pub struct SweepReport {
     pub inbox_deleted: u64,
     /// Commands that were forgotten.
     pub commands_deleted: u64,
+    /// Jobs that were forgotten because they were over for longer than their retention.
+    pub jobs_deleted: u64,
     /// Slots that hold messages of two laps because a subscription lags too far behind.
     pub slots_shared: u32,
     /// Bytes that the log has above its size although nothing more can be emptied.

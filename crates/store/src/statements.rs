@@ -1,10 +1,22 @@
 //! The texts that applications send inside their own transactions. Pure: no connection here.
 
 mod commands;
+mod jobs;
+mod machines;
 
 use posthaste_core::SchemaName;
 
-pub use self::commands::{PostgresCommands, SqliteCommands};
+#[cfg(feature = "sqlite")]
+pub(crate) use self::machines::sqlite_table;
+pub use self::{
+    commands::{PostgresCommands, SqliteCommands},
+    jobs::{PostgresJobs, SqliteJobs},
+    machines::{PostgresMachines, SqliteMachines},
+};
+
+/// The time on SQLite's clock, in microseconds since the Unix epoch, as the defaults of the tables
+/// read it.
+const NOW: &str = "cast(round((julianday('now') - 2440587.5) * 86400000.0) as integer) * 1000";
 
 /// The statements that write messages to PostgreSQL, and record those that a consumer has handled.
 #[derive(Clone, Debug)]
@@ -29,6 +41,8 @@ pub struct PostgresWriter {
     pub handle_once: String,
     /// The same for the messages `$2 uuid[]`: answers those that are new, in their order.
     pub handle_many: String,
+    /// [`Self::handle_once`] as one row of three columns: a text, bytes, and 1 if it is the first time.
+    pub handle_over: String,
     /// Fails on purpose with `$1 text` as its message, which leaves the caller's transaction
     /// aborted.
     pub refuse: String,
@@ -70,6 +84,10 @@ impl PostgresWriter {
             lock_keys: format!("select {schema}.lock_keys($1::text[])"),
             handle_once: format!("select {schema}.handle_once($1::text, $2::uuid)"),
             handle_many: format!("select {schema}.handle_many($1::text, $2::uuid[])"),
+            handle_over: format!(
+                "select null::text, null::bytea, \
+                 {schema}.handle_once($1::text, $2::uuid)::int::int8"
+            ),
             refuse: format!("select {schema}.refuse($1::text)"),
         }
     }
@@ -90,6 +108,8 @@ pub struct SqliteWriter {
     pub token_id: String,
     /// Records that the consumer `?1` handles the message `?2 blob`: a row if it is the first time.
     pub handle_once: String,
+    /// Whether the consumer `?1` has handled the message `?2 blob`: 1 in the third of three columns if it has.
+    pub handled: String,
     /// Poisons the caller's transaction: after it, `commit` fails on a deferred foreign key.
     /// Needs `pragma foreign_keys` on; where it is off, send [`Self::ROLLBACK`] instead.
     pub refuse: String,
@@ -118,6 +138,10 @@ impl SqliteWriter {
             handle_once: format!(
                 "insert into {schema}_inbox (consumer, message_id) values (?1, ?2) \
                  on conflict (consumer, message_id) do nothing"
+            ),
+            handled: format!(
+                "select null, null, count(*) from {schema}_inbox \
+                 where consumer = ?1 and message_id = ?2"
             ),
             refuse: format!("insert into {schema}_refused (log_position) values (-1)"),
         }

@@ -82,7 +82,7 @@ fn header(text: &str) -> Result<(String, String), String> {
 
 /// Checks the message and appends it.
 pub(crate) async fn run(args: EnqueueArgs, config: &Config, out: &mut Output) -> Result {
-    let count = args.count as usize;
+    let count = args.count();
     let topic = args.topic.clone();
     let message = message_of(args)?;
     Limits::DEFAULT.check(&message).map_err(|error| Failure::usage(error.to_string()))?;
@@ -111,7 +111,14 @@ pub(crate) async fn cancel(args: &CancelArgs, config: &Config, out: &mut Output)
     Ok(out.result(&result, &format!("{} {would}cancelled", args.id))?)
 }
 
-fn message_of(args: EnqueueArgs) -> Result<Message> {
+impl EnqueueArgs {
+    /// How many times to write it.
+    pub(super) const fn count(&self) -> usize {
+        self.count as usize
+    }
+}
+
+pub(super) fn message_of(args: EnqueueArgs) -> Result<Message> {
     let (implied, payload) = payload_of(args.payload)?;
     let content_type = args.content_type.unwrap_or_else(|| implied.to_owned());
     let mut message = Message::new(args.topic).bytes(content_type, payload);

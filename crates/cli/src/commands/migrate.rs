@@ -16,6 +16,10 @@ pub(crate) struct MigrateArgs {
     /// id, topic, key, payload, `created_at` and `processed_at` of every message
     #[arg(long, value_name = "NAME", conflicts_with = "dry_run", value_parser = view_name)]
     compatibility_view: Option<SchemaName>,
+    /// Create `initialize_fsm_with_outbox` as well, for callers that were written for a hand-made
+    /// coordinator: it begins entities of this machine. Grant it to whoever calls it
+    #[arg(long, value_name = "MACHINE", conflicts_with = "dry_run")]
+    compatibility_function: Option<String>,
 }
 
 /// A view's name needs to be as plain as a schema's.
@@ -38,6 +42,9 @@ pub(crate) async fn run(args: &MigrateArgs, config: &Config, out: &mut Output) -
     if let Some(name) = &args.compatibility_view {
         store.create_compatibility_view(name).await?;
     }
+    if let Some(machine) = &args.compatibility_function {
+        store.create_compatibility_function(machine).await?;
+    }
     let human = match report.applied.as_slice() {
         [] => format!("{} is up to date (version {}).", store.describe(), report.to),
         applied => {
@@ -52,6 +59,7 @@ pub(crate) async fn run(args: &MigrateArgs, config: &Config, out: &mut Output) -
         "to": report.to,
         "applied": report.applied,
         "compatibility_view": args.compatibility_view.as_ref().map(SchemaName::as_str),
+        "compatibility_function": args.compatibility_function,
     });
     Ok(out.result(&value, &human)?)
 }

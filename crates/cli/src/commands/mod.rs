@@ -2,10 +2,12 @@
 
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod contracts;
 pub(crate) mod dead_letters;
 pub(crate) mod doctor;
 pub(crate) mod enqueue;
 pub(crate) mod import;
+pub(crate) mod jobs;
 pub(crate) mod machines;
 pub(crate) mod metrics;
 pub(crate) mod migrate;
@@ -15,7 +17,9 @@ pub(crate) mod roles;
 mod selection;
 pub(crate) mod status;
 pub(crate) mod subscriptions;
+pub(crate) mod sweep;
 pub(crate) mod tail;
+pub(crate) mod worker;
 
 use std::io::Write as _;
 
@@ -44,6 +48,9 @@ pub(crate) fn run(cli: Cli) -> Result {
         Command::Metrics(command) => metrics::run(command, &mut out),
         Command::Demo(args) => runtime()?.block_on(demo::run(&args, &mut out)),
         Command::Machines(MachinesCommand::Files(command)) => machines::run(&command, &mut out),
+        Command::Contracts(command) if !command.needs_database() => {
+            contracts::run(&command, &mut out)
+        }
         Command::Config(command) => {
             warn_of_password(&flags, cli.global.json);
             config::run(command, load, &mut out)
@@ -73,15 +80,19 @@ async fn run_on(command: Command, loaded: &Loaded, out: &mut Output) -> Result {
         Command::Cancel(args) => enqueue::cancel(&args, config, out).await,
         Command::Import(args) => import::run(&args, config, out).await,
         Command::Relay(args) => relay::run(&args, config).await,
+        Command::Worker(args) => worker::run(&args, config).await,
         Command::Status => status::run(config, out).await,
+        Command::Sweep => sweep::run(config, out).await,
         Command::Tail(args) => tail::run(&args, config, out).await,
         Command::Subscriptions(command) => subscriptions::run(&command, config, out).await,
         Command::DeadLetters(command) => dead_letters::run(&command, config, out).await,
+        Command::Jobs(command) => jobs::run(command, config, out).await,
         Command::Replay(args) => replay::run(&args, config, out).await,
         Command::Roles(args) => roles::run(&args, config, out).await,
         Command::Doctor(args) => doctor::run(&args, config, out).await,
         Command::Erase(args) => replay::erase(&args, config, out).await,
         Command::Machines(MachinesCommand::Push(args)) => machines::push(&args, config, out).await,
+        Command::Contracts(command) => contracts::run_on(&command, config, out).await,
         Command::Config(_)
         | Command::Completions(_)
         | Command::Demo(_)

@@ -58,7 +58,7 @@ pub(crate) async fn run(args: &RelayArgs, config: &Config) -> Result {
         ran?;
     } else {
         // Before the database is there, and until the drain is over: what waits is seen waiting.
-        let listener = Listener::start(&config.telemetry, &relay.telemetry()).await?;
+        let listener = Listener::start(&config.telemetry, relay.telemetry()).await?;
         if !run::wait_for(&*store, config.relay.retry.into(), &stop).await? {
             return Ok(());
         }

@@ -5,12 +5,12 @@ use serde::Deserialize as _;
 use serde_json::Value as Json;
 
 use super::{
+    kinds,
     layers::{Entries, Entry, Key, insert},
     problem::{Problem, Source, did_you_mean, shown},
     schema::{Schema, Shape},
     secret,
     settings::Config,
-    sinks,
 };
 
 /// The settings as far as they are sound, and every mistake.
@@ -24,11 +24,11 @@ pub(super) struct Checked {
 pub(super) fn check(entries: &Entries, schema: Schema<'_>) -> Checked {
     let mut checked = Checked::default();
     let mut sound = entries.clone();
-    let outside_sinks = |key: &Key| sinks::depth_of_table(key).is_none();
-    for key in check_keys(entries, schema, 0, &outside_sinks, &mut checked) {
+    let outside_kinds = |key: &Key| kinds::depth_of_table(key).is_none();
+    for key in check_keys(entries, schema, 0, &outside_kinds, &mut checked) {
         sound.remove(&key);
     }
-    for (key, entry) in entries.iter().filter(|(key, _)| outside_sinks(key)) {
+    for (key, entry) in entries.iter().filter(|(key, _)| outside_kinds(key)) {
         if sound.get(key).is_some()
             && let Err(message) = alone(key, entry)
         {
@@ -36,12 +36,15 @@ pub(super) fn check(entries: &Entries, schema: Schema<'_>) -> Checked {
             sound.remove(key);
         }
     }
-    for name in entries.subscriptions() {
-        check_name(entries, &name, &mut checked);
-        let table = ["subscriptions", &name, "sink"].map(str::to_owned);
+    for section in ["subscriptions", "workers"] {
+        for name in entries.names(section) {
+            check_name(entries, section, &name, &mut checked);
+        }
+    }
+    for table in kinds::tables(entries) {
         let is_table = entries.get(&table).is_none_or(|entry| entry.value.is_table());
         if is_table && entries.get(&table[..2]).is_none_or(|entry| entry.value.is_table()) {
-            sinks::check(entries, &table, &mut checked);
+            kinds::check(entries, &table, &mut checked);
         }
     }
     check_ranges(&mut sound, entries, schema, &mut checked);
@@ -139,16 +142,16 @@ pub(super) fn is_secret(entries: &Entries, schema: Schema<'_>, key: &Key) -> boo
     let node = key.iter().try_fold(schema, |schema, part| schema.child(part));
     node.is_some_and(Schema::is_write_only)
         || key.iter().any(|part| secret::is_secret_name(part))
-        || sinks::is_secret(entries, key)
+        || kinds::is_secret(entries, key)
 }
 
-fn check_name(entries: &Entries, name: &str, checked: &mut Checked) {
+fn check_name(entries: &Entries, section: &str, name: &str, checked: &mut Checked) {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
     let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase());
     if starts_well && name.len() <= 64 && name.chars().all(allowed) {
         return;
     }
-    let key = ["subscriptions", name].map(str::to_owned);
+    let key = [section, name].map(str::to_owned);
     let source = entries.source(&key).unwrap_or(&Source::Default);
     let rule = "a name is 1 to 64 lower-case letters, digits, _ or - and starts with a letter";
     checked.problems.push(Problem::at(&key, source, rule));
@@ -188,19 +191,32 @@ fn check_sections(config: &Config) -> Result<(), Broken> {
         let key = ["subscriptions", name, "failure"].map(str::to_owned);
         subscription.failure.validate().map_err(|text| (key.into(), text))?;
     }
+    for (name, worker) in &config.workers {
+        let key = ["workers", name].map(str::to_owned);
+        worker.validate(name).map_err(|text| (key.into(), text))?;
+    }
     Ok(())
 }
 
-/// The defaults of a table's keys at all depths, with full keys.
-pub(super) fn defaults(schema: Schema<'_>, table: &[String]) -> Vec<(Key, Json)> {
+/// The defaults of a table's keys at all depths, with full keys; in tables of names, of those that are there.
+pub(super) fn defaults(
+    schema: Schema<'_>,
+    entries: &Entries,
+    table: &[String],
+) -> Vec<(Key, Json)> {
     let mut all = Vec::new();
+    if let Some(each) = schema.of_each() {
+        for name in entries.below(table) {
+            all.extend(defaults(each, entries, &[table, &[name]].concat()));
+        }
+    }
     for name in schema.keys() {
         let key = [table, &[name.to_owned()]].concat();
         let Some(child) = schema.child(name) else { continue };
         if child.keys().is_empty() && child.of_each().is_none() {
             all.extend(schema.default(name).map(|value| (key, value.clone())));
         } else {
-            all.extend(defaults(child, &key));
+            all.extend(defaults(child, entries, &key));
         }
     }
     all

@@ -10,9 +10,9 @@ use std::{
 use toml::{Value, de::DeTable};
 
 use super::{
+    kinds,
     problem::{Problem, Source, nearest},
     schema::{Schema, Shape},
-    sinks,
 };
 
 /// A key, level by level.
@@ -69,10 +69,16 @@ impl Entries {
         self.values.remove(key)
     }
 
-    /// The names that stand directly below `subscriptions`.
-    pub(super) fn subscriptions(&self) -> Vec<String> {
-        let below = self.values.keys().filter(|key| key.len() > 1 && key[0] == "subscriptions");
-        let mut names: Vec<String> = below.map(|key| key[1].clone()).collect();
+    /// The names that stand directly below a section.
+    pub(super) fn names(&self, section: &str) -> Vec<String> {
+        self.below(&[section.to_owned()])
+    }
+
+    /// The names that stand directly below a table.
+    pub(super) fn below(&self, table: &[String]) -> Vec<String> {
+        let below =
+            self.values.keys().filter(|key| key.len() > table.len() && key.starts_with(table));
+        let mut names: Vec<String> = below.map(|key| key[table.len()].clone()).collect();
         names.dedup();
         names
     }
@@ -183,10 +189,10 @@ pub(super) fn add_environment(
             (Some(key), Ok(value)) => settings.push((key, value, source)),
         }
     }
-    // A sink's kind first: the types of its other keys depend on it.
+    // The kind of a sink or source first: the types of its other keys depend on it.
     settings.sort_by_key(|(key, ..)| (key.last().is_none_or(|last| last != "kind"), key.clone()));
     for (key, text, source) in settings {
-        let shape = sinks::shape_at(schema, entries, &key);
+        let shape = kinds::shape_at(schema, entries, &key);
         entries.set(key, typed(text, &shape), source);
     }
     problems
@@ -197,16 +203,16 @@ fn is_ours(name: &str) -> bool {
     name.starts_with(PREFIX) && name != CONFIG_VARIABLE && !kubernetes
 }
 
-/// The key that a variable sets. Names of subscriptions that the file defines keep their dashes.
+/// The key that a variable sets. Names of subscriptions and workers that the file defines keep their dashes.
 fn key_of(name: &str, entries: &Entries) -> Option<Key> {
     let lower = name.strip_prefix(PREFIX)?.to_lowercase();
     let mut key: Key = lower.split("__").map(str::to_owned).collect();
     if key.len() < 2 || key.iter().any(String::is_empty) {
         return None;
     }
-    if key[0] == "subscriptions" {
+    if matches!(key[0].as_str(), "subscriptions" | "workers") {
         let same = |known: &String| known.to_lowercase().replace(['-', '.'], "_") == key[1];
-        if let Some(known) = entries.subscriptions().into_iter().find(same) {
+        if let Some(known) = entries.names(&key[0]).into_iter().find(same) {
             key[1] = known;
         }
     }

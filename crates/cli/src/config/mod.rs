@@ -1,10 +1,11 @@
 //! The configuration: one TOML file, the environment over it, flags over that.
 //!
 //! [`load`] reads the layers, keeps where each value came from, and finds every mistake at once.
-//! `layers` reads, `check` and `sinks` judge, `settings` are the types, `reference` is the page
+//! `layers` reads, `check` and `kinds` judge, `settings` and `workers` are the types, `reference` is the page
 //! made from them. Commands use [`Loaded`] and never read files or variables themselves.
 
 mod check;
+mod kinds;
 mod layers;
 mod otel;
 mod outbox;
@@ -13,24 +14,25 @@ mod reference;
 mod schema;
 pub(crate) mod secret;
 mod settings;
-mod sinks;
 mod values;
+mod workers;
 
 use std::path::Path;
 
 use serde::Serialize;
 
-use self::{layers::Entries, problem::dotted, schema::Schema};
 pub(crate) use self::{
+    kinds::{source, target},
     problem::{Problem, Source},
     reference::reference,
     settings::{
         Config, DatabaseSettings, From, LogFormat, LogSettings, SubscriptionSettings,
         TelemetrySettings, TracesSettings,
     },
-    sinks::target,
     values::{DatabaseUrl, shown_size},
+    workers::{HandlerTable, WorkerTable},
 };
+use self::{layers::Entries, problem::dotted, schema::Schema};
 
 /// The flags that stand over file and environment.
 #[derive(Clone, Debug, Default)]
@@ -124,14 +126,9 @@ impl Loaded {
     }
 
     fn defaults(&self, schema: Schema<'_>) -> Vec<(layers::Key, serde_json::Value)> {
-        let mut defaults = check::defaults(schema, &[]);
-        let each = schema.child("subscriptions").and_then(Schema::of_each);
-        for name in self.entries.subscriptions() {
-            let table = ["subscriptions", &name].map(str::to_owned);
-            let own = each.map(|each| check::defaults(each, &table)).unwrap_or_default();
-            defaults.extend(own);
-            let sink = ["subscriptions", &name, "sink"].map(str::to_owned);
-            defaults.extend(sinks::defaults(&self.entries, &sink));
+        let mut defaults = check::defaults(schema, &self.entries, &[]);
+        for table in kinds::tables(&self.entries) {
+            defaults.extend(kinds::defaults(&self.entries, &table));
         }
         defaults
     }

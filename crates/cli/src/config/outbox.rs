@@ -107,7 +107,7 @@ fn expanded(key: &str, entries: &Entries) -> Vec<Key> {
         key[star] = name;
         key
     };
-    entries.subscriptions().into_iter().map(with).collect()
+    entries.names("subscriptions").into_iter().map(with).collect()
 }
 
 /// The section of the reference page.

@@ -7,6 +7,7 @@ use posthaste_relay::{
     sink::{PlaceKeeping, SinkKind},
     sinks,
 };
+use posthaste_worker::{source::SourceKind, sources};
 use serde_json::Value;
 
 use super::{
@@ -46,7 +47,7 @@ pub(crate) fn reference() -> String {
     let mut page = INTRODUCTION.to_owned();
     let root = Schema::new(&document);
     // The order in which a newcomer needs them, then whatever else there is.
-    let mut sections = vec!["database", "subscriptions", "relay", "telemetry", "log"];
+    let mut sections = vec!["database", "subscriptions", "workers", "relay", "telemetry", "log"];
     sections
         .extend(root.keys().into_iter().filter(|key| !sections.contains(key)).collect::<Vec<_>>());
     for name in sections {
@@ -57,14 +58,15 @@ pub(crate) fn reference() -> String {
     for kind in sinks::KINDS {
         add_sink(&mut page, kind);
     }
+    for kind in sources::KINDS {
+        add_source(&mut page, kind);
+    }
     page.push_str(&outbox::reference());
     page.push_str(&otel::reference());
     page
 }
 
 fn add_sink(page: &mut String, kind: &SinkKind) {
-    let document = schema::of_sink(kind);
-    let key = ["subscriptions", NAME, "sink"].map(str::to_owned);
     let place = match kind.place {
         PlaceKeeping::Held => "It can hold the subscription's place: a message is published once.",
         PlaceKeeping::None => {
@@ -73,8 +75,17 @@ fn add_sink(page: &mut String, kind: &SinkKind) {
         }
     };
     let _ = write!(page, "\n## Sink `{}`\n\nA sink that {}. {place}\n", kind.name, kind.about);
-    let kind_line = format!("kind = \"{}\"\n", kind.name);
-    add_block(page, Schema::new(&document), &key, &kind_line);
+    add_kind(page, ["subscriptions", NAME, "sink"], kind.name, &(kind.schema)().to_value());
+}
+
+fn add_source(page: &mut String, kind: &SourceKind) {
+    let _ = write!(page, "\n## Source `{}`\n\nA source that {}.\n", kind.name, kind.about);
+    add_kind(page, ["workers", NAME, "source"], kind.name, &(kind.schema)().to_value());
+}
+
+fn add_kind(page: &mut String, key: [&str; 3], kind: &str, document: &Value) {
+    let kind_line = format!("kind = \"{kind}\"\n");
+    add_block(page, Schema::new(document), &key.map(str::to_owned), &kind_line);
 }
 
 fn add_table(page: &mut String, table: Schema<'_>, key: &[String], about: Option<&str>) {
@@ -96,7 +107,8 @@ fn add_block(page: &mut String, table: Schema<'_>, key: &[String], first: &str) 
     for name in table.keys() {
         let Some(child) = table.child(name) else { continue };
         let below = [key, &[name.to_owned()]].concat();
-        if child.shape() == Shape::Table && !child.keys().is_empty() {
+        let is_table = !child.keys().is_empty() || child.of_each().is_some();
+        if child.shape() == Shape::Table && is_table {
             tables.push((child, below, table.about(name)));
             continue;
         }
@@ -110,7 +122,8 @@ fn add_block(page: &mut String, table: Schema<'_>, key: &[String], first: &str) 
 
 fn add_key(page: &mut String, table: Schema<'_>, child: Schema<'_>, key: &Key) {
     let Some(name) = key.last() else { return };
-    if !page.ends_with("]\n") {
+    // Not below the heading of its table.
+    if !page.lines().last().is_some_and(|line| line.starts_with('[')) {
         page.push('\n');
     }
     comment(page, table.about(name).unwrap_or_default());
@@ -184,7 +197,9 @@ mod tests {
         }
         for (name, child) in node.get("properties").and_then(Value::as_object).into_iter().flatten()
         {
-            let target = child.get("$ref").and_then(Value::as_str);
+            // A table that may be left out stands beside `null`.
+            let optional = child.get("anyOf").and_then(|all| all.get(0)).unwrap_or(child);
+            let target = optional.get("$ref").and_then(Value::as_str);
             let target = target.and_then(|it| document.pointer(it.trim_start_matches('#')));
             let target = target.unwrap_or(child);
             let is_map = target.get("additionalProperties").is_some_and(Value::is_object);
@@ -206,9 +221,15 @@ mod tests {
         let document = schema::of::<Config>();
         demand_keys(&page, &document, &document, "\n## ", "");
         for kind in sinks::KINDS {
-            let document = schema::of_sink(kind);
+            let document = (kind.schema)().to_value();
             let heading = format!("\n## Sink `{}`\n", kind.name);
             let key = format!("subscriptions.{NAME}.sink");
+            demand_keys(&page, &document, &document, &heading, &key);
+        }
+        for kind in sources::KINDS {
+            let document = (kind.schema)().to_value();
+            let heading = format!("\n## Source `{}`\n", kind.name);
+            let key = format!("workers.{NAME}.source");
             demand_keys(&page, &document, &document, &heading, &key);
         }
     }

@@ -1,7 +1,6 @@
 //! Reading a JSON Schema as a map of keys: which exist, what type each wants, its default and
 //! its documentation. Covers what `schemars` makes of settings types, not the whole standard.
 
-use posthaste_relay::sink::SinkKind;
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
 
@@ -32,11 +31,6 @@ pub(super) fn of<T: JsonSchema>() -> Value {
     let settings =
         SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     settings.into_generator().into_root_schema_for::<T>().to_value()
-}
-
-/// The schema document of a kind of sink.
-pub(super) fn of_sink(kind: &SinkKind) -> Value {
-    (kind.schema)().to_value()
 }
 
 impl<'a> Schema<'a> {

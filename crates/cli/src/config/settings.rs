@@ -4,13 +4,16 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use posthaste_core::SchemaName;
-use posthaste_relay::{FailureSettings, RelaySettings};
+use posthaste_relay::{FailureSettings, OnBreach, RelaySettings};
 use posthaste_store::{RingSizes, postgres::PostgresOptions};
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use super::values::{self, DatabaseUrl};
+use super::{
+    values::{self, DatabaseUrl},
+    workers::WorkerTable,
+};
 
 /// An empty log of 32 slots takes about one MiB on PostgreSQL.
 const RETENTION_SIZE_MIN: u64 = 16 << 20;
@@ -26,6 +29,8 @@ pub(crate) struct Config {
     /// One table per subscription, by name: 1 to 64 lower-case letters, digits, `_` or `-` that
     /// start with a letter.
     pub(crate) subscriptions: BTreeMap<String, SubscriptionSettings>,
+    /// One table per worker, by name, as those of subscriptions.
+    pub(crate) workers: BTreeMap<String, WorkerTable>,
     /// What a relay tells machines: metrics and health, over HTTP.
     pub(crate) telemetry: TelemetrySettings,
     /// What the program writes to stderr.
@@ -85,6 +90,11 @@ pub(crate) struct DatabaseSettings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub(crate) command_retention: Duration,
+    /// How long jobs are kept that are completed, dead or cancelled, with their attempts and receipts
+    /// (1m to 10 years).
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub(crate) job_retention: Duration,
     /// A transaction that has been open for longer is told of when a relay starts, and by
     /// `posthaste doctor`: what it has enqueued waits with it. PostgreSQL only.
     #[serde(with = "humantime_serde")]
@@ -118,6 +128,14 @@ pub(crate) struct SubscriptionSettings {
     /// The sink, a table of its own: `[subscriptions.NAME.sink]` with `kind` and that kind's keys.
     #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     pub(crate) sink: toml::Table,
+    /// What happens to messages that break the contract of their topic. One whose contract is not
+    /// known waits for it, under `park` and `dead-letter`.
+    pub(crate) contracts: OnBreach,
+    /// Topics that must have a contract, as in `topics`: without one their messages wait for it. None
+    /// unless given.
+    #[serde(deserialize_with = "values::topics::deserialize_any")]
+    #[schemars(with = "Vec<String>")]
+    pub(crate) contracts_required: Vec<String>,
     /// What happens to messages that the sink rejects.
     pub(crate) failure: FailureSettings,
 }
@@ -220,6 +238,7 @@ impl Default for DatabaseSettings {
             token_retention: store.token_retention,
             inbox_retention: store.inbox_retention,
             command_retention: store.command_retention,
+            job_retention: store.job_retention,
             transaction_age_max: store.transaction_age_max,
             ring: RingSettings::default(),
         }
@@ -239,6 +258,8 @@ impl Default for SubscriptionSettings {
             topics: vec!["*".to_owned()],
             from: From::default(),
             sink: toml::Table::new(),
+            contracts: OnBreach::default(),
+            contracts_required: Vec::new(),
             failure: FailureSettings::default(),
         }
     }
@@ -327,6 +348,7 @@ impl DatabaseSettings {
                 Duration::from_mins(1),
                 10 * 366 * 86_400,
             ),
+            ("job_retention", self.job_retention, Duration::from_mins(1), 10 * 366 * 86_400),
             ("transaction_age_max", self.transaction_age_max, Duration::ZERO, 366 * 86_400),
         ];
         for (key, value, low, high) in times {

@@ -205,11 +205,19 @@ pub(super) mod topics {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Vec<String>, D::Error> {
-        let topics = Vec::<String>::deserialize(deserializer)?;
+        let topics = deserialize_any(deserializer)?;
         if topics.is_empty() {
             let none = "names no topic; write [\"*\"] for all";
             return Err(serde::de::Error::custom(none));
         }
+        Ok(topics)
+    }
+
+    /// The same, where there may be none.
+    pub(crate) fn deserialize_any<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<String>, D::Error> {
+        let topics = Vec::<String>::deserialize(deserializer)?;
         TopicFilter::new(&topics).map_err(serde::de::Error::custom)?;
         Ok(topics)
     }

@@ -20,7 +20,8 @@ use std::{
 use clap::Args;
 use posthaste_core::TopicFilter;
 use posthaste_relay::{
-    FailureSettings, Monitor, Relay, RelayError, RelaySettings, Subscription, sink::Context,
+    ContractSettings, FailureSettings, Monitor, Relay, RelayError, RelaySettings, Subscription,
+    sink::Context,
 };
 use posthaste_store::{Start, SubscriptionSpec};
 use tokio::{sync::oneshot, task::JoinHandle, time};
@@ -136,7 +137,8 @@ fn relay(shop: &Shop, arrivals: &Arrivals, context: Context) -> Result<Relay> {
     let filter = TopicFilter::all();
     let spec = SubscriptionSpec { name: NAME.to_owned(), filter, start: Start::Beginning };
     let target = arrivals.target().map_err(Failure::usage)?;
-    let subscription = Subscription { spec, target, failure: FailureSettings::default() };
+    let (failure, contracts) = (FailureSettings::default(), ContractSettings::default());
+    let subscription = Subscription { spec, target, failure, contracts };
     Ok(Relay::new(shop.store(), RelaySettings::default(), vec![subscription], context))
 }
 

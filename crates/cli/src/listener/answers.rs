@@ -2,9 +2,10 @@
 //! database or a sink.
 
 use hyper::{Method, StatusCode, header::HeaderValue};
-use posthaste_relay::telemetry::Telemetry;
 use serde::Serialize;
 use serde_json::json;
+
+use super::Told;
 
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -31,19 +32,19 @@ impl Answer {
 }
 
 /// The answer to a request.
-pub(super) fn to(method: &Method, path: &str, telemetry: &Telemetry) -> Answer {
+pub(super) fn to(method: &Method, path: &str, told: &impl Told) -> Answer {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n");
     }
     match path {
         "/metrics" => {
-            Answer { status: StatusCode::OK, content_type: METRICS, body: telemetry.metrics() }
+            Answer { status: StatusCode::OK, content_type: METRICS, body: told.metrics() }
         }
         // Not whether the database or a sink is there: starting the process anew mends neither.
-        "/livez" => Answer::json(telemetry.is_alive(), &json!({ "alive": telemetry.is_alive() })),
+        "/livez" => Answer::json(told.is_alive(), &json!({ "alive": told.is_alive() })),
         "/readyz" => {
-            let readiness = telemetry.readiness();
-            Answer::json(readiness.ready, &readiness)
+            let (is_ready, readiness) = told.readiness();
+            Answer::json(is_ready, &readiness)
         }
         _ => Answer::text(StatusCode::NOT_FOUND, "there are /metrics, /livez and /readyz\n"),
     }

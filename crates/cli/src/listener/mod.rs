@@ -1,4 +1,4 @@
-//! The relay's own small listener: HTTP/1.1, one request per connection, a few fixed answers.
+//! The small listener of relays and workers: HTTP/1.1, one request per connection, a few fixed answers.
 //!
 //! Everything is bounded: connections, the size of a request, the time for its headers and the
 //! time of a connection as a whole, so that a slow client costs one place for some seconds. What
@@ -26,6 +26,40 @@ use crate::{
     exit::Exit,
     failure::{Failure, Result},
 };
+
+/// What the listener tells of.
+pub(crate) trait Told: Send + Sync + 'static {
+    /// Every metric as it stands, in Prometheus' text format 0.0.4. Asks nobody.
+    fn metrics(&self) -> String;
+
+    /// Whether the process is worth keeping.
+    fn is_alive(&self) -> bool;
+
+    /// Whether everything is at work, and the particulars.
+    fn readiness(&self) -> (bool, serde_json::Value);
+
+    /// Reads at intervals what the metrics need of others. Never returns.
+    fn observe(self: Arc<Self>, interval: Duration) -> impl Future<Output = ()> + Send;
+}
+
+impl Told for Telemetry {
+    fn metrics(&self) -> String {
+        self.metrics()
+    }
+
+    fn is_alive(&self) -> bool {
+        self.is_alive()
+    }
+
+    fn readiness(&self) -> (bool, serde_json::Value) {
+        let readiness = self.readiness();
+        (readiness.ready, serde_json::to_value(readiness).unwrap_or_default())
+    }
+
+    async fn observe(self: Arc<Self>, interval: Duration) {
+        Self::observe(&self, interval).await;
+    }
+}
 
 /// What clients may take.
 #[derive(Clone, Copy, Debug)]
@@ -67,19 +101,19 @@ impl Listener {
     /// When the address cannot be had.
     pub(crate) async fn start(
         settings: &TelemetrySettings,
-        telemetry: &Telemetry,
+        told: impl Told,
     ) -> Result<Option<Self>> {
         let Some(address) = settings.listen else { return Ok(None) };
         let socket = bind(address).await?;
         let bound = socket.local_addr().unwrap_or(address);
         tracing::info!(address = %bound, "metrics and health are served");
-        let answering = telemetry.clone();
+        let told = Arc::new(told);
+        let answering = Arc::clone(&told);
         let answer = move |request: &Request<Incoming>| {
-            answers::to(request.method(), request.uri().path(), &answering)
+            answers::to(request.method(), request.uri().path(), &*answering)
         };
         let mut listener = Self::serve(socket, LIMITS, answer);
-        let (telemetry, interval) = (telemetry.clone(), settings.interval);
-        listener.tasks.spawn(async move { telemetry.observe(interval).await });
+        listener.tasks.spawn(told.observe(settings.interval));
         Ok(Some(listener))
     }
 

@@ -27,11 +27,8 @@ pub use compile::InvalidContract;
 pub use set::{Breach, Checked, Contracts, DuplicateContract};
 pub use violation::{PATH_BYTES_MAX, Violation};
 
+pub use crate::message::CONTRACT_HEADER;
 use explain::Explainer;
-
-/// The header in which a message names the version of its contract: decimal digits from 1, without
-/// a sign or leading zeros.
-pub const CONTRACT_HEADER: &str = "posthaste-contract";
 
 /// Longest schema, in bytes of its JSON without white space: 1 MiB.
 pub const SCHEMA_BYTES_MAX: usize = 1024 * 1024;
@@ -79,6 +76,39 @@ impl Contract {
         schema: Value,
     ) -> Result<Self, InvalidContract> {
         compile::compile(topic.into(), version, schema)
+    }
+
+    /// The contract that every value of `T` keeps when serde writes it, as version `version` (from
+    /// 1) of what `topic` carries.
+    ///
+    /// What serde writes in any case is required; a field may be left out of a payload when `T`
+    /// leaves it out itself (`skip_serializing_if`).
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    ///
+    /// # Examples
+    /// ```
+    /// use posthaste_core::contract::Contract;
+    ///
+    /// #[derive(serde::Serialize, schemars::JsonSchema)]
+    /// struct Order {
+    ///     order: u64,
+    /// }
+    ///
+    /// let contract = Contract::of::<Order>("orders.created", 1)?;
+    /// let payload = serde_json::to_vec(&Order { order: 17 })?;
+    /// assert!(contract.check(&payload).is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "schemars")]
+    pub fn of<T: schemars::JsonSchema + ?Sized>(
+        topic: impl Into<String>,
+        version: u32,
+    ) -> Result<Self, InvalidContract> {
+        let settings = schemars::generate::SchemaSettings::draft2020_12().for_serialize();
+        let schema = settings.into_generator().into_root_schema_for::<T>();
+        Self::new(topic, version, schema.to_value())
     }
 
     /// Whether `payload` is valid: parsed once, and judged up to the first violation.

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use super::violation::quoted;
 use super::{CONTRACT_HEADER, Contract, Violation};
 
-/// Compiled contracts, by topic and version. A topic is contracted when one of its versions is known.
+/// Compiled contracts, by topic and version. A topic is contracted when one of its versions is known,
+/// or when it is [declared](Self::declare) to be.
 #[derive(Debug, Default)]
 pub struct Contracts {
     topics: HashMap<String, BTreeMap<u32, Contract>>,
@@ -47,6 +48,13 @@ pub enum Breach {
         /// Versions that are known, ascending.
         known: Vec<u32>,
     },
+    /// The topic has to be contracted, and none of its versions is known here. Of what no contract
+    /// is known [`Contracts::check`] lets pass; this is for callers that do not.
+    #[error("topic {topic:?} has to be contracted, and no contract of it is known here; deploy it")]
+    UnknownTopic {
+        /// The topic.
+        topic: String,
+    },
     /// The header does not hold a version.
     #[error(
         "topic {topic:?}: header {CONTRACT_HEADER} is {named}; a version is a number from 1 in decimal \
@@ -85,12 +93,13 @@ pub enum Breach {
 }
 
 impl Breach {
-    /// A short name that does not change: `no-version`, `bad-version`, `unknown-version` or
-    /// `violation`.
+    /// A short name that does not change: `no-version`, `bad-version`, `unknown-topic`,
+    /// `unknown-version` or `violation`.
     pub fn code(&self) -> &'static str {
         match self {
             Self::NoVersion { .. } => "no-version",
             Self::BadVersion { .. } => "bad-version",
+            Self::UnknownTopic { .. } => "unknown-topic",
             Self::UnknownVersion { .. } => "unknown-version",
             Self::Violation { .. } => "violation",
         }
@@ -114,9 +123,20 @@ impl Contracts {
         Ok(Self { topics })
     }
 
+    /// Says that `topic` is contracted, whichever versions are known here: a reader that cannot compile
+    /// one of them must not let its messages pass.
+    pub fn declare(&mut self, topic: impl Into<String>) {
+        self.topics.entry(topic.into()).or_default();
+    }
+
     /// Whether no topic is contracted.
     pub fn is_empty(&self) -> bool {
         self.topics.is_empty()
+    }
+
+    /// Whether messages of `topic` have a contract to keep.
+    pub fn is_contracted(&self, topic: &str) -> bool {
+        self.topics.contains_key(topic)
     }
 
     /// Every contract, in no order of topics, versions ascending.
@@ -168,6 +188,9 @@ fn parse_version(text: &str) -> Option<u32> {
 /// Versions for a person; the newest where there are many.
 fn list(versions: &[u32]) -> String {
     const SHOWN_MAX: usize = 8;
+    if versions.is_empty() {
+        return "none".to_owned();
+    }
     let left_out = versions.len().saturating_sub(SHOWN_MAX);
     let shown = versions[left_out..].iter().map(u32::to_string);
     let dots = (left_out > 0).then(|| "…".to_owned());

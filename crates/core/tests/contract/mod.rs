@@ -4,6 +4,8 @@ mod check;
 mod compat;
 mod compile;
 mod examples;
+#[cfg(feature = "schemars")]
+mod of;
 mod pairs;
 mod set;
 mod types;

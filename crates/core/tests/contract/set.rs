@@ -75,3 +75,17 @@ fn contracts_are_found_by_topic_and_version() {
     assert_eq!(versions, [1, 2, 10]);
     assert!(!contracts.is_empty() && Contracts::default().is_empty());
 }
+
+#[test]
+fn declared_topic_is_contracted_and_has_no_version() {
+    let mut contracts = contracts();
+    contracts.declare("orders");
+    contracts.declare("jobs");
+    let breach = contracts.check("orders", Some("1"), b"{}").unwrap_err();
+    assert_eq!(breach.code(), "unknown-version");
+    assert!(breach.to_string().contains("(known: none)"), "{breach}");
+    assert_eq!(
+        contracts.check("jobs", Some("1"), br#"{"n":1}"#),
+        Ok(Checked::Valid { version: 1 })
+    );
+}

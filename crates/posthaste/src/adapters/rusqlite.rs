@@ -23,6 +23,7 @@
 use std::{
     pin::pin,
     task::{Context, Poll, Waker},
+    thread,
     time::Duration,
 };
 
@@ -30,15 +31,15 @@ use ::rusqlite::{
     Connection, Error, OptionalExtension as _, Row, params, params_from_iter,
     types::{ToSqlOutput, ValueRef},
 };
-use posthaste_core::{Message, MessageId};
+use posthaste_core::{HeaderObject, Message, MessageId};
 use posthaste_store::statements::SqliteWriter;
 
 use super::sqlite_kind;
 use crate::{
-    Begun, Command, CommandError, Commands, Delivery, EnqueueError, EnqueueErrorKind, Entry, Inbox,
-    InboxError, Outbox, Statements,
+    Attempt, Begun, Command, CommandError, Commands, Delivery, EnqueueError, EnqueueErrorKind,
+    Entry, Inbox, InboxError, JobId, Jobs, Machines, NewJob, Outbox, Receipt, Statements, Step,
+    Taken, Wait,
     caller::{Answer, Caller, Value},
-    encode::header_json,
 };
 
 impl Outbox {
@@ -222,6 +223,29 @@ impl Commands {
         at_once(self.begin(connection, command, lease))
     }
 
+    /// [`begin_blocking`](Self::begin_blocking) of a guarded request whose twins wait, which blocks
+    /// the thread for at most `wait`, and a day: while another attempt has it, looks again after
+    /// the pauses of a [`Wait`]. For a bare connection: others could not complete beside a
+    /// transaction that writes.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub fn begin_or_wait_blocking(
+        &self,
+        connection: &Connection,
+        command: &Command,
+        lease: Duration,
+        wait: Duration,
+    ) -> Result<Begun, CommandError> {
+        let mut wait = Wait::at_most(wait);
+        loop {
+            let begun = self.begin_blocking(connection, command, lease)?;
+            let Begun::InProgress { lease_left } = begun else { return Ok(begun) };
+            let Some(pause) = wait.pause(lease_left) else { return Ok(begun) };
+            thread::sleep(pause);
+        }
+    }
+
     /// [`complete`](Self::complete), which blocks the thread.
     ///
     /// # Errors
@@ -261,6 +285,59 @@ impl Commands {
     }
 }
 
+impl Machines {
+    /// [`start`](Self::start), which blocks the thread.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_blocking(
+        &self,
+        connection: &Connection,
+        step: &Step,
+    ) -> Result<Taken, CommandError> {
+        at_once(self.start(connection, step))
+    }
+
+    /// [`transition`](Self::transition), which blocks the thread.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn transition_blocking(
+        &self,
+        connection: &Connection,
+        step: &Step,
+    ) -> Result<Taken, CommandError> {
+        at_once(self.transition(connection, step))
+    }
+}
+
+impl Jobs {
+    /// [`submit`](Self::submit), which blocks the thread.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn submit_blocking(
+        &self,
+        connection: &Connection,
+        job: &NewJob,
+    ) -> Result<JobId, CommandError> {
+        at_once(self.submit(connection, job))
+    }
+
+    /// [`complete`](Self::complete), which blocks the thread.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn complete_blocking(
+        &self,
+        connection: &Connection,
+        attempt: Attempt,
+        receipt: Option<&Receipt>,
+    ) -> Result<(), CommandError> {
+        at_once(self.complete(connection, attempt, receipt))
+    }
+}
+
 /// The outcome of a future that never waits.
 fn at_once<T>(future: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
@@ -283,7 +360,7 @@ fn insert(
         message.ordering_key(),
         message.payload(),
         message.media_type(),
-        header_json(message),
+        HeaderObject(message.header_pairs()).to_string(),
         message.correlation(),
     ];
     connection.prepare_cached(statement)?.execute(values).map(drop)
@@ -302,7 +379,7 @@ fn write_one(
         message.ordering_key(),
         message.payload(),
         message.media_type(),
-        header_json(message),
+        HeaderObject(message.header_pairs()).to_string(),
         message.correlation(),
         token,
         message.due().map(|due| due.0),

@@ -26,7 +26,7 @@
 //! # }
 //! ```
 
-use posthaste_core::MessageId;
+use posthaste_core::{HeaderObject, MessageId};
 use posthaste_store::statements::SqliteWriter;
 use sqlx::{
     AssertSqlSafe, Error, Row as _, Sqlite, SqliteConnection,
@@ -38,7 +38,6 @@ use super::{NO_TRANSACTION, sqlite_kind};
 use crate::{
     EnqueueError, EnqueueErrorKind, Entry, Statements, Writer,
     caller::{Answer, Caller, Value},
-    encode::header_json,
 };
 
 impl Writer for &mut SqliteConnection {
@@ -169,7 +168,7 @@ fn insert<'a>(
         .bind(message.ordering_key())
         .bind(message.payload())
         .bind(message.media_type())
-        .bind(header_json(message))
+        .bind(HeaderObject(message.header_pairs()).to_string())
         .bind(message.correlation())
 }
 

@@ -4,11 +4,13 @@
 //! client library reads. A field that is not known is passed over: a relay may be newer than its
 //! consumers.
 
-mod base64;
 mod json;
 
 use std::{borrow::Cow, error::Error, fmt};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+#[cfg(feature = "contracts")]
+use posthaste_core::contract::{Breach, CONTRACT_HEADER, Checked, Contracts};
 use posthaste_core::{MessageId, Timestamp};
 
 use self::json::Members;
@@ -180,6 +182,37 @@ impl Received {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
     }
+
+    /// Checks the message against the contract of its topic and of the version that it names; a
+    /// worker does so before it runs.
+    ///
+    /// # Errors
+    /// The message breaks its contract, or none of its version is known here. What is to be done
+    /// with it is the consumer's: the same bytes break it at each delivery, but an unknown version
+    /// may be known after the next deployment.
+    ///
+    /// # Examples
+    /// ```
+    /// use posthaste::{Received, contract::{Contract, Contracts}};
+    ///
+    /// let schema = serde_json::json!({ "type": "object", "required": ["order"] });
+    /// let contracts = Contracts::new([Contract::new("orders.paid", 1, schema)?])?;
+    /// let entry = [
+    ///     ("id", "01920000-0000-7000-8000-000000000001"),
+    ///     ("topic", "orders.paid"),
+    ///     ("content_type", "application/json"),
+    ///     ("enqueued_at", "2026-01-02T03:04:05.000006Z"),
+    ///     ("h:posthaste-contract", "1"),
+    ///     ("payload", "{}"),
+    /// ];
+    /// let breach = Received::from_stream_entry(entry)?.check(&contracts).unwrap_err();
+    /// assert_eq!(breach.code(), "violation");
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "contracts")]
+    pub fn check(&self, contracts: &Contracts) -> std::result::Result<Checked, Breach> {
+        contracts.check(&self.topic, self.header(CONTRACT_HEADER), &self.payload)
+    }
 }
 
 /// The fields of a stream entry as far as they were seen.
@@ -250,7 +283,8 @@ fn enqueued_at(field: &str, text: &str) -> Result<Timestamp> {
 }
 
 fn bytes(field: &str, text: &str) -> Result<Vec<u8>> {
-    base64::decode(text).ok_or_else(|| unreadable(field, BASE64))
+    // With padding, and only in the one form that encoders write.
+    STANDARD.decode(text).map_err(|_| unreadable(field, BASE64))
 }
 
 fn event_headers(members: &Members<'_>) -> Result<Vec<(String, String)>> {

@@ -1,6 +1,5 @@
 //! What `tests/vectors` says of each wire, and what only Rust can be handed.
 
-use ::base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::*;
@@ -110,6 +109,31 @@ fn events_mean_what_the_vectors_say_also_as_stream_entries() {
             }
             (found, ..) => panic!("{name}: {found:?}"),
         }
+    }
+}
+
+#[test]
+fn base64_has_one_form() {
+    assert_eq!(bytes("payload_base64", "QQ==").unwrap(), b"A");
+    for text in [
+        "Q",
+        "QQ",
+        "QQ=",
+        "QQ===",
+        "====",
+        "=QQQ",
+        "Q=Q=",
+        "QQ==QQ==",
+        "QR==",
+        "QUJ=",
+        "QQ_-",
+        "QQ==\n",
+        " QQ==",
+        "QUFB QUE=",
+        "öQ=",
+        "QQ\0=",
+    ] {
+        assert_eq!(bytes("payload_base64", text).unwrap_err().rule, BASE64, "{text:?}");
     }
 }
 

@@ -1,8 +1,12 @@
 //! One key, one effect, one answer.
 
+use std::time::Duration;
+
+use posthaste::{Begun, CacheCounts, CacheSettings, Command, CommandCache, Commands};
+use posthaste_testkit::Redis;
 use tokio::task::JoinSet;
 
-use super::{Place, add_course, refused, start};
+use super::{Place, add_course, answer, refused, start};
 
 const JOB: &str = r#"[{"topic": "document-processing", "payload": {"file": 1}}]"#;
 
@@ -70,6 +74,35 @@ async fn r49_idempotency_100_concurrent_requests_with_one_key_have_one_effect_an
     }
     let answers: Vec<String> = calls.join_all().await;
     assert!(answers.iter().all(|answer| *answer == answers[0]));
+    assert_eq!(place.counts().await, [1, 1, 1, 1]);
+}
+
+#[tokio::test]
+async fn r49_idempotency_second_request_is_answered_by_the_cache() {
+    let mut place = Place::new().await;
+    let settings = CacheSettings { timeout: Duration::from_secs(10), ..CacheSettings::default() };
+    let client = redis::Client::open(Redis::shared().url()).unwrap();
+    let cache = CommandCache::new(client, Redis::shared().prefix(), &settings).unwrap();
+    let commands = Commands::default().with_cache(cache.clone());
+    let request = || Command::new("courses", "key", JOB.as_bytes());
+
+    let first = request();
+    assert_eq!(commands.answer(&first).await.unwrap(), None);
+    let (course, organization) = (place.course.to_string(), place.organization.to_string());
+    let transaction = place.client.transaction().await.unwrap();
+    let begun = commands.begin(&transaction, &first, Duration::from_mins(1)).await.unwrap();
+    assert_eq!(begun, Begun::First);
+    let call = "select posthaste.start_machine('course', $1, 'stage_2_init', organization_id => $2, \
+                messages => $3::text::json)::text";
+    let started = answer(transaction.client(), call, &[&course, &organization, &JOB]).await;
+    let response = started.unwrap().to_string().into_bytes();
+    commands.complete(&transaction, &first, &response).await.unwrap();
+    transaction.commit().await.unwrap();
+    commands.remember(&place.client, &first, &response).await.unwrap();
+
+    assert_eq!(commands.answer(&request()).await.unwrap(), Some(response));
+    let CacheCounts { hits, misses, fills, errors, .. } = cache.counts();
+    assert_eq!((hits, misses, fills, errors), (1, 1, 1, 0));
     assert_eq!(place.counts().await, [1, 1, 1, 1]);
 }
 

@@ -2,6 +2,7 @@
 
 mod attacker;
 mod commands;
+mod compatibility;
 mod crashes;
 mod decisions;
 mod idempotency;

@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use posthaste::{Message, MessageId, Timestamp};
+use posthaste::{Message, MessageId, Timestamp, machine::Machine};
 use posthaste_store::{
-    Store,
+    Operations, Request, Store,
     postgres::{PostgresOptions, PostgresStore},
     sqlite::{SqliteOptions, SqliteStore},
 };
@@ -89,15 +89,51 @@ impl Place {
 
     /// Moves what is due into the log, as a relay does.
     pub(crate) async fn move_due(&self) {
-        let store: Box<dyn Store> = match self {
+        self.store().await.move_due(1_000).await.unwrap();
+    }
+
+    /// Pushes a machine, as its owner does.
+    pub(crate) async fn push(&self, machine: &Machine) {
+        let by_hand = Request { actor: "test".to_owned(), is_dry_run: false, is_forced: false };
+        self.store().await.push_machine(machine, &by_hand).await.unwrap();
+    }
+
+    /// Jobs, as workers see them.
+    pub(crate) async fn jobs(&self) -> Box<dyn posthaste_store::Jobs> {
+        match self {
             Self::Postgres(database) => Box::new(
                 PostgresStore::connect(database.url(), &PostgresOptions::default()).unwrap(),
             ),
             Self::Sqlite(_) => {
                 Box::new(SqliteStore::open(&self.file(), &SqliteOptions::default()).await.unwrap())
             }
-        };
-        store.move_due(1_000).await.unwrap();
+        }
+    }
+
+    async fn store(&self) -> Box<dyn Operations> {
+        match self {
+            Self::Postgres(database) => Box::new(
+                PostgresStore::connect(database.url(), &PostgresOptions::default()).unwrap(),
+            ),
+            Self::Sqlite(_) => {
+                Box::new(SqliteStore::open(&self.file(), &SqliteOptions::default()).await.unwrap())
+            }
+        }
+    }
+
+    /// The committed rows of one of Posthaste's tables, and of what is joined to it.
+    pub(crate) async fn rows_of(&self, table: &str) -> i64 {
+        match self {
+            Self::Postgres(database) => {
+                let count = format!("select count(*) from posthaste.{table}");
+                database.connect().await.query_one(&count, &[]).await.unwrap().get(0)
+            }
+            Self::Sqlite(_) => {
+                let count = format!("select count(*) from posthaste_{table}");
+                let connection = Connection::open(self.file()).unwrap();
+                connection.query_row(&count, [], |row| row.get(0)).unwrap()
+            }
+        }
     }
 
     /// Sweeps as a relay does that keeps commands for an hour, and answers how many it forgot.

@@ -12,6 +12,7 @@ use super::{LOOK_INTERVAL, Retries};
 use crate::{
     failpoint,
     failures::Room,
+    jitter::jitter,
     marks::KeyMarks,
     policy::{Fault, Unaccepted},
     publisher::batches,
@@ -214,7 +215,8 @@ impl Retries {
         key.attempts = if is_same { key.attempts + 1 } else { 1 };
         let incident =
             Incident { message: &message, attempts: key.attempts, reason: &first.reason };
-        let verdict = self.failure.policy().judge(&message, key.attempts, rand::random());
+        let attempts = first.fault.attempts(key.attempts);
+        let verdict = self.failure.policy().judge(&message, attempts, jitter());
         let is_overdue = key.parked_for > self.failure.parked_age_max
             && self.failure.at_limit == AtLimit::DeadLetter;
         let holds_key = match verdict {
@@ -274,7 +276,7 @@ impl Retries {
         }
         let waits_for = match fault {
             Fault::Destination(name) => Some(name.as_str()),
-            Fault::Message | Fault::Key | Fault::Sink => None,
+            Fault::Message | Fault::Hopeless | Fault::Key | Fault::Sink => None,
         };
         self.parked.park_key(key.clone(), waits_for);
         let is_due = key.retry_in == Some(Duration::ZERO);

@@ -6,13 +6,13 @@
 
 use async_trait::async_trait;
 use posthaste_core::{MessageRef, Template};
+use posthaste_redis::{RedisServer, RedisSettings};
 use redis::Cmd;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     body::{Body, BodyFormat},
-    redis_connection::{RedisServer, RedisSettings},
     redis_script::{self, Connect, Delivery, Script, ScriptSink},
 };
 use crate::{
@@ -167,7 +167,7 @@ impl Script for ListScript {
     }
 
     fn plan<'a>(
-        &self,
+        &mut self,
         _message: &MessageRef<'a>,
         _named: &mut Option<MessageRef<'a>>,
         _plan: &mut Vec<u8>,

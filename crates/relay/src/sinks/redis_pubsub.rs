@@ -9,6 +9,7 @@ mod unheard;
 
 use async_trait::async_trait;
 use posthaste_core::{MessageRef, Template};
+use posthaste_redis::{RedisServer, RedisSettings};
 use redis::Cmd;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,6 @@ use tokio::time::Instant;
 
 use super::{
     body::{Body, BodyFormat},
-    redis_connection::{RedisServer, RedisSettings},
     redis_script::{self, Connect, Delivery, Script, ScriptSink},
 };
 use crate::{
@@ -212,7 +212,7 @@ impl Script for PubsubScript {
     }
 
     fn plan<'a>(
-        &self,
+        &mut self,
         _message: &MessageRef<'a>,
         _named: &mut Option<MessageRef<'a>>,
         _plan: &mut Vec<u8>,

@@ -9,14 +9,12 @@ mod groups;
 
 use async_trait::async_trait;
 use posthaste_core::{MessageRef, Template};
+use posthaste_redis::{RedisServer, RedisSettings};
 use redis::Cmd;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{
-    redis_connection::{RedisServer, RedisSettings},
-    redis_script::{self, Connect, Delivery, Script, ScriptSink},
-};
+use super::redis_script::{self, Connect, Delivery, Script, ScriptSink};
 use crate::{
     envelope::{self, Format},
     sink::{Context, InvalidTarget, Lane, PlaceKeeping, Sink, SinkError, SinkKind, Target},
@@ -145,7 +143,7 @@ impl Script for StreamScript {
     }
 
     fn plan<'a>(
-        &self,
+        &mut self,
         message: &MessageRef<'a>,
         named: &mut Option<MessageRef<'a>>,
         plan: &mut Vec<u8>,

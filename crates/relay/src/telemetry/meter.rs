@@ -118,6 +118,10 @@ impl Lost {
     }
 }
 
+/// Every code of a breach (`Breach::code`): a closed list of label values.
+pub(crate) const BREACHES: [&str; 5] =
+    ["no-version", "bad-version", "unknown-topic", "unknown-version", "violation"];
+
 /// The counters of one subscription. Its two lanes write, scrapes read.
 #[derive(Debug)]
 pub(crate) struct Meter {
@@ -129,6 +133,7 @@ pub(crate) struct Meter {
     errors: [Counter; Class::ALL.len()],
     set_aside: [Counter; What::ALL.len()],
     lost: [Counter; Lost::ALL.len()],
+    breaches: [Counter; BREACHES.len()],
     pub(crate) batch_messages: Histogram,
     pub(crate) batch_duration: Histogram,
     pub(crate) commit_to_publish: Histogram,
@@ -145,6 +150,7 @@ impl Default for Meter {
             errors: Default::default(),
             set_aside: Default::default(),
             lost: Default::default(),
+            breaches: Default::default(),
             batch_messages: Histogram::new(&MESSAGES),
             batch_duration: Histogram::new(&ANSWERS),
             commit_to_publish: Histogram::new(&DELAYS),
@@ -163,6 +169,12 @@ impl Meter {
 
     pub(crate) const fn lost(&self, what: Lost) -> &Counter {
         &self.lost[what as usize]
+    }
+
+    /// The counter of breaches with this code.
+    pub(crate) fn breaches(&self, code: &str) -> &Counter {
+        let nth = BREACHES.iter().position(|known| *known == code);
+        &self.breaches[nth.unwrap_or(BREACHES.len() - 1)]
     }
 
     /// The sink answered a batch of `messages`.
@@ -270,6 +282,10 @@ mod tests {
         for what in What::ALL {
             assert_eq!(meter.set_aside(what).get(), 0, "{what:?}");
             meter.set_aside(what).add(1);
+        }
+        for code in BREACHES {
+            assert_eq!(meter.breaches(code).get(), 0, "{code}");
+            meter.breaches(code).add(1);
         }
         for (kind, _) in DATABASE_CLASSES {
             assert_eq!(source.errors(kind).get(), 0, "{kind:?}");

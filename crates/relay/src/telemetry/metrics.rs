@@ -111,6 +111,13 @@ pub(crate) const LOST: Metric = metric(
      the settled place on), the tail behind its place (published again), or calls of the retries \
      (see `posthaste replay`).",
 );
+pub(crate) const BREACHES: Metric = metric(
+    Kind::Counter,
+    "posthaste_contract_breaches_total",
+    &[SUBSCRIPTION, "code"],
+    "Times that a message was found to break the contract of its topic, or to have none that is known \
+     where it needs one, before it was handed to the sink; each try counted.",
+);
 pub(crate) const BATCH_MESSAGES: Metric = metric(
     Kind::Histogram,
     "posthaste_batch_messages",
@@ -276,7 +283,7 @@ pub(crate) const LEASE_EPOCH: Metric = observed(metric(
 ));
 
 /// Every metric, in the order of the page.
-pub(crate) const ALL: [&Metric; 34] = [
+pub(crate) const ALL: [&Metric; 35] = [
     &PUBLISHED,
     &ATTEMPTS,
     &ERRORS,
@@ -285,6 +292,7 @@ pub(crate) const ALL: [&Metric; 34] = [
     &PANICS,
     &SET_ASIDE_TOTAL,
     &LOST,
+    &BREACHES,
     &BATCH_MESSAGES,
     &BATCH_DURATION,
     &COMMIT_TO_PUBLISH,
@@ -334,7 +342,7 @@ mod tests {
 
     #[test]
     fn r38_labels_are_subscriptions_and_closed_lists_only() {
-        let allowed = ["subscription", "class", "state", "what", "by"];
+        let allowed = ["subscription", "class", "state", "what", "by", "code"];
         for metric in ALL {
             assert!(metric.labels.iter().all(|label| allowed.contains(label)), "{metric:?}");
         }

@@ -12,7 +12,7 @@ use posthaste_store::{Pin, SubscriptionStatus};
 
 use super::{
     histogram::{Histogram, Reading},
-    meter::{Class, Counter, DATABASE_CLASSES, Lost, Meter, SourceMeter, What},
+    meter::{BREACHES, Class, Counter, DATABASE_CLASSES, Lost, Meter, SourceMeter, What},
     metrics::{self, Metric},
     observer::{Observed, Observer},
     traces::TraceMeter,
@@ -68,6 +68,13 @@ impl Page {
             for what in Lost::ALL {
                 let count = gauge.meter().lost(what).get();
                 self.sample(&metrics::LOST, &[gauge.name(), what.word()], count);
+            }
+        }
+        self.head(&metrics::BREACHES);
+        for gauge in gauges {
+            for code in BREACHES {
+                let count = gauge.meter().breaches(code).get();
+                self.sample(&metrics::BREACHES, &[gauge.name(), code], count);
             }
         }
         self.histograms(&metrics::BATCH_MESSAGES, gauges, |meter| &meter.batch_messages);

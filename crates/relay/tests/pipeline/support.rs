@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use posthaste_core::{Message, TopicFilter};
 use posthaste_relay::{
-    FailureSettings, Monitor, Relay, RelayError, RelaySettings, Subscription,
+    ContractSettings, FailureSettings, Monitor, Relay, RelayError, RelaySettings, Subscription,
     sink::{Context, Target},
     sinks::{self, local::Delivery},
 };
@@ -87,7 +87,8 @@ pub(crate) fn local(channel: &str) -> Arc<dyn Target> {
 pub(crate) fn subscription(name: &str, topics: &[&str], target: Arc<dyn Target>) -> Subscription {
     let filter = TopicFilter::new(topics).unwrap();
     let spec = SubscriptionSpec { name: name.to_owned(), filter, start: Start::Beginning };
-    Subscription { spec, target, failure: FailureSettings::default() }
+    let (failure, contracts) = (FailureSettings::default(), ContractSettings::default());
+    Subscription { spec, target, failure, contracts }
 }
 
 /// A relay that runs as a task until it is drained.

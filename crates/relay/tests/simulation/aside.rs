@@ -82,7 +82,7 @@ pub(crate) fn due(state: &mut State, name: &str, limit: u32) -> Result<DueMessag
     for failed in &failures {
         let rows = state.database.rows().iter();
         for row in rows.filter(|row| row.position == failed.position) {
-            page.push(&pages::message(row));
+            page.push(&pages::message(&state.plan, row));
         }
     }
     Ok(DueMessages { page, failures })

@@ -42,7 +42,7 @@ impl State {
             "{subscription} gets position {} from {}",
             known.position, arrival.relay
         ));
-        let is_whole = self.plan.faults.partial == 0.0;
+        let is_whole = self.plan.faults.partial == 0.0 && !self.plan.has_contracts;
         let is_repaired = self.repaired.contains(subscription);
         let drained = &self.drained;
         let faults = self.tally.faults;
@@ -60,8 +60,8 @@ impl State {
             return;
         }
         arrived.first.push(id);
-        // A sink that takes only parts of batches keeps the order of each key; any other keeps
-        // the order of all.
+        // A sink that is handed, or takes, only parts of batches keeps the order of each key; any
+        // other keeps the order of all.
         let lane = if is_whole { None } else { Some(known.key.clone().unwrap_or(id.to_string())) };
         let latest = arrived.taken.entry(lane).or_default();
         let is_behind = known.committed_at < *latest;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use posthaste_core::{
-    Headers, MessageRef, Page, PageLimit, Position, Snapshot, Step, Tick, TickRef, Timestamp,
-    TopicFilter, Window, window::main_xids,
+    MessageRef, Page, PageLimit, Position, Snapshot, Step, Tick, TickRef, Timestamp, TopicFilter,
+    Window, window::main_xids,
 };
 use posthaste_store::{Result, StoreError, StoreErrorKind};
 use rand::Rng as _;
@@ -12,7 +12,9 @@ use uuid::Uuid;
 
 use super::{
     broken::Broken,
+    contracts,
     model::Row,
+    plan::Plan,
     world::{Body, State},
 };
 
@@ -134,7 +136,7 @@ fn fill(
     }
     let mut page = Page::new(range.end);
     for row in rows {
-        page.push(&message(row));
+        page.push(&message(&state.plan, row));
         if page.bytes() >= bytes {
             page.cut(row.position);
             break;
@@ -144,7 +146,7 @@ fn fill(
 }
 
 /// A row as a page holds it.
-pub(crate) fn message(row: &Row<Body>) -> MessageRef<'_> {
+pub(crate) fn message<'a>(plan: &Plan, row: &'a Row<Body>) -> MessageRef<'a> {
     MessageRef {
         id: row.body.id,
         position: row.position,
@@ -153,7 +155,7 @@ pub(crate) fn message(row: &Row<Body>) -> MessageRef<'_> {
         key: row.body.key.as_deref(),
         content_type: "text/plain",
         correlation_id: None,
-        headers: Headers::default(),
-        payload: &[b'x'; 100],
+        headers: contracts::headers(plan, &row.body),
+        payload: contracts::PAYLOAD,
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct Plan {
     pub(crate) faults: Faults,
     /// Whether the sinks keep places, so that each message arrives once.
     pub(crate) keeps_places: bool,
+    /// Whether some topics are contracted.
+    pub(crate) has_contracts: bool,
     /// The part that is broken on purpose.
     pub(crate) broken: Option<Broken>,
     /// Faults that do not strike although their dice say so.
@@ -66,6 +68,7 @@ impl Plan {
             sink_ms: *[1, 5, 40].choose(rng).unwrap(),
             faults,
             keeps_places: rng.random_bool(0.6),
+            has_contracts: rng.random_bool(0.4),
             broken: None,
             spared: HashSet::new(),
         }
@@ -114,8 +117,8 @@ fn settings(rng: &mut SmallRng) -> RelaySettings {
         drain_timeout: millis(rng.random_range(6_000..10_000)),
         restart_delay: millis(rng.random_range(1..500)),
         sweep_interval: millis(rng.random_range(500..5_000)),
-        // The clock steps by whole milliseconds, so that jitter below one makes no difference and
-        // a seed repeats its history; the pace of retries comes from the latencies.
+        contracts_interval: millis(200),
+        // The clock steps by whole milliseconds: the pace of retries comes from the latencies.
         retry: RetrySettings { initial: millis(1), cap: millis(1) },
         ..RelaySettings::default()
     };

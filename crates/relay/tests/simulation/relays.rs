@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use posthaste_core::Template;
 use posthaste_relay::{
-    FailureSettings, Monitor, Relay, RelayError, RetrySettings, State as PipelineState,
-    Subscription, sink::Context,
+    ContractSettings, FailureSettings, Monitor, Relay, RelayError, RetrySettings,
+    State as PipelineState, Subscription, sink::Context,
 };
 use tokio::{
     sync::oneshot,
@@ -47,6 +47,7 @@ impl RelayTask {
             spec: spec.clone(),
             target: target(&spec.name),
             failure: failure(),
+            contracts: ContractSettings::default(),
         });
         let settings = plan.settings.clone();
         let relay = Relay::new(store, settings, subscriptions.collect(), Context::default());

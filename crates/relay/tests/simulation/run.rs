@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use posthaste_relay::seed_jitter;
 use rand::{Rng as _, rngs::SmallRng};
 use tokio::{
     runtime::Builder,
@@ -41,6 +42,7 @@ pub(crate) struct Report {
 
 /// Runs a plan on a runtime and a clock of its own.
 pub(crate) fn simulate(plan: Plan) -> Report {
+    seed_jitter(plan.seed);
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let world = World::new(plan);

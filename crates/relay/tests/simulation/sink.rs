@@ -190,12 +190,18 @@ impl SimSink {
         let left = outcomes.iter().enumerate().filter(|(_, it)| **it != Outcome::Accepted);
         let left: Vec<MessageRef<'_>> = left.map(|(nth, _)| batch.message(nth)).collect();
         let last = batch.message(part.end - 1);
+        let withheld = batch.marks().withheld().iter();
+        let withheld = withheld.filter(|position| **position < last.position);
         let later = batch.marks().open().iter().filter(|position| **position > last.position);
         let place = self.held.as_ref().map(|held| Place {
             holder: held.holder,
             calls: self.calls,
             text: batch.marks().text(&last),
-            missing: left.iter().map(|message| message.position).chain(later.copied()).collect(),
+            missing: left
+                .iter()
+                .map(|message| message.position)
+                .chain(withheld.chain(later).copied())
+                .collect(),
         });
         let faults = self.world.with(|state| state.tally.faults);
         Call {

@@ -9,9 +9,9 @@ use posthaste_core::{
     Window,
 };
 use posthaste_store::{
-    Acquired, Aside, AsideState, DueMessages, Lease, Leases, Lineage, MigrationReport, Moved,
-    Result, SchemaState, Settled, Start, Status, Store, StoreError, StoreErrorKind, StoredMessage,
-    SubscriptionSpec, SweepReport, Ticker,
+    Acquired, Aside, AsideState, ContractSet, ContractsMark, DueMessages, Lease, Leases, Lineage,
+    MigrationReport, Moved, Result, SchemaState, Settled, Start, Status, Store, StoreError,
+    StoreErrorKind, StoredMessage, SubscriptionSpec, SweepReport, Ticker,
 };
 use rand::{Rng as _, rngs::SmallRng};
 use tokio::time::{Instant, sleep};
@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::{
     aside,
     broken::Broken,
-    pages,
+    contracts, pages,
     ticker::SimTicker,
     world::{Fate, State, Subscribed, World, millis},
 };
@@ -166,6 +166,13 @@ impl Store for SimStore {
 
     fn ticker(&self) -> Box<dyn Ticker> {
         Box::new(SimTicker::new(self.clone()))
+    }
+
+    async fn contracts(&self, _: &ContractsMark) -> Result<Option<ContractSet>> {
+        if !self.world.with(|state| state.plan.has_contracts) {
+            return Ok(None);
+        }
+        self.call("contracts", (), |state| Ok(contracts::stored(state))).await
     }
 
     async fn window(&self, base: TickRef, head: Option<TickRef>) -> Result<Option<Arc<Window>>> {

@@ -37,3 +37,29 @@ pub(super) async fn push(
     loan.give_back();
     Ok(())
 }
+
+/// Creates the function for a machine that is there, whose name can therefore stand in a literal.
+pub(super) async fn create_compatibility_function(
+    store: &PostgresStore,
+    machine: &str,
+) -> Result<()> {
+    let doing = "create a function";
+    let schema = store.schema();
+    let loan = store.shared.connections.lend().await?;
+    let known = format!("select from {schema}.machine where name = $1");
+    let named: [(&(dyn ToSql + Sync), Type); 1] = [(&machine, Type::TEXT)];
+    let known = loan.client().query_typed(&known, &named);
+    if loan.bounded(doing, known).await?.is_empty() {
+        loan.give_back();
+        let what = format!(
+            "there is no machine {machine:?}: push its definition with `posthaste machines push`"
+        );
+        return Err(StoreError::new(StoreErrorKind::Invalid, what));
+    }
+    let sql = include_str!("compatibility.sql")
+        .replace("@schema@", schema.as_str())
+        .replace("@machine@", &machine.replace('\'', "''"));
+    loan.bounded(doing, loan.client().batch_execute(&sql)).await?;
+    loan.give_back();
+    Ok(())
+}

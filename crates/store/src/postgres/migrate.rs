@@ -20,6 +20,9 @@ const FILES: &[(&str, &str)] = &[
     ("inbox", include_str!("../../migrations/postgres/0011_inbox.sql")),
     ("commands", include_str!("../../migrations/postgres/0012_commands.sql")),
     ("machines", include_str!("../../migrations/postgres/0013_machines.sql")),
+    ("contracts", include_str!("../../migrations/postgres/0014_contracts.sql")),
+    ("entities", include_str!("../../migrations/postgres/0015_entities.sql")),
+    ("jobs", include_str!("../../migrations/postgres/0016_jobs.sql")),
 ];
 
 /// Lock space of Posthaste's advisory locks ("PHST"), and the lock that orders migrations.

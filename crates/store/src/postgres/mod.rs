@@ -6,8 +6,10 @@
 
 mod aside;
 mod connect;
+mod contracts;
 mod errors;
 mod import;
+mod jobs;
 mod leases;
 mod log;
 mod machines;
@@ -43,9 +45,9 @@ use self::{
 use uuid::Uuid;
 
 use crate::{
-    Acquired, Aside, AsideState, DueMessages, Leases, Lineage, MigrationReport, Moved, Result,
-    RingSizes, SchemaState, Settled, Status, Store, StoredMessage, SubscriptionSpec, SweepReport,
-    Ticker,
+    Acquired, Aside, AsideState, ContractSet, ContractsMark, DueMessages, Leases, Lineage,
+    MigrationReport, Moved, Result, RingSizes, SchemaState, Settled, Status, Store, StoredMessage,
+    SubscriptionSpec, SweepReport, Ticker,
 };
 
 /// How to reach and use a PostgreSQL database.
@@ -69,6 +71,8 @@ pub struct PostgresOptions {
     pub inbox_retention: Duration,
     /// How long commands and their answers are kept, at least.
     pub command_retention: Duration,
+    /// How long jobs are kept that are over, with all that belongs to them, at least.
+    pub job_retention: Duration,
     /// Transactions that have been open for longer are findings of [`Store::preflight`].
     pub transaction_age_max: Duration,
     /// Sizes of the log's ring, used when the schema is created.
@@ -91,6 +95,7 @@ impl Default for PostgresOptions {
             token_retention: Duration::from_hours(24),
             inbox_retention: Duration::from_hours(7 * 24),
             command_retention: Duration::from_hours(7 * 24),
+            job_retention: Duration::from_hours(7 * 24),
             transaction_age_max: Duration::from_mins(15),
             rings: RingSizes::default(),
             limits: Limits::DEFAULT,
@@ -289,5 +294,9 @@ impl Store for PostgresStore {
 
     async fn recent(&self, after: Option<i64>, limit: u32) -> Result<Vec<StoredMessage>> {
         status::recent(self, after, limit).await
+    }
+
+    async fn contracts(&self, known: &ContractsMark) -> Result<Option<ContractSet>> {
+        contracts::contracts(self, known).await
     }
 }

@@ -14,15 +14,15 @@ use tokio_postgres::{
 
 use self::selection::{Params, dead_letters_sql, written_sql};
 use super::{
-    PostgresStore, errors, import, machines, rebase,
+    PostgresStore, contracts, errors, import, machines, rebase,
     rows::{self, MESSAGE_COLUMNS, Micros},
     status::owned,
     subscriptions::PLACE_COLUMNS,
 };
 use crate::{
-    DeadLetter, Import, ImportSource, Operations, Rebased, ReplayChunk, Replayed, Request, Result,
-    RewindTo, Rewound, RoleNames, Selection, StoreError, StoreErrorKind, TableColumn, TableName,
-    WrittenTopic,
+    ContractText, DeadLetter, Import, ImportSource, Operations, Rebased, ReplayChunk, Replayed,
+    Request, Result, RewindTo, Rewound, RoleNames, Selection, StoreError, StoreErrorKind,
+    TableColumn, TableName, WrittenTopic,
 };
 
 impl PostgresStore {
@@ -167,6 +167,10 @@ impl Operations for PostgresStore {
         Ok(())
     }
 
+    async fn create_compatibility_function(&self, machine: &str) -> Result<()> {
+        machines::create_compatibility_function(self, machine).await
+    }
+
     fn roles_sql(&self, names: &RoleNames) -> Result<String> {
         let parts = [
             ("@schema@", self.schema()),
@@ -279,6 +283,18 @@ impl Operations for PostgresStore {
 
     async fn push_machine(&self, machine: &Machine, request: &Request) -> Result<()> {
         machines::push(self, machine, request).await
+    }
+
+    async fn push_contracts(
+        &self,
+        contracts: &[ContractText],
+        request: &Request,
+    ) -> Result<Vec<bool>> {
+        contracts::push(self, contracts, request).await
+    }
+
+    async fn remove_contract(&self, topic: &str, version: u32, request: &Request) -> Result<bool> {
+        contracts::remove(self, topic, version, request).await
     }
 
     async fn table_columns(&self, table: &TableName) -> Result<Vec<TableColumn>> {

@@ -8,7 +8,7 @@ use super::{PostgresStore, connect::Loan};
 use crate::{Result, StoreError, StoreErrorKind};
 
 /// Rights that a relay needs, each of one table that stands for its like (`roles.sql`).
-const RIGHTS: [(&str, &str); 9] = [
+const RIGHTS: [(&str, &str); 10] = [
     ("log", "select"),
     ("tick", "insert"),
     ("progress", "insert"),
@@ -18,6 +18,13 @@ const RIGHTS: [(&str, &str); 9] = [
     ("failed_message", "delete"),
     ("inbox", "delete"),
     ("relay", "delete"),
+    ("contract", "select"),
+];
+/// Functions that it needs, on tables that are their functions' alone.
+const FUNCTIONS: [&str; 3] = [
+    "forget_commands(interval, int)",
+    "forget_jobs(interval, int)",
+    "note_moved_job(uuid, bigint)",
 ];
 /// Clocks that are kept by NTP differ by less.
 const SKEW_MAX: Duration = Duration::from_secs(5);
@@ -77,9 +84,12 @@ async fn refuse_powerless(store: &PostgresStore, loan: &Loan) -> Result<()> {
     let (tables, rights): (Vec<String>, Vec<&str>) =
         RIGHTS.iter().map(|(table, right)| (format!("{schema}.{table}"), *right)).unzip();
     let sql = "select t || ' (' || r || ')', current_user::text from unnest($1, $2) as _ (t, r) \
-               where not has_table_privilege(t, r)";
+               where not has_table_privilege(t, r) \
+               union all select f || ' (execute)', current_user::text from unnest($3) f \
+               where not has_function_privilege(f, 'execute')";
+    let functions = FUNCTIONS.map(|function| format!("{schema}.{function}")).to_vec();
     let params: &[(&(dyn ToSql + Sync), Type)] =
-        &[(&tables, Type::TEXT_ARRAY), (&rights, Type::TEXT_ARRAY)];
+        &[(&tables, Type::TEXT_ARRAY), (&rights, Type::TEXT_ARRAY), (&functions, Type::TEXT_ARRAY)];
     let asked = loan.client().query_typed(sql, params);
     let rows = loan.bounded("look at the role's rights", asked).await?;
     let Some(first) = rows.first() else { return Ok(()) };

@@ -13,7 +13,8 @@ end
 $$;
 
 grant usage on schema @schema@ to @writer@, @relay@, @worker@, @viewer@;
-grant select on @schema@.meta to @writer@, @relay@, @worker@, @viewer@;
+-- Contracts are read by all who check payloads, and pushed by the owner.
+grant select on @schema@.meta, @schema@.contract to @writer@, @relay@, @worker@, @viewer@;
 
 -- Writers: the payload columns alone. Who could set xid could hide messages; who could read the
 -- log could read the payloads of others.
@@ -94,8 +95,30 @@ grant execute on function
   @schema@.transition(text, text, text, text, text, text, text, text, json, jsonb, text)
   to @writer@, @worker@;
 grant execute on function @schema@.forget_commands(interval, int) to @relay@;
+-- Jobs, likewise: writers submit them, workers run them (and submit others), and the relay notes that
+-- their messages have moved into the log.
+grant execute on function
+  @schema@.submit_job_bytes(text, bytea, text, json, text, text, uuid, text, text, int, timestamptz),
+  @schema@.cancel_job(uuid)
+  to @writer@, @worker@;
+grant execute on function
+  @schema@.handled_messages(text, uuid[]),
+  @schema@.register_worker(text, text[], text[], text, interval),
+  @schema@.renew_worker(uuid, interval, boolean),
+  @schema@.retire_workers(uuid, int),
+  @schema@.begin_jobs(uuid, uuid[], uuid[]),
+  @schema@.finish_jobs(uuid, uuid[], int[], text[], text[], bigint[], bytea[], text[]),
+  @schema@.note_progress(uuid, uuid[], int[], jsonb[]),
+  @schema@.republish_jobs(uuid[]),
+  @schema@.refuse_jobs(uuid[], text[]),
+  @schema@.waiting_jobs(interval, int),
+  @schema@.push_cron(text, jsonb, timestamptz),
+  @schema@.tick_cron(text, timestamptz, timestamptz)
+  to @worker@;
+grant select on @schema@.cron to @worker@;
+grant execute on function @schema@.note_moved_job(uuid, bigint), @schema@.forget_jobs(interval, int) to @relay@;
 -- Viewers see who did what, and neither what was asked nor what was answered.
-grant select on @schema@.machine, @schema@.entity to @viewer@;
+grant select on @schema@.machine, @schema@.entity, @schema@.worker, @schema@.jobs, @schema@.execution to @viewer@;
 grant select (machine, entity_id, version, id, from_state, to_state, initiated_by, user_id,
   organization_id, correlation_id, at) on @schema@.state_event to @viewer@;
 grant select (scope, key, owner, lease_until, completed_at, machine, entity_id, created_at)
@@ -104,7 +127,7 @@ do $$
 declare
   seen text;
 begin
-  foreach seen in array array['entity', 'state_event', 'command'] loop
+  foreach seen in array array['entity', 'state_event', 'command', 'execution'] loop
     execute format('drop policy if exists viewers_see on @schema@.%I', seen);
     execute format('create policy viewers_see on @schema@.%I for select to @viewer@ using (true)', seen);
   end loop;

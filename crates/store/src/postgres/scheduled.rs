@@ -71,9 +71,10 @@ async fn move_chunk(store: &PostgresStore, limit: u32) -> Result<u64> {
         format!(
             "with moved as (delete from {schema}.scheduled where n = any (array(\
              select n from {schema}.scheduled where deliver_at <= statement_timestamp() {which} \
-             order by deliver_at, n limit {limit} for update skip locked)) returning *) \
-             insert into {schema}.log ({columns}) select {columns} from moved \
-             order by deliver_at, n"
+             order by deliver_at, n limit {limit} for update skip locked)) returning *), \
+             written as (insert into {schema}.log ({columns}) select {columns} from moved \
+             order by deliver_at, n returning id, position) \
+             select {schema}.note_moved_job(id, position) from written"
         )
     };
     // On strict topics only the keys that are locked: the log refuses the others.

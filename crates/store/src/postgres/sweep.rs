@@ -3,7 +3,10 @@
 //! Truncating locks one child table and waits for that lock 50 ms at most, so writers, which lock
 //! the parent and the head's child, are never held up.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use posthaste_core::Ring;
 
@@ -47,7 +50,10 @@ pub(super) async fn sweep(store: &PostgresStore) -> Result<SweepReport> {
     }
     report.tokens_deleted = sweep_tokens(store, &loan).await?;
     report.inbox_deleted = sweep_inbox(store, &loan).await?;
-    report.commands_deleted = sweep_commands(store, &loan).await?;
+    let kept = store.shared.options.command_retention;
+    report.commands_deleted = forget(store, &loan, "commands", kept).await?;
+    let kept = store.shared.options.job_retention;
+    report.jobs_deleted = forget(store, &loan, "jobs", kept).await?;
     loan.give_back();
     Ok(report)
 }
@@ -81,17 +87,23 @@ async fn sweep_inbox(store: &PostgresStore, loan: &Loan) -> Result<u64> {
     delete_chunks(loan, "sweep inboxes", &sql).await
 }
 
-/// Forgets commands that are older than their retention, by the function that may: their table is for
-/// its functions alone.
-async fn sweep_commands(store: &PostgresStore, loan: &Loan) -> Result<u64> {
+/// Forgets commands or jobs that are older than their retention, by the function that may: their tables
+/// are for their functions alone.
+async fn forget(
+    store: &PostgresStore,
+    loan: &Loan,
+    what: &str,
+    retention: Duration,
+) -> Result<u64> {
     let sql = format!(
-        "select {}.forget_commands(make_interval(secs => {}), {CHUNK})",
+        "select {}.forget_{what}(make_interval(secs => {}), {CHUNK})",
         store.schema(),
-        store.shared.options.command_retention.as_secs_f64()
+        retention.as_secs_f64()
     );
     let mut deleted = 0;
     for _ in 0..CHUNKS_MAX {
-        let rows = loan.bounded("sweep commands", loan.client().query_typed(&sql, &[])).await?;
+        let rows =
+            loan.bounded(&format!("sweep {what}"), loan.client().query_typed(&sql, &[])).await?;
         let now = rows.first().map_or(0, |row| row.get::<_, i64>(0).cast_unsigned());
         deleted += now;
         if now < CHUNK {

@@ -1,9 +1,9 @@
 //! Writes messages with the texts that applications send, for the command line and for tests.
 
-use posthaste_core::{Message, MessageId};
+use posthaste_core::{HeaderObject, Message, MessageId};
 
-use super::{headers, session::Scope};
-use crate::{Result, StoreError, StoreErrorKind, statements::SqliteWriter};
+use super::session::Scope;
+use crate::{Result, statements::SqliteWriter};
 
 /// Appends `messages` in their order and answers the ids that stand for them.
 pub(super) fn append(scope: &Scope<'_>, messages: &[Message]) -> Result<Vec<MessageId>> {
@@ -13,9 +13,7 @@ pub(super) fn append(scope: &Scope<'_>, messages: &[Message]) -> Result<Vec<Mess
     let mut ids = Vec::with_capacity(messages.len());
     for message in messages {
         let id = message.message_id().unwrap_or_else(MessageId::now_v7);
-        let headers = headers::to_json(message.header_pairs()).map_err(|cause| {
-            StoreError::caused(StoreErrorKind::Invalid, "write the headers as JSON", cause)
-        })?;
+        let headers = HeaderObject(message.header_pairs()).to_string();
         let token = message.idempotency_token();
         write.execute((
             id.as_bytes(),

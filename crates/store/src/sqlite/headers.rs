@@ -6,8 +6,8 @@ use std::fmt;
 
 use posthaste_core::Headers;
 use serde::{
-    Deserializer, Serializer,
-    de::{DeserializeSeed, Error, MapAccess, Visitor},
+    Deserializer,
+    de::{DeserializeSeed, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -23,17 +23,6 @@ pub(super) fn pack(json: &str, out: &mut Vec<u8>) -> Result<(), serde_json::Erro
     let mut source = serde_json::Deserializer::from_str(json);
     source.deserialize_map(Object(out))?;
     source.end()
-}
-
-/// The JSON text of `pairs`.
-pub(super) fn to_json(pairs: &[(String, String)]) -> Result<String, serde_json::Error> {
-    if pairs.is_empty() {
-        return Ok(NONE.to_owned());
-    }
-    let mut out = Vec::with_capacity(64);
-    serde_json::Serializer::new(&mut out)
-        .collect_map(pairs.iter().map(|(name, value)| (name, value)))?;
-    String::from_utf8(out).map_err(serde_json::Error::custom)
 }
 
 struct Object<'o>(&'o mut Vec<u8>);
@@ -85,6 +74,7 @@ impl Visitor<'_> for Text<'_> {
 
 #[cfg(test)]
 mod tests {
+    use posthaste_core::HeaderObject;
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
@@ -121,7 +111,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_pair_survives(pairs in vec((any::<String>(), any::<String>()), 0..8)) {
-            prop_assert_eq!(read(&to_json(&pairs).unwrap()), pairs);
+            prop_assert_eq!(read(&HeaderObject(&pairs).to_string()), pairs);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use posthaste_core::{Epoch, RelayView};
 
 use super::{
+    clock,
     session::Scope,
     subscriptions::{self, by_name},
 };
@@ -18,7 +19,8 @@ pub(super) fn acquire(
     holder: &str,
     lease: Duration,
 ) -> Result<Acquired> {
-    let (subscription, now) = (by_name(scope, name)?, scope.now_micros()?);
+    let now = clock::look(scope)?;
+    let subscription = by_name(scope, name)?;
     if let Some((other, left)) = subscription.held(now).filter(|(other, _)| *other != holder) {
         let left = Duration::from_micros(left.cast_unsigned());
         return Ok(Acquired::Held { holder: other.to_owned(), left });
@@ -34,7 +36,7 @@ pub(super) fn acquire(
 
 /// Prolongs a relay's leases, notes that it is alive, and reads who holds what.
 pub(super) fn renew(scope: &Scope<'_>, relay: &RelayView, lease: Duration) -> Result<Leases> {
-    let (now, lease) = (scope.now_micros()?, micros(lease));
+    let (now, lease) = (clock::look(scope)?, micros(lease));
     scope.run(
         "update @schema@_subscription set expires_at = ?3 where holder = ?1 and expires_at > ?2",
         (&relay.holder, now, now.saturating_add(lease)),

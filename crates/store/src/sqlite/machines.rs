@@ -5,7 +5,10 @@ use rusqlite::types::Value;
 use serde_json::json;
 
 use super::{operations::audit, session::Scope};
-use crate::{Request, Result, Selection, StoreError, StoreErrorKind};
+use crate::{
+    Request, Result, Selection, StoreError, StoreErrorKind, import::quoted,
+    statements::sqlite_table,
+};
 
 /// Writes the definition, and has the application's table, where there is one, forget entities with
 /// their rows.
@@ -28,7 +31,7 @@ pub(super) fn push(scope: &Scope<'_>, machine: &Machine, request: &Request) -> R
     let trigger = quoted(&format!("posthaste_{}", machine.name()));
     scope.run_all(&format!("drop trigger if exists {trigger}"))?;
     if let Some(entity) = machine.entity() {
-        let (table, key) = (quoted(table_name(entity)), quoted(&entity.key));
+        let (table, key) = (quoted(sqlite_table(entity)), quoted(&entity.key));
         // The name of a machine holds nothing that would end a literal.
         scope.run_all(&format!(
             "create trigger {trigger} after delete on {table} begin \
@@ -61,7 +64,7 @@ fn refuse_stranded(scope: &Scope<'_>, machine: &Machine) -> Result<()> {
 fn refuse_missing(scope: &Scope<'_>, machine: &Machine, entity: &EntityTable) -> Result<()> {
     for column in [Some(&entity.key), entity.organization.as_ref()].into_iter().flatten() {
         let sql = "select 1 from pragma_table_info(?1) where name = ?2";
-        let arguments = [table_name(entity), column].map(|text| Value::Text(text.to_owned()));
+        let arguments = [sqlite_table(entity), column].map(|text| Value::Text(text.to_owned()));
         if scope.first(sql, arguments, |_| Ok(()))?.is_none() {
             let doing = format!(
                 "machine {}: the table {} has no column {column:?}, or is not in this file",
@@ -72,13 +75,4 @@ fn refuse_missing(scope: &Scope<'_>, machine: &Machine, entity: &EntityTable) ->
         }
     }
     Ok(())
-}
-
-/// Without the schema, which stands for one file on PostgreSQL's side of things only.
-fn table_name(entity: &EntityTable) -> &str {
-    entity.table.rsplit_once('.').map_or(entity.table.as_str(), |(_, table)| table)
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

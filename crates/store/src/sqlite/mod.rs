@@ -8,9 +8,12 @@
 
 mod append;
 mod aside;
+mod clock;
 mod connection;
+mod contracts;
 mod faults;
 mod headers;
+mod jobs;
 mod leases;
 mod machines;
 mod mounts;
@@ -48,10 +51,11 @@ use self::{
     worker::Worker,
 };
 use crate::{
-    Acquired, Aside, AsideState, DeadLetter, DueMessages, Import, ImportSource, Leases, Lineage,
-    MigrationReport, Moved, Operations, Rebased, ReplayChunk, Replayed, Request, Result, RewindTo,
-    Rewound, RoleNames, SchemaState, Selection, Settled, Status, Store, StoreError, StoreErrorKind,
-    StoredMessage, SubscriptionSpec, SweepReport, TableColumn, TableName, Ticker, WrittenTopic,
+    Acquired, Aside, AsideState, ContractSet, ContractText, ContractsMark, DeadLetter, DueMessages,
+    Import, ImportSource, Leases, Lineage, MigrationReport, Moved, Operations, Rebased,
+    ReplayChunk, Replayed, Request, Result, RewindTo, Rewound, RoleNames, SchemaState, Selection,
+    Settled, Status, Store, StoreError, StoreErrorKind, StoredMessage, SubscriptionSpec,
+    SweepReport, TableColumn, TableName, Ticker, WrittenTopic,
 };
 
 /// How to open a SQLite log.
@@ -73,6 +77,8 @@ pub struct SqliteOptions {
     pub inbox_retention: Duration,
     /// How long commands and their answers are kept, at least.
     pub command_retention: Duration,
+    /// How long jobs are kept that are over, with all that belongs to them, at least.
+    pub job_retention: Duration,
 }
 
 impl Default for SqliteOptions {
@@ -87,6 +93,7 @@ impl Default for SqliteOptions {
             token_retention: Duration::from_hours(24),
             inbox_retention: Duration::from_hours(7 * 24),
             command_retention: Duration::from_hours(7 * 24),
+            job_retention: Duration::from_hours(7 * 24),
         }
     }
 }
@@ -102,6 +109,7 @@ pub struct SqliteStore {
     token_retention: Duration,
     inbox_retention: Duration,
     command_retention: Duration,
+    job_retention: Duration,
     operation_timeout: Duration,
     writer: Arc<Worker>,
     reader: Arc<Worker>,
@@ -132,6 +140,7 @@ impl SqliteStore {
             token_retention: options.token_retention,
             inbox_retention: options.inbox_retention,
             command_retention: options.command_retention,
+            job_retention: options.job_retention,
             operation_timeout: bound,
             writer: Arc::new(writer),
             reader: Arc::new(reader),
@@ -418,7 +427,10 @@ impl Store for SqliteStore {
         let commands_deleted = self
             .sweep_all("sweep commands", until, move |scope| sweep::commands(scope, kept))
             .await?;
-        Ok(SweepReport { tokens_deleted, inbox_deleted, commands_deleted, ..report })
+        let kept = self.job_retention;
+        let jobs_deleted =
+            self.sweep_all("sweep jobs", until, move |scope| sweep::jobs(scope, kept)).await?;
+        Ok(SweepReport { tokens_deleted, inbox_deleted, commands_deleted, jobs_deleted, ..report })
     }
 
     async fn status(&self) -> Result<Status> {
@@ -428,6 +440,11 @@ impl Store for SqliteStore {
 
     async fn recent(&self, after: Option<i64>, limit: u32) -> Result<Vec<StoredMessage>> {
         self.observe("read recent messages", move |scope| status::recent(scope, after, limit)).await
+    }
+
+    async fn contracts(&self, known: &ContractsMark) -> Result<Option<ContractSet>> {
+        let known = *known;
+        self.observe("read the contracts", move |scope| contracts::contracts(scope, &known)).await
     }
 }
 
@@ -452,6 +469,11 @@ impl Operations for SqliteStore {
             operations::create_compatibility_view(scope, &name)
         })
         .await
+    }
+
+    async fn create_compatibility_function(&self, _: &str) -> Result<()> {
+        let doing = "SQLite knows no functions: call `posthaste::Machines`";
+        Err(StoreError::new(StoreErrorKind::Invalid, doing))
     }
 
     fn roles_sql(&self, _: &RoleNames) -> Result<String> {
@@ -512,6 +534,25 @@ impl Operations for SqliteStore {
     async fn push_machine(&self, machine: &Machine, request: &Request) -> Result<()> {
         let (machine, request) = (machine.clone(), request.clone());
         self.write("push a machine", move |scope| machines::push(scope, &machine, &request)).await
+    }
+
+    async fn push_contracts(
+        &self,
+        contracts: &[ContractText],
+        request: &Request,
+    ) -> Result<Vec<bool>> {
+        crate::contracts::check(contracts)?;
+        let (contracts, request) = (contracts.to_vec(), request.clone());
+        self.write("push contracts", move |scope| contracts::push(scope, &contracts, &request))
+            .await
+    }
+
+    async fn remove_contract(&self, topic: &str, version: u32, request: &Request) -> Result<bool> {
+        let (topic, request) = (topic.to_owned(), request.clone());
+        self.write("remove a contract", move |scope| {
+            contracts::remove(scope, &topic, version, &request)
+        })
+        .await
     }
 
     async fn table_columns(&self, _: &TableName) -> Result<Vec<TableColumn>> {

@@ -3,13 +3,13 @@
 //! Every function but `dead_letters` runs under the write lock, and notes what it did in the
 //! audit trail.
 
-use posthaste_core::{MessageId, Place, SchemaName, Timestamp, TopicFilter};
+use posthaste_core::{HeaderObject, MessageId, Place, SchemaName, Timestamp, TopicFilter};
 use rusqlite::{Row, ToSql, named_params};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    aside, headers, pages,
+    aside, pages,
     session::Scope,
     status,
     subscriptions::{self, Subscription},
@@ -302,10 +302,7 @@ pub(super) fn erase(scope: &Scope<'_>, which: &Selection, request: &Request) -> 
         let waiting = of_log.replace("@schema@_log", "@schema@_scheduled");
         let waiting = waiting.replace("m.position", "m.n");
         let waiting = Params::new(&which).messages(scope, &waiting)?;
-        let erased = headers::to_json(&[("posthaste-erased".to_owned(), now(scope)?)]);
-        let erased = erased.map_err(|cause| {
-            StoreError::caused(StoreErrorKind::Unexpected, "write a header", cause)
-        })?;
+        let erased = HeaderObject(&[("posthaste-erased".to_owned(), now(scope)?)]).to_string();
         for (table, at, messages) in [
             ("log", "position", &chosen),
             ("failed_message", "position", &copies),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::session::Scope;
+use super::{jobs, session::Scope};
 use crate::{Moved, Result};
 
 /// Whether something is due, and how long until the next message is: probes of (`deliver_at`, n).
@@ -21,8 +21,13 @@ pub(super) fn move_due(scope: &Scope<'_>, limit: u32) -> Result<Moved> {
     let now = scope.now_micros()?;
     let due = "from @schema@_scheduled where deliver_at <= ?1 order by deliver_at, n limit ?2";
     let columns = "id, topic, key, payload, content_type, headers, correlation_id";
+    let newest = "select coalesce(max(position), 0) from @schema@_log";
+    let before = scope.first(newest, [], |row| row.get::<_, i64>(0))?.unwrap_or_default();
     let insert = format!("insert into @schema@_log ({columns}) select {columns} {due}");
     let count = scope.run(&insert, (now, limit))? as u64;
+    if count > 0 {
+        jobs::note_moved(scope, before)?;
+    }
     // The same rows: nobody else writes in between.
     scope.run(
         &format!("delete from @schema@_scheduled where n in (select n {due})"),

@@ -16,6 +16,9 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("emptied", include_str!("../../migrations/sqlite/0007_emptied.sql")),
     ("inbox", include_str!("../../migrations/sqlite/0008_inbox.sql")),
     ("commands", include_str!("../../migrations/sqlite/0009_commands.sql")),
+    ("contracts", include_str!("../../migrations/sqlite/0010_contracts.sql")),
+    ("clock", include_str!("../../migrations/sqlite/0011_clock.sql")),
+    ("jobs", include_str!("../../migrations/sqlite/0012_jobs.sql")),
 ];
 
 /// Version that this build reads.

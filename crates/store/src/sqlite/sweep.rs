@@ -143,6 +143,15 @@ pub(super) fn commands(scope: &Scope<'_>, retention: Duration) -> Result<usize> 
     )
 }
 
+/// Deletes a chunk of the jobs that were over that long ago, with all that belongs to them.
+pub(super) fn jobs(scope: &Scope<'_>, retention: Duration) -> Result<usize> {
+    scope.run(
+        "delete from @schema@_job where n in ( \
+           select n from @schema@_job where finished_at <= ?2 order by finished_at limit ?1)",
+        (CHUNK as i64, before(scope, retention)?),
+    )
+}
+
 /// The time that lies `retention` back.
 fn before(scope: &Scope<'_>, retention: Duration) -> Result<i64> {
     let retention = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);

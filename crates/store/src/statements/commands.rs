@@ -3,18 +3,18 @@
 
 use posthaste_core::SchemaName;
 
-/// The time on SQLite's clock, in microseconds since the Unix epoch, as the defaults of the tables
-/// read it.
-const NOW: &str = "cast(round((julianday('now') - 2440587.5) * 86400000.0) as integer) * 1000";
+use super::NOW;
 
 /// The statements of commands on PostgreSQL.
 #[derive(Clone, Debug)]
 pub struct PostgresCommands {
-    /// Begins `$1 scope text, $2 key text, $3 fingerprint bytea` for `$4 owner uuid` with a lease of
-    /// `$5 int8` milliseconds: the outcome, the response of a repeat, and the milliseconds that the
-    /// lease of one in progress still has.
+    /// Begins `$1 scope text, $2 key text, $3 fingerprint bytea` for `$4 owner uuid` with a lease
+    /// of `$5 int8` milliseconds: the outcome, the response of a repeat, and a number. Of one in
+    /// progress that is the milliseconds that its lease still has, of a repeat
+    /// [`COMMITTED`](Self::COMMITTED) or 1.
     pub begin: String,
-    /// Keeps the response `$4 bytea` of `$1 scope text, $2 key text` if it is `$3 owner uuid`'s: 1, or 0.
+    /// Keeps the response `$4 bytea` of `$1 scope text, $2 key text` if it is `$3 owner uuid`'s: 1,
+    /// or 0. [`COMMITTED`](Self::COMMITTED) if that had been done before.
     pub complete: String,
     /// Gives `$3 owner uuid` of `$1 scope text, $2 key text` `$4 int8` milliseconds more: 1, or 0.
     pub renew: String,
@@ -23,16 +23,28 @@ pub struct PostgresCommands {
 }
 
 impl PostgresCommands {
+    /// The number of an answer that is committed for certain.
+    pub const COMMITTED: i64 = 2;
+
     /// The statements for one schema.
     pub fn new(schema: &SchemaName) -> Self {
         let answer = "select null::text, null::bytea";
+        // A transaction without an id has written nothing: what it reads is others', and committed.
+        // The condition of a `case` is evaluated before its values, so after the function has had
+        // its effect.
+        let committed = format!(
+            "case when pg_current_xact_id_if_assigned() is null then {} else 1 end::int8",
+            Self::COMMITTED
+        );
         Self {
             begin: format!(
-                "select outcome, response, lease_ms from {schema}.begin_command($1::text, $2::text, \
+                "select outcome, response, case when outcome = 'repeat' then {committed} \
+                 else lease_ms end from {schema}.begin_command($1::text, $2::text, \
                  $3::bytea, $4::uuid, $5::int8 * interval '1 millisecond')"
             ),
             complete: format!(
-                "{answer}, {schema}.complete_command($1::text, $2::text, $3::uuid, $4::bytea)::int::int8"
+                "{answer}, case when {schema}.complete_command($1::text, $2::text, $3::uuid, \
+                 $4::bytea) then {committed} else 0 end::int8"
             ),
             renew: format!(
                 "{answer}, {schema}.renew_command($1::text, $2::text, $3::uuid, \

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use posthaste_core::{Message, MessageId};
-use posthaste_store::{Operations, Store};
+use posthaste_store::{Jobs, Operations, Store};
 
 /// How long messages are kept where a case is not about retention.
 pub(crate) const LONG: Duration = Duration::from_hours(1);
@@ -23,6 +23,9 @@ pub(crate) trait Harness: Sized {
     /// The table of handled messages.
     const INBOX: &'static str;
 
+    /// The table of contracts.
+    const CONTRACT: &'static str;
+
     /// A transaction of an application.
     type Application: Application;
 
@@ -38,6 +41,12 @@ pub(crate) trait Harness: Sized {
 
     /// As [`Harness::open`], for an operator.
     async fn operations(&self) -> Arc<dyn Operations>;
+
+    /// As [`Harness::open`], for workers.
+    async fn jobs(&self) -> Arc<dyn Jobs>;
+
+    /// Jobs that wait look as if somebody had written them without their messages.
+    async fn forget_message_of_jobs(&self);
 
     /// The audit trail: who did what.
     async fn audit(&self) -> Vec<(String, String)>;
@@ -65,6 +74,9 @@ pub(crate) trait Harness: Sized {
 
     /// Writes a handled message past the adapters' checks, and answers whether the database took it.
     async fn write_inbox(&self, consumer: &str) -> bool;
+
+    /// Whether the database takes a statement of the owner's.
+    async fn takes(&self, statement: &str) -> bool;
 
     /// Records a migration that this build does not know.
     async fn record_unknown_migration(&self);

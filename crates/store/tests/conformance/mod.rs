@@ -113,6 +113,31 @@ macro_rules! every_case {
                 r28_handled_message_is_remembered_for_its_time_and_then_forgotten,
                 row_of_an_inbox_that_is_out_of_bounds_is_refused_by_the_database,
             }
+            jobs {
+                job_is_submitted_with_its_message,
+                twins_by_token_or_by_unique_key_are_one_job,
+                r27_job_goes_from_created_over_queued_and_running_to_completed,
+                r28_each_message_begins_its_job_once,
+                failed_attempt_is_followed_by_another_message,
+                snoozed_job_comes_back_and_the_attempt_does_not_count,
+                jobs_of_a_key_run_one_after_the_other_in_their_order,
+                retried_job_does_not_run_beside_a_later_one_of_its_key,
+                lost_worker_gives_back_what_it_has,
+                renewed_worker_keeps_what_it_has_and_learns_what_to_stop,
+                cancelled_job_never_runs_and_a_retried_one_does,
+                dry_runs_say_what_would_be_and_change_nothing,
+                r27_what_keeps_a_job_waiting_is_found_and_mended,
+                random_lives_take_legal_steps_only,
+            }
+            contracts {
+                r31_pushed_contracts_come_back_byte_for_byte_and_only_where_something_is_new,
+                r31_pushed_contract_never_changes,
+                r31_contracts_are_pushed_together_or_not_at_all,
+                one_of_several_pushes_at_once_defines_a_version,
+                removed_contract_is_noticed_and_noted,
+                contract_out_of_bounds_is_refused_by_name,
+                contracts_are_bounded_together,
+            }
             views {
                 published_at_is_null_until_every_matching_subscription_has_settled,
                 message_that_no_subscription_matches_is_never_published,
@@ -146,8 +171,10 @@ macro_rules! every_concurrent_case {
 #[cfg(feature = "postgres")]
 mod aside;
 mod concurrent;
+mod contracts;
 mod harness;
 mod inbox;
+mod jobs;
 mod leases;
 mod messages;
 mod migrations;

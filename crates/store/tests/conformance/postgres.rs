@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use posthaste_core::{Message, MessageId, SchemaName};
 use posthaste_store::{
-    Operations, RingSizes, Store,
+    Jobs, Operations, RingSizes, Store,
     postgres::{PostgresOptions, PostgresStore},
     statements::{PostgresWriter, array_literal},
 };
@@ -36,6 +36,7 @@ impl Harness for PostgresHarness {
     const SWEEP_LEAVES_MAX: u64 = RINGS.slot_size as u64;
     const HAS_SLOTS: bool = true;
     const INBOX: &'static str = "posthaste.inbox";
+    const CONTRACT: &'static str = "posthaste.contract";
     type Application = Transaction;
 
     async fn empty() -> Self {
@@ -48,6 +49,7 @@ impl Harness for PostgresHarness {
             token_retention: retention,
             inbox_retention: retention,
             command_retention: retention,
+            job_retention: retention,
             rings: RINGS,
             ..PostgresOptions::default()
         };
@@ -66,6 +68,17 @@ impl Harness for PostgresHarness {
     async fn operations(&self) -> Arc<dyn Operations> {
         let options = PostgresOptions { rings: RINGS, ..PostgresOptions::default() };
         Arc::new(PostgresStore::connect(self.database.url(), &options).unwrap())
+    }
+
+    async fn jobs(&self) -> Arc<dyn Jobs> {
+        let options = PostgresOptions { rings: RINGS, ..PostgresOptions::default() };
+        Arc::new(PostgresStore::connect(self.database.url(), &options).unwrap())
+    }
+
+    async fn forget_message_of_jobs(&self) {
+        let sql = "update posthaste.job set message_position = null, message_xid = null \
+                   where state = 'created'";
+        self.execute(sql).await;
     }
 
     async fn audit(&self) -> Vec<(String, String)> {
@@ -122,6 +135,10 @@ impl Harness for PostgresHarness {
     async fn write_inbox(&self, consumer: &str) -> bool {
         let sql = "insert into posthaste.inbox values ($1, gen_random_uuid())";
         self.database.connect().await.execute(sql, &[&consumer]).await.is_ok()
+    }
+
+    async fn takes(&self, statement: &str) -> bool {
+        self.database.connect().await.execute(statement, &[]).await.is_ok()
     }
 
     async fn record_unknown_migration(&self) {

@@ -2,9 +2,9 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use posthaste_core::{Message, MessageId, SchemaName};
+use posthaste_core::{Message, MessageId, RelayView, SchemaName};
 use posthaste_store::{
-    Operations, Store, StoreErrorKind,
+    Acquired, Jobs, Operations, Store, StoreErrorKind,
     sqlite::{SqliteOptions, SqliteStore},
     statements::SqliteWriter,
 };
@@ -53,6 +53,7 @@ impl Harness for SqliteHarness {
     const SWEEP_LEAVES_MAX: u64 = 0;
     const HAS_SLOTS: bool = false;
     const INBOX: &'static str = "posthaste_inbox";
+    const CONTRACT: &'static str = "posthaste_contract";
     type Application = Transaction;
 
     async fn empty() -> Self {
@@ -66,6 +67,7 @@ impl Harness for SqliteHarness {
             token_retention: retention,
             inbox_retention: retention,
             command_retention: retention,
+            job_retention: retention,
             ..SqliteOptions::default()
         };
         Arc::new(SqliteStore::open(self.path(), &options).await.unwrap())
@@ -83,6 +85,16 @@ impl Harness for SqliteHarness {
     async fn operations(&self) -> Arc<dyn Operations> {
         let options = SqliteOptions { create: true, ..SqliteOptions::default() };
         Arc::new(SqliteStore::open(self.path(), &options).await.unwrap())
+    }
+
+    async fn jobs(&self) -> Arc<dyn Jobs> {
+        let options = SqliteOptions { create: true, ..SqliteOptions::default() };
+        Arc::new(SqliteStore::open(self.path(), &options).await.unwrap())
+    }
+
+    async fn forget_message_of_jobs(&self) {
+        let sql = "update posthaste_job set message_position = null where state = 'created'";
+        self.connect().execute(sql, []).unwrap();
     }
 
     async fn audit(&self) -> Vec<(String, String)> {
@@ -137,6 +149,10 @@ impl Harness for SqliteHarness {
         let sql = "insert into posthaste_inbox (consumer, message_id) values (?1, ?2)";
         let id = Uuid::new_v4();
         self.connect().execute(sql, (consumer, id.as_bytes())).is_ok()
+    }
+
+    async fn takes(&self, statement: &str) -> bool {
+        self.connect().execute(statement, []).is_ok()
     }
 
     async fn record_unknown_migration(&self) {
@@ -289,4 +305,62 @@ async fn sweep_keeps_the_ticks_and_settles_that_messages_need() {
     assert_eq!([count("log"), count("tick"), count("progress")], [5, 5, 5]);
     store.sweep().await.unwrap();
     assert_eq!([count("log"), count("tick"), count("progress")], [0, 1, 1]);
+}
+
+#[tokio::test]
+async fn clock_that_was_set_back_takes_along_what_waits_for_a_time() {
+    let (harness, store) = migrated::<SqliteHarness>().await;
+    let start = posthaste_store::Start::Beginning;
+    store.reconcile(&[super::reader::subscription("s", &["*"], start)]).await.unwrap();
+    let (lease, long) = (Duration::from_millis(150), Duration::from_hours(1));
+    let relay =
+        |holder: &str| RelayView { holder: holder.to_owned(), subscriptions: vec!["s".to_owned()] };
+    let Acquired::Taken(first, _) = store.acquire("s", "gone", lease).await.unwrap() else {
+        panic!("nobody holds it")
+    };
+    store.renew(&relay("gone"), lease).await.unwrap();
+    // What was written while the clock was ahead by so much.
+    let ahead = 75 * 86_400_000_000_i64;
+    let set_back = || {
+        for (table, column) in
+            [("meta", "seen_at"), ("subscription", "expires_at"), ("relay", "seen_at")]
+        {
+            let sql = format!("update posthaste_{table} set {column} = {column} + ?1");
+            harness.execute(&sql, [ahead]);
+        }
+    };
+    set_back();
+    harness.execute(
+        "insert into posthaste_parked_key (subscription, key, base_tick, base_id, head_tick, \
+         head_id, position, through, message_id, attempts, reason, due, parked_at) \
+         select s.id, 'k', 0, m.incarnation, 0, m.incarnation, 0, 0, m.incarnation, 1, 'r', \
+         m.seen_at + 5000000, m.seen_at from posthaste_subscription s, posthaste_meta m",
+        [],
+    );
+    // Not at once: the one that is gone may live, and say so.
+    let Acquired::Held { left, .. } = store.acquire("s", "next", long).await.unwrap() else {
+        panic!("its lease has not run out")
+    };
+    assert!(left <= lease, "{left:?}");
+    tokio::time::sleep(lease).await;
+    let Acquired::Taken(second, _) = store.acquire("s", "next", long).await.unwrap() else {
+        panic!("its lease has run out")
+    };
+    assert_eq!(second, first + 1);
+    let others = store.renew(&relay("next"), lease).await.unwrap().relays;
+    assert_eq!(others.len(), 1, "{others:?}");
+    let parked = "select (due - parked_at) / 1000000, due <= seen_at + 5000000 \
+                  from posthaste_parked_key, posthaste_meta";
+    let parked = harness.rows(parked, |row| Ok((row.get(0)?, row.get(1)?)));
+    assert_eq!(parked, [(5_i64, true)]);
+    // One that lives keeps what it holds, by the clock as it is now.
+    store.leave("gone").await.unwrap();
+    store.renew(&relay("next"), long).await.unwrap();
+    set_back();
+    let leases = store.renew(&relay("next"), long).await.unwrap();
+    assert_eq!(leases.leases[0].holder.as_deref(), Some("next"));
+    let Acquired::Held { left, .. } = store.acquire("s", "other", lease).await.unwrap() else {
+        panic!("it is held")
+    };
+    assert!(left > long / 2 && left <= long, "{left:?}");
 }

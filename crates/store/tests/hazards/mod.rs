@@ -5,6 +5,7 @@
 //! nobody else takes, or on a crash, have a server of their own.
 
 mod compilation;
+mod contracts;
 mod database;
 mod durability;
 mod fences;

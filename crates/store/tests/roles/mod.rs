@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::taking::taken;
 use posthaste_core::{Message, TopicFilter};
 use posthaste_store::{
-    Aside, FailedMessage, Operations as _, RoleNames, Start, Store as _, SubscriptionSpec,
+    Aside, ContractText, ContractsMark, FailedMessage, Operations as _, Request, RoleNames, Start,
+    Store as _, StoreErrorKind, SubscriptionSpec,
     postgres::{PostgresOptions, PostgresStore},
 };
 use posthaste_testkit::{Database, Postgres};
@@ -14,7 +15,7 @@ use tokio_postgres::{Client, error::SqlState};
 const ROLES: [&str; 4] = ["writer", "relay", "worker", "viewer"];
 
 /// What viewers see whole.
-const SEEN: [&str; 12] = [
+const SEEN: [&str; 15] = [
     "subscription",
     "lease",
     "tick",
@@ -27,6 +28,9 @@ const SEEN: [&str; 12] = [
     "machine",
     "entity",
     "inbox",
+    "execution",
+    "jobs",
+    "worker",
 ];
 
 /// A migrated database with roles of its own, since roles belong to the whole cluster, and a
@@ -116,7 +120,7 @@ async fn every_role_may_do_to_every_table_what_its_task_needs_and_no_more() {
                 }
                 ("relay", "scheduled" | "token" | "inbox") => "select update delete",
                 ("writer", "scheduled") => "delete",
-                ("relay", _) | (_, "meta") => "select",
+                ("relay", _) | (_, "meta" | "contract") | ("worker", "cron") => "select",
                 ("viewer", table) if !is_slot && SEEN.contains(&table) => "select",
                 _ => "",
             };
@@ -217,6 +221,31 @@ async fn relay_publishes_with_its_role_alone() {
     ] {
         assert!(client.batch_execute(beyond).await.is_err(), "{beyond}");
     }
+}
+
+#[tokio::test]
+async fn r31_contracts_are_read_by_every_role_and_pushed_by_the_owner() {
+    let scene = scene().await;
+    let contracts = |schema: &str| {
+        let (topic, schema) = ("t".to_owned(), schema.to_owned());
+        vec![ContractText { topic, version: 1, schema }]
+    };
+    let request = Request { actor: "ann".to_owned(), is_dry_run: false, is_forced: false };
+    let owner = open(scene.database.url());
+    owner.push_contracts(&contracts("{}"), &request).await.unwrap();
+    for role in ROLES {
+        let store = open(&scene.url(role));
+        let seen = store.contracts(&ContractsMark::default()).await.unwrap().unwrap();
+        assert_eq!(seen.contracts[0].schema, "{}", "{role}");
+        let pushed = store.push_contracts(&contracts("true"), &request).await;
+        assert_eq!(pushed.unwrap_err().kind(), StoreErrorKind::Privilege, "{role}");
+        let removed = store.remove_contract("t", 1, &request).await;
+        assert_eq!(removed.unwrap_err().kind(), StoreErrorKind::Privilege, "{role}");
+    }
+    let revoke = format!("revoke select on posthaste.contract from {}_relay", scene.prefix);
+    scene.admin.batch_execute(&revoke).await.unwrap();
+    let error = open(&scene.url("relay")).preflight().await.unwrap_err().to_string();
+    assert!(error.contains("lacks posthaste.contract (select)"), "{error}");
 }
 
 #[tokio::test]
@@ -359,7 +388,7 @@ async fn hostile_search_path_and_shadow_objects_change_nothing() {
 }
 
 /// Calls of functions that run as the owner, and who may make them.
-const OF_THE_OWNER: [(&str, &[&str]); 9] = [
+const OF_THE_OWNER: [(&str, &[&str]); 26] = [
     ("start_machine('m', 'e', 's')", &["writer", "worker"]),
     ("transition('m', 'e', 's')", &["writer", "worker"]),
     ("begin_command('s', 'k', sha256(''), gen_random_uuid())", &["writer", "worker"]),
@@ -367,6 +396,23 @@ const OF_THE_OWNER: [(&str, &[&str]); 9] = [
     ("renew_command('s', 'k', gen_random_uuid(), '1 minute')", &["writer", "worker"]),
     ("abandon_command('s', 'k', gen_random_uuid())", &["writer", "worker"]),
     ("forget_commands('1 day', 10)", &["relay"]),
+    ("submit_job_bytes('t', '')", &["writer", "worker"]),
+    ("cancel_job(gen_random_uuid())", &["writer", "worker"]),
+    ("register_worker('w', '{}', '{}', '1', '1 minute')", &["worker"]),
+    ("handled_messages('c', '{}')", &["worker"]),
+    ("renew_worker(gen_random_uuid(), '1 minute', true)", &["worker"]),
+    ("retire_workers(gen_random_uuid(), 1)", &["worker"]),
+    ("begin_jobs(gen_random_uuid(), '{}', '{}')", &["worker"]),
+    ("finish_jobs(gen_random_uuid(), '{}', '{}', '{}', '{}', '{}', '{}', '{}')", &["worker"]),
+    ("note_progress(gen_random_uuid(), '{}', '{}', '{}')", &["worker"]),
+    ("republish_jobs('{}')", &["worker"]),
+    ("refuse_jobs('{}', '{}')", &["worker"]),
+    ("waiting_jobs('1 minute', 1)", &["worker"]),
+    ("push_cron('c', '{}', now())", &["worker"]),
+    ("tick_cron('c', now(), now())", &["worker"]),
+    ("retry_job(gen_random_uuid(), 1)", &[]),
+    ("note_moved_job(gen_random_uuid(), 1)", &["relay"]),
+    ("forget_jobs('1 day', 10)", &["relay"]),
     ("push_machine('{}')", &[]),
     ("forget_entity()", &[]),
 ];
@@ -415,4 +461,29 @@ async fn viewer_sees_entities_and_neither_metadata_nor_answers() {
     // What the relay may read by name, its rows do not say.
     let relay = scene.login("relay").await;
     assert!(relay.query("select * from posthaste.command", &[]).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn relay_is_told_at_its_start_which_right_it_lacks() {
+    let scene = scene().await;
+    let store = open(&scene.url("relay"));
+    assert_eq!(store.preflight().await.unwrap(), Vec::<String>::new());
+    let relay = format!("{}_relay", scene.prefix);
+    for (right, what, named) in [
+        ("delete", "posthaste.inbox", "posthaste.inbox (delete)"),
+        ("select", "posthaste.log", "posthaste.log (select)"),
+        (
+            "execute",
+            "function posthaste.forget_commands(interval, int)",
+            "posthaste.forget_commands(interval, int) (execute)",
+        ),
+    ] {
+        let revoke = format!("revoke {right} on {what} from {relay}");
+        scene.admin.batch_execute(&revoke).await.unwrap();
+        let error = store.preflight().await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Privilege);
+        assert!(error.to_string().contains(named), "{error}");
+        assert!(error.to_string().contains("posthaste roles"), "{error}");
+        scene.admin.batch_execute(&format!("grant {right} on {what} to {relay}")).await.unwrap();
+    }
 }

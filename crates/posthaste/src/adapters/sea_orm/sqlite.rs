@@ -1,7 +1,7 @@
 //! The calls of the adapter where the database is SQLite.
 
 use ::sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, Value, sqlx};
-use posthaste_core::MessageId;
+use posthaste_core::{HeaderObject, MessageId};
 use posthaste_store::statements::SqliteWriter;
 
 use super::cause;
@@ -9,7 +9,6 @@ use crate::{
     EnqueueError, EnqueueErrorKind, Entry,
     adapters::{NO_TRANSACTION, sqlite_kind},
     caller,
-    encode::header_json,
 };
 
 pub(super) async fn write(
@@ -142,7 +141,7 @@ fn values(Entry { id, message }: Entry<'_>) -> Vec<Value> {
         message.ordering_key().into(),
         message.payload().into(),
         message.media_type().into(),
-        header_json(message).into(),
+        HeaderObject(message.header_pairs()).to_string().into(),
         message.correlation().into(),
     ]
 }

@@ -16,6 +16,7 @@ const LEASE: Duration = Duration::from_mins(1);
 /// A session that begins and ends commands.
 pub(crate) trait CommandSession: Session {
     async fn begin(&mut self, command: &Command) -> Result<Begun, CommandError>;
+    async fn wait(&mut self, command: &Command, wait: Duration) -> Result<Begun, CommandError>;
     async fn complete(&mut self, command: &Command, response: &[u8]) -> Result<(), CommandError>;
     async fn renew(&mut self, command: &Command, lease: Duration) -> Result<(), CommandError>;
     async fn abandon(&mut self, command: &Command) -> Result<(), CommandError>;
@@ -27,6 +28,11 @@ macro_rules! over {
             async fn begin(&mut self, command: &Command) -> Result<Begun, CommandError> {
                 let $this = self;
                 Commands::default().begin($connection, command, LEASE).await
+            }
+
+            async fn wait(&mut self, command: &Command, wait: Duration) -> Result<Begun, CommandError> {
+                let $this = self;
+                Commands::default().begin_or_wait($connection, command, LEASE, wait).await
             }
 
             async fn complete(&mut self, command: &Command, response: &[u8]) -> Result<(), CommandError> {
@@ -67,6 +73,10 @@ macro_rules! over_sea_orm {
                 }
             }
 
+            async fn wait(&mut self, command: &Command, wait: Duration) -> Result<Begun, CommandError> {
+                Commands::default().begin_or_wait(&self.0.database, command, LEASE, wait).await
+            }
+
             async fn complete(&mut self, command: &Command, response: &[u8]) -> Result<(), CommandError> {
                 let commands = Commands::default();
                 match &self.0.transaction {
@@ -91,6 +101,11 @@ over_sea_orm!(SeaOrmPostgres SeaOrmSqlite);
 impl CommandSession for Rusqlite {
     async fn begin(&mut self, command: &Command) -> Result<Begun, CommandError> {
         Commands::default().begin_blocking(&self.0, command, LEASE)
+    }
+
+    /// Not the blocking one, beside which nobody could complete on the same thread.
+    async fn wait(&mut self, command: &Command, wait: Duration) -> Result<Begun, CommandError> {
+        Commands::default().begin_or_wait(&self.0, command, LEASE, wait).await
     }
 
     async fn complete(&mut self, command: &Command, response: &[u8]) -> Result<(), CommandError> {

@@ -16,6 +16,7 @@ use super::Place;
 pub(crate) mod commands;
 pub(crate) mod deadpool;
 pub(crate) mod diesel;
+pub(crate) mod machines;
 pub(crate) mod sea_orm;
 
 /// A connection of one client library.

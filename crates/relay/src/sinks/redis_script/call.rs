@@ -16,11 +16,6 @@ use crate::{
     sinks::outcomes::Outcomes,
 };
 
-/// Messages one call hands over at most: about 1 ms of Redis, which serves nobody else meanwhile.
-/// More are slower: Lua interns every value, and from about 500 messages on its heap leaves the
-/// processor's caches (measured with streams: 3.2 µs a message with 250, 4.2 µs with 1,000).
-const MESSAGES_MAX: usize = 200;
-
 /// What stands in a call besides the messages.
 pub(super) struct Frame<'a> {
     pub(super) script_sha: &'a str,
@@ -41,12 +36,14 @@ pub(super) struct Failed {
 }
 
 /// What the script did with a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     /// Every message was taken.
     Taken,
     /// Nothing was done: the lane is somebody else's, or has come elsewhere.
     Displaced,
+    /// Nothing was done: what is there is not what the sink is set up for, and why.
+    Misfit(String),
     /// Some messages were not taken, and nothing that is on its way will do anything.
     Refused,
     /// As `Refused`; the sink as a whole stopped, and nothing more may be sent of this batch.
@@ -115,7 +112,7 @@ impl<S: Script> Call<S> {
         failed: &mut Failed,
         outcomes: &mut Outcomes,
     ) -> bool {
-        self.part = start..batch.len().min(start + MESSAGES_MAX);
+        self.part = start..batch.len().min(start + S::MESSAGES_MAX);
         let part = batch.slice(self.part.clone());
         self.plan(&part, failed, outcomes);
         if self.sent.is_empty() {
@@ -139,8 +136,12 @@ impl<S: Script> Call<S> {
         self.positions.clear();
         let earlier = outcomes.untaken(self.part.end);
         let earlier = earlier.map(|nth| batch.message(nth).position);
+        let withheld = marks.withheld().iter().copied();
+        let withheld = withheld.take_while(|position| *position < last.position);
         let later = marks.open().iter().copied().filter(|position| *position > last.position);
-        for position in earlier.chain(later).filter(|_| !defect::is("missing-dropped")) {
+        for position in
+            earlier.chain(withheld).chain(later).filter(|_| !defect::is("missing-dropped"))
+        {
             self.positions.extend(position.to_be_bytes());
         }
         self.command.arg(epoch).arg(frame.calls).arg(marks.text(&last)).arg(&*self.positions);
@@ -168,8 +169,10 @@ impl<S: Script> Call<S> {
                 outcomes.set(in_batch, follows_a_rejection(key));
                 continue;
             }
-            if let Err(error) = self.destination.render(&message, &mut self.name) {
-                outcomes.set(in_batch, Outcome::Reject { reason: error.to_string() });
+            let named_so = self.destination.render(&message, &mut self.name);
+            let named_so = named_so.map_err(|error| error.to_string());
+            if let Err(reason) = named_so.and_then(|()| self.script.check_name(&self.name)) {
+                outcomes.set(in_batch, Outcome::Reject { reason });
                 if let Some(key) = message.key {
                     note(&mut failed.keys, key, in_batch);
                 }
@@ -244,6 +247,10 @@ impl<S: Script> Call<S> {
             Value::Array(list) => list.split_first()?,
             _ => return None,
         };
+        if let Value::BulkString(word) = stopped {
+            let why = self.script.misfit(untaken).filter(|_| word == b"MISFIT")?;
+            return Some(Answer::Misfit(why));
+        }
         let stopped = number(stopped)?;
         let mut answer = if stopped == 0 { Answer::Taken } else { Answer::Stopped };
         for pair in untaken.chunks_exact(2) {

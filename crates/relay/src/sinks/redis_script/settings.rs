@@ -1,12 +1,10 @@
 //! What the settings of sinks with scripts have in common, and its check.
 
 use posthaste_core::Template;
+use posthaste_redis::{RedisServer, RedisSettings};
 use serde::de::DeserializeOwned;
 
-use crate::{
-    sink::InvalidTarget,
-    sinks::redis_connection::{RedisServer, RedisSettings},
-};
+use crate::sink::InvalidTarget;
 
 /// Takes a sink's table apart: the server, and the sink's own settings.
 pub(in crate::sinks) fn parse_table<T: DeserializeOwned>(

@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 
 use posthaste_core::Template;
+use posthaste_redis::RedisConnection;
 use redis::{Cmd, Value, from_redis_value};
-
-use crate::sinks::redis_connection::RedisConnection;
 
 /// Streams that are looked at.
 const STREAMS_MAX: usize = 100;

@@ -11,6 +11,7 @@ use hyper::{
     header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
+use posthaste_redis::tls;
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use secrecy::ExposeSecret as _;
 use tokio::{
@@ -22,7 +23,6 @@ use tokio_rustls::TlsConnector;
 use url::Url;
 
 use super::TraceSettings;
-use crate::sinks::redis_connection::tls;
 
 const PATH: &str = "/v1/traces";
 

@@ -13,6 +13,7 @@ use prost::Message as _;
 use tokio::time::{sleep, timeout};
 
 use super::{Exporter, client::ExportError, spans::text};
+use crate::jitter::jitter;
 
 /// Spans of one request.
 const BATCH_SPANS: usize = 512;
@@ -71,7 +72,7 @@ impl Exporter {
                     batch.clear();
                     break;
                 }
-                sleep(BACKOFF.delay(tries, rand::random())).await;
+                sleep(BACKOFF.delay(tries, jitter())).await;
             }
         }
     }
