@@ -1,8 +1,9 @@
 //! `redis-pubsub`: the contract with listeners, and what becomes of messages that nobody hears.
 
 use std::{
+    cell::RefCell,
     fmt::{Debug, Write as _},
-    sync::{Arc, Mutex},
+    sync::Once,
     time::Duration,
 };
 
@@ -222,11 +223,19 @@ async fn message_to_park_is_rejected_with_its_channel() {
     assert!(is_held(&outcomes[2]), "{outcomes:?}");
 }
 
-/// The warnings of the sink on this thread.
-#[derive(Clone, Default)]
-struct Warnings(Arc<Mutex<Vec<String>>>);
+thread_local! {
+    /// The warnings of the sink on this thread.
+    static WARNINGS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
 
-impl Subscriber for Warnings {
+/// Writes the warnings of a sink to its thread's [`WARNINGS`].
+///
+/// One for the whole process: `tracing` asks once for each place in the code whether anybody
+/// wants to hear of it. While a single subscriber is set for a single thread, a test on another
+/// thread that comes by first answers no for all of them.
+struct Listening;
+
+impl Subscriber for Listening {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         *metadata.level() == Level::WARN && metadata.target().contains("redis_pubsub")
     }
@@ -244,7 +253,7 @@ impl Subscriber for Warnings {
         event.record(&mut |field: &Field, value: &dyn Debug| {
             write!(line, "{field}={value:?} ").unwrap();
         });
-        self.0.lock().unwrap().push(line);
+        WARNINGS.with_borrow_mut(|warnings| warnings.push(line));
     }
 
     fn enter(&self, _: &Id) {}
@@ -252,39 +261,46 @@ impl Subscriber for Warnings {
     fn exit(&self, _: &Id) {}
 }
 
-impl Warnings {
-    fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
-    }
+/// Has the warnings of this thread written down, from now on.
+fn listen_to_warnings() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        tracing::subscriber::set_global_default(Listening).unwrap();
+        tracing::callsite::rebuild_interest_cache();
+    });
+    WARNINGS.take();
+}
+
+/// What this thread's sink has warned of since [`listen_to_warnings`].
+fn warnings() -> Vec<String> {
+    WARNINGS.with_borrow(Clone::clone)
 }
 
 #[tokio::test]
 async fn messages_to_nobody_are_accepted_counted_and_told_once() {
-    let warnings = Warnings::default();
-    let _here = tracing::subscriber::set_default(warnings.clone());
+    listen_to_warnings();
     let prefix = Redis::shared().prefix();
     let mut sink = sink(&prefix, "accept").await;
     let mut listener = Listener::start(Redis::shared());
     listener.ask("SUBSCRIBE", &format!("{prefix}attended"));
     assert_eq!(publish(&mut *sink, &numbered(&["attended"])).await.unwrap(), [Outcome::Accepted]);
-    assert!(warnings.lines().is_empty());
+    assert!(warnings().is_empty());
     let samples = numbered(&["attended", "deserted", "deserted"].repeat(300));
     for _ in 0..2 {
         let outcomes = publish(&mut *sink, &samples).await.unwrap();
         assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Accepted), "{outcomes:?}");
     }
     assert_eq!(listener.heard(&format!("{prefix}attended")).len(), 601);
-    let [told] = warnings.lines().try_into().unwrap();
+    let [told] = warnings().try_into().unwrap();
     assert!(told.contains("without subscribers") && told.contains("subscription=\"s\""), "{told}");
     sink.close().await.unwrap();
-    let [_, counted] = warnings.lines().try_into().unwrap();
+    let [_, counted] = warnings().try_into().unwrap();
     assert!(counted.contains("messages=1200"), "{counted}");
 }
 
 #[tokio::test]
 async fn channel_without_permission_stops_the_sink_and_those_before_it_count() {
-    let warnings = Warnings::default();
-    let _here = tracing::subscriber::set_default(warnings.clone());
+    listen_to_warnings();
     let auth = RedisAuth::User {
         name: "relay".to_owned(),
         password: "secret".to_owned(),
@@ -301,7 +317,7 @@ async fn channel_without_permission_stops_the_sink_and_those_before_it_count() {
         assert!(reason.contains("channel \"posthaste:secret\""), "{reason}");
     }
     sink.close().await.unwrap();
-    let lines = warnings.lines();
+    let lines = warnings();
     assert!(lines.len() == 2 && lines[1].contains("messages=2"), "{lines:?}");
 }
 
