@@ -330,6 +330,8 @@ pub struct Waiting {
     pub workers: u32,
     /// Those of them that had nothing left to do after it was published.
     pub idle_workers: u32,
+    /// A job of its topic runs that was submitted after it was published, and neither has a priority.
+    pub is_overtaken: bool,
 }
 
 /// Why a job waits.
@@ -365,6 +367,9 @@ pub enum Stuck {
          subscription publishes to another one than the workers read"
     )]
     QueueElsewhere,
+    /// Workers are at work on what stood behind it.
+    #[error("a job that was submitted after it was published runs already: its queue has lost it")]
+    Overtaken,
     /// Its turn has not come: workers are at work.
     #[error("workers are busy with what stands before it")]
     Busy,
@@ -393,8 +398,9 @@ impl Waiting {
             Self { is_blocked: true, .. } => Stuck::Blocked,
             Self { is_written: false, .. } => Stuck::Unwritten,
             Self { is_published: true, workers: 0, .. } => Stuck::NoWorker,
-            Self { is_published: true, idle_workers: 0, .. } => Stuck::Busy,
-            Self { is_published: true, .. } => Stuck::QueueElsewhere,
+            Self { is_published: true, idle_workers: 1.., .. } => Stuck::QueueElsewhere,
+            Self { is_published: true, is_overtaken: true, .. } => Stuck::Overtaken,
+            Self { is_published: true, .. } => Stuck::Busy,
             Self { is_dead_letter: true, .. } => Stuck::Refused(refusal()),
             Self { refusal: Some(_), .. } => Stuck::SetAside(refusal()),
             Self { subscriptions: 0, .. } => Stuck::NoSubscription,
@@ -409,7 +415,7 @@ impl Stuck {
     /// What mends it.
     pub const fn remedy(&self) -> Remedy {
         match self {
-            Self::Unwritten | Self::QueueElsewhere => Remedy::Publish,
+            Self::Unwritten | Self::QueueElsewhere | Self::Overtaken => Remedy::Publish,
             Self::Refused(_) => Remedy::Refuse,
             Self::NoSubscription
             | Self::Paused
@@ -434,6 +440,7 @@ impl Stuck {
             Self::Backlog => "backlog",
             Self::NoWorker => "no-worker",
             Self::QueueElsewhere => "queue-elsewhere",
+            Self::Overtaken => "overtaken",
             Self::Busy => "busy",
             Self::Blocked => "blocked",
         }
@@ -551,6 +558,11 @@ mod tests {
             (unpublished, "backlog", Remedy::Wait),
             (published.clone(), "no-worker", Remedy::Wait),
             (Waiting { workers: 2, ..published.clone() }, "busy", Remedy::Wait),
+            (
+                Waiting { workers: 2, is_overtaken: true, ..published.clone() },
+                "overtaken",
+                Remedy::Publish,
+            ),
             (
                 Waiting { workers: 2, idle_workers: 1, ..published },
                 "queue-elsewhere",

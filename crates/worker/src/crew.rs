@@ -11,7 +11,7 @@ use std::{
 
 use posthaste::{Inbox, InvalidMessage, MessageId, Received};
 use posthaste_core::{Backoff, Contracts, describe};
-use posthaste_store::{Ended, JobId, Jobs, StoreError, WorkerId};
+use posthaste_store::{Ended, JobId, Jobs, StoreError, StoreErrorKind, WorkerId};
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
     task::JoinSet,
@@ -220,6 +220,19 @@ impl Crew {
     pub(crate) async fn insist<T, F>(
         &self,
         doing: &str,
+        call: impl FnMut() -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        self.insist_while(StoreErrorKind::is_transient, doing, call).await
+    }
+
+    /// The same, as long as a refusal is one that passes.
+    pub(crate) async fn insist_while<T, F>(
+        &self,
+        passes: impl Fn(StoreErrorKind) -> bool,
+        doing: &str,
         mut call: impl FnMut() -> F,
     ) -> Result<T, StoreError>
     where
@@ -228,7 +241,7 @@ impl Crew {
         let mut failures = 0;
         loop {
             match call().await {
-                Err(error) if error.kind().is_transient() => {
+                Err(error) if passes(error.kind()) => {
                     failures += 1;
                     if failures == 1 {
                         tracing::warn!("{doing}: {}; tried again", describe(&error));

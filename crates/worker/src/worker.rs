@@ -6,13 +6,16 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use posthaste::{Inbox, MessageId, Outbox};
 use posthaste_core::{Contracts, describe};
-use posthaste_store::{Ended, Jobs, Outcome, StoreError, WorkerId, WorkerSpec, failpoint};
+use posthaste_store::{
+    Ended, Jobs, Outcome, StoreError, StoreErrorKind, WorkerId, WorkerSpec, failpoint,
+};
 use tokio::{
     sync::{Notify, Semaphore, mpsc, watch},
     task::JoinSet,
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
@@ -29,6 +32,12 @@ use crate::{
 
 /// Most ends that are written down at a time.
 const BATCH: usize = 500;
+/// Batches that are written down at once. There is a second one where the first takes long.
+const WRITERS: usize = 4;
+/// When a batch takes long.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Ends of a batch that are tried at once where they are tried one by one.
+const FINISHES: usize = 4;
 /// For what is left when handlers have stopped: ends are written down, and the worker is forgotten.
 const CLOSING: Duration = Duration::from_secs(5);
 
@@ -279,62 +288,80 @@ async fn panicked(tasks: &mut JoinSet<()>) {
     std::future::pending::<()>().await;
 }
 
-/// Writes ends down, many at a time, and has the sources forget the messages then.
+/// Writes ends down, many at a time, and has the sources forget the messages then. What takes long lets others pass:
+/// a transaction that somebody has left open may hold a job.
 async fn write_down(crew: Arc<Crew>, mut ended: mpsc::Receiver<(InHand, End)>) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while ended.recv_many(&mut batch, BATCH).await > 0 {
-        failpoint::reach("finishing", "");
-        let mut fates: Vec<(InHand, Fate)> = Vec::with_capacity(batch.len());
-        let mut attempts: BTreeMap<WorkerId, (Vec<Ended>, Vec<bool>)> = BTreeMap::new();
-        let (mut handled, mut settled) = (Vec::new(), Vec::new());
-        for (item, end) in batch.drain(..) {
-            let fate = match end {
-                End::Attempt { worker, ended, is_settled } => {
-                    let (all, settled) = attempts.entry(worker).or_default();
-                    all.push(ended);
-                    settled.push(is_settled);
-                    Fate::Done
+    let mut writing = FuturesUnordered::new();
+    let mut open_at = Instant::now();
+    loop {
+        let mut batch = Vec::with_capacity(BATCH);
+        let is_open = writing.is_empty() || open_at <= Instant::now();
+        tokio::select! {
+            Some(()) = writing.next() => {}
+            count = ended.recv_many(&mut batch, BATCH), if is_open && writing.len() < WRITERS => {
+                if count == 0 {
+                    break;
                 }
-                End::Handled => {
-                    handled.push(item.message.id);
-                    Fate::Done
-                }
-                End::Settled => {
-                    settled.push(item.message.id);
-                    Fate::Done
-                }
-                End::Fate(fate) => fate,
-            };
-            fates.push((item, fate));
-        }
-        for (worker, (mut ended, settled)) in attempts {
-            let held = finish(&crew, worker, &mut ended).await;
-            for ((ended, is_settled), is_held) in ended.iter().zip(settled).zip(held) {
-                count(&crew, ended, is_settled, is_held);
+                open_at = Instant::now() + PATIENCE;
+                writing.push(write(&crew, batch));
             }
+            () = sleep_until(open_at), if !is_open => {}
         }
-        record(&crew, &handled).await;
-        let uncommitted = uncommitted(&crew, &settled).await;
-        for (item, fate) in &mut fates {
-            if uncommitted.contains(&item.message.id) {
-                tracing::error!(message = %item.message.id, "its handler did not commit");
-                *fate = Fate::GiveBack;
+    }
+    while writing.next().await.is_some() {}
+}
+
+async fn write(crew: &Crew, batch: Vec<(InHand, End)>) {
+    failpoint::reach("finishing", "");
+    let mut fates: Vec<(InHand, Fate)> = Vec::with_capacity(batch.len());
+    let mut attempts: BTreeMap<WorkerId, (Vec<Ended>, Vec<bool>)> = BTreeMap::new();
+    let (mut handled, mut settled) = (Vec::new(), Vec::new());
+    for (item, end) in batch {
+        let fate = match end {
+            End::Attempt { worker, ended, is_settled } => {
+                let (all, settled) = attempts.entry(worker).or_default();
+                all.push(ended);
+                settled.push(is_settled);
+                Fate::Done
             }
-        }
-        failpoint::reach("finished", "");
-        let mut by_source: Vec<Vec<(Token, Fate)>> = vec![Vec::new(); crew.sources.len()];
-        for (item, fate) in &fates {
-            by_source[item.source].push((item.token.clone(), fate.clone()));
-        }
-        for (source, settled) in by_source.into_iter().enumerate() {
-            if !settled.is_empty() {
-                crew.settle(source, &settled).await;
+            End::Handled => {
+                handled.push(item.message.id);
+                Fate::Done
             }
+            End::Settled => {
+                settled.push(item.message.id);
+                Fate::Done
+            }
+            End::Fate(fate) => fate,
+        };
+        fates.push((item, fate));
+    }
+    for (worker, (ended, settled)) in attempts {
+        for (at, ended, is_held) in finish(crew, worker, ended).await {
+            count(crew, &ended, settled[at], is_held);
         }
-        failpoint::reach("acknowledged", "");
-        for (item, _) in fates {
-            leave(&crew, item);
+    }
+    record(crew, &handled).await;
+    let uncommitted = uncommitted(crew, &settled).await;
+    for (item, fate) in &mut fates {
+        if uncommitted.contains(&item.message.id) {
+            tracing::error!(message = %item.message.id, "its handler did not commit");
+            *fate = Fate::GiveBack;
         }
+    }
+    failpoint::reach("finished", "");
+    let mut by_source: Vec<Vec<(Token, Fate)>> = vec![Vec::new(); crew.sources.len()];
+    for (item, fate) in &fates {
+        by_source[item.source].push((item.token.clone(), fate.clone()));
+    }
+    for (source, settled) in by_source.into_iter().enumerate() {
+        if !settled.is_empty() {
+            crew.settle(source, &settled).await;
+        }
+    }
+    failpoint::reach("acknowledged", "");
+    for (item, _) in fates {
+        leave(crew, item);
     }
 }
 
@@ -348,30 +375,42 @@ fn leave(crew: &Crew, item: InHand) {
     }
 }
 
-/// Ends attempts, and answers which of them still held their jobs. An end that the database refuses for good becomes
-/// the death of its job, and no other's.
-async fn finish(crew: &Crew, worker: WorkerId, ended: &mut [Ended]) -> Vec<bool> {
-    let refused = match end(crew, worker, ended).await {
-        Ok(held) => return held,
+/// Ends attempts, and answers each with its number and whether it still held its job. An end that the database refuses
+/// for good becomes the death of its job, and no other's; one whose job somebody holds waits alone.
+async fn finish(crew: &Crew, worker: WorkerId, ended: Vec<Ended>) -> Vec<(usize, Ended, bool)> {
+    // What takes too long may wait for one of them.
+    let passes = |kind: StoreErrorKind| kind.is_transient() && kind != StoreErrorKind::Timeout;
+    let doing = "finish jobs";
+    let all = crew.insist_while(passes, doing, || crew.store.finish_jobs(worker, &ended)).await;
+    let numbered = ended.into_iter().enumerate();
+    let error = match all {
+        Ok(held) => {
+            return numbered.zip(held).map(|((at, ended), held)| (at, ended, held)).collect();
+        }
         Err(error) => error,
     };
-    tracing::error!("finish jobs: {}; now one by one", describe(&refused));
-    let mut held = Vec::with_capacity(ended.len());
-    for one in ended {
-        let mut is_held = end(crew, worker, std::slice::from_ref(one)).await;
-        if let Err(error) = is_held {
-            one.outcome = Outcome::Dead;
-            one.reason = Some(format!("its end was refused: {}", describe(&error)));
-            one.receipt = None;
-            is_held = end(crew, worker, std::slice::from_ref(one)).await;
-        }
-        held.push(is_held.is_ok_and(|held| held.contains(&true)));
-    }
-    held
+    tracing::warn!("{doing}: {}; now one by one", describe(&error));
+    let one_by_one = numbered.map(|(at, ended)| async move {
+        let (ended, is_held) = finish_one(crew, worker, ended).await;
+        (at, ended, is_held)
+    });
+    futures_util::stream::iter(one_by_one).buffer_unordered(FINISHES).collect().await
 }
 
-async fn end(crew: &Crew, worker: WorkerId, ended: &[Ended]) -> Result<Vec<bool>, StoreError> {
-    crew.insist("finish jobs", || crew.store.finish_jobs(worker, ended)).await
+async fn finish_one(crew: &Crew, worker: WorkerId, mut ended: Ended) -> (Ended, bool) {
+    let mut held = end(crew, worker, &ended).await;
+    if let Err(error) = held {
+        ended.outcome = Outcome::Dead;
+        ended.reason = Some(format!("its end was refused: {}", describe(&error)));
+        ended.receipt = None;
+        held = end(crew, worker, &ended).await;
+    }
+    (ended, held.is_ok_and(|held| held.contains(&true)))
+}
+
+async fn end(crew: &Crew, worker: WorkerId, ended: &Ended) -> Result<Vec<bool>, StoreError> {
+    let ended = std::slice::from_ref(ended);
+    crew.insist("finish a job", || crew.store.finish_jobs(worker, ended)).await
 }
 
 /// Counts and tells of an end. An answer that was lost counts it twice at most: counts are for people.

@@ -18,7 +18,7 @@ use tokio_postgres::{Client, Transaction};
 use uuid::Uuid;
 
 use super::{
-    scenery::{EFFECT, KEYS, PLAIN, RECEIPT},
+    scenery::{EFFECT, InputOf, KEYS, PLAIN, RECEIPT},
     work::Order,
 };
 use crate::stage::connect;
@@ -234,8 +234,8 @@ async fn submit_job(
     let record = "insert into app_job values ($1, $2, $3) on conflict do nothing";
     transaction.execute(record, &[&id, &topic, &is_rejected]).await.ok()?;
     if rng.random_bool(0.9) {
-        let input = "insert into app_input values ($1) on conflict do nothing";
-        transaction.execute(input, &[&id]).await.ok()?;
+        let input = "insert into app_input values ($1, $2) on conflict do nothing";
+        transaction.execute(input, &[&id, &InputOf::Submitter.name()]).await.ok()?;
     }
     Some(())
 }

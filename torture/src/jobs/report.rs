@@ -79,7 +79,8 @@ impl Report {
             text,
             "  not reached {}, nothing under way {}, processes that ended by themselves {}, Redis emptied {} times, \
              {} messages replayed for that\n  {} jobs: {} completed, {} dead, {} taken back; {} attempts, {} of \
-             them lost with their worker; {} messages; {} effects\n  recovery: {} ms",
+             them lost with their worker; {} messages; {} effects\n  inputs that were missing: {} put there by \
+             listeners, {} by checks\n  recovery: {} ms",
             struck.missed,
             struck.idle,
             struck.restarts,
@@ -93,6 +94,8 @@ impl Report {
             numbers.attempts_lost,
             numbers.messages,
             numbers.effects,
+            numbers.inputs_of_listeners,
+            numbers.inputs_of_checks,
             self.recovery(),
         );
         let Findings { lost, doubled, phantom, receipts, illegal, unfinished, .. } = findings;

@@ -15,6 +15,28 @@ pub(crate) const QUEUE: &str = "jobs";
 /// How often a task is tried that does not say so itself.
 pub(crate) const ATTEMPTS: u32 = 20;
 
+/// Who has put the input of a job there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum InputOf {
+    /// Its submitter, in the same transaction.
+    Submitter,
+    /// The second layer: a listener on what is added to the queue.
+    Listener,
+    /// The third one: the check before its handler.
+    Check,
+}
+
+impl InputOf {
+    /// As the application writes it down.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Submitter => "submitter",
+            Self::Listener => "listener",
+            Self::Check => "check",
+        }
+    }
+}
+
 /// Jobs and plain messages, which workers take from a queue. What a flush of Redis has taken of the plain ones is
 /// replayed from the log.
 pub(crate) const JOBS: Play =
@@ -28,7 +50,7 @@ const APPLICATION: &str = "
     insert into app_key select k, 0 from generate_series(0, 11) k;
     create table app_job (id uuid primary key, topic text, is_rejected boolean);
     create table app_plain (id uuid primary key);
-    create table app_input (id uuid primary key);
+    create table app_input (id uuid primary key, provided_by text not null);
     create table app_effect (n bigint generated always as identity primary key, id uuid not null, attempt int,
                              at timestamptz default clock_timestamp());
     create index on app_effect (id);

@@ -10,7 +10,7 @@ use posthaste_core::JobState;
 use posthaste_testkit::failure::{During, Result};
 use serde::Serialize;
 
-use super::scenery::{ATTEMPTS, EFFECT};
+use super::scenery::{ATTEMPTS, EFFECT, InputOf};
 use crate::book::Book;
 
 /// Rows of each kind of finding that a report shows.
@@ -63,6 +63,9 @@ pub(crate) struct Numbers {
     /// Attempts that ended, and those that did so because their worker was lost.
     pub(crate) attempts: u64,
     pub(crate) attempts_lost: u64,
+    /// Inputs that submitters forgot, and who put them there.
+    pub(crate) inputs_of_listeners: u64,
+    pub(crate) inputs_of_checks: u64,
 }
 
 /// A query that counts what is wrong, and the rows that show it.
@@ -176,6 +179,8 @@ pub(crate) async fn examples(book: &Book) -> Result<String> {
 /// Counts what there was.
 pub(crate) async fn numbers(book: &Book) -> Result<Numbers> {
     let count = async |sql: &str| book.count("count", &format!("select count(*) from {sql}")).await;
+    let inputs =
+        async |by: InputOf| count(&format!("app_input where provided_by = '{}'", by.name())).await;
     Ok(Numbers {
         jobs: count("app_job").await?,
         completed: count("posthaste.job where state = 'completed'").await?,
@@ -185,6 +190,8 @@ pub(crate) async fn numbers(book: &Book) -> Result<Numbers> {
         effects: count("app_effect").await?,
         attempts: count("posthaste.execution").await?,
         attempts_lost: count("posthaste.execution where outcome = 'lost'").await?,
+        inputs_of_listeners: inputs(InputOf::Listener).await?,
+        inputs_of_checks: inputs(InputOf::Check).await?,
     })
 }
 

@@ -18,18 +18,21 @@ use posthaste_store::{
 };
 use posthaste_testkit::failure::{During, Failure, Result};
 use posthaste_worker::{
-    Answer, Done, Failed, Found, Task, Worker, WorkerSettings, source::Source, sources,
+    Answer, Done, Failed, Found, Listener, Task, Worker, WorkerSettings,
+    source::{Source, SourceKind},
+    sources,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::oneshot,
     task::yield_now,
     time::{sleep, timeout},
 };
 use tokio_postgres::{Client, NoTls, Transaction};
 
-use super::scenery::{ATTEMPTS, EFFECT, PLAIN, QUEUE, RECEIPT};
+use super::scenery::{ATTEMPTS, EFFECT, InputOf, PLAIN, QUEUE, RECEIPT};
 use crate::stage::{SinkKind, Stage};
 
 /// Long against a transaction, short against a pause.
@@ -75,13 +78,14 @@ pub(crate) async fn work(options: &WorkOptions) -> Result<()> {
     };
     let store = PostgresStore::connect(&options.database, &limits).during("open the store")?;
     let desk = Arc::new(Desk { url: options.database.clone(), idle: Mutex::default() });
+    let listening = listener(options, &desk)?;
     let [checking, effecting, handling] = std::array::from_fn(|_| Arc::clone(&desk));
     let worker = Worker::new(Arc::new(store), settings())
         .during("make a worker")?
         .source(source(options)?)
         .check(EFFECT, move |message: Arc<Received>| {
             let desk = Arc::clone(&checking);
-            async move { desk.provide(&message).await }
+            async move { desk.provide(&message, InputOf::Check).await }
         })
         .handle(EFFECT, move |task: Task| {
             let desk = Arc::clone(&effecting);
@@ -94,9 +98,31 @@ pub(crate) async fn work(options: &WorkOptions) -> Result<()> {
         .handle(RECEIPT, |task: Task| async move { answer(&task).await });
     let mut terminated = signal(SignalKind::terminate()).during("listen for signals")?;
     let shutdown = async move { terminated.recv().await.unwrap_or_default() };
-    let counts = worker.run(shutdown).await;
-    eprintln!("torture: a worker ends: {:?}", counts.during("work")?);
+    let (end, ended) = oneshot::channel::<()>();
+    let listening =
+        listening.map(|listener| tokio::spawn(listener.run(async { drop(ended.await) })));
+    let counts = worker.run(shutdown).await.during("work")?;
+    drop(end);
+    let heard = match listening {
+        Some(listening) => Some(listening.await.during("listen")?),
+        None => None,
+    };
+    eprintln!("torture: a worker ends: {counts:?}, its listener: {heard:?}");
     Ok(())
+}
+
+/// The second layer, where the queue tells what is added to it.
+fn listener(options: &WorkOptions, desk: &Arc<Desk>) -> Result<Option<Listener>> {
+    let Some(listen) = kind(options)?.listen else { return Ok(None) };
+    let additions = listen(source_settings(options)).during("configure the listener")?;
+    let desk = Arc::clone(desk);
+    Ok(Some(Listener::new(additions).timeout(OPERATION_LIMIT).check(
+        EFFECT,
+        move |message: Arc<Received>| {
+            let desk = Arc::clone(&desk);
+            async move { desk.provide(&message, InputOf::Listener).await }
+        },
+    )))
 }
 
 fn settings() -> WorkerSettings {
@@ -113,10 +139,16 @@ fn settings() -> WorkerSettings {
     }
 }
 
+fn kind(options: &WorkOptions) -> Result<&'static SourceKind> {
+    let name = options.sink.name();
+    sources::find(name).ok_or_else(|| Failure::new(format!("there is no source {name}")))
+}
+
 fn source(options: &WorkOptions) -> Result<Box<dyn Source>> {
-    let kind = options.sink.name();
-    let found = sources::find(kind);
-    let found = found.ok_or_else(|| Failure::new(format!("there is no source {kind}")))?;
+    (kind(options)?.parse)(source_settings(options)).during("configure the source")
+}
+
+fn source_settings(options: &WorkOptions) -> toml::Table {
     let texts = [("url", &*options.redis), ("lease", "1s"), ("operation_timeout", "2s")];
     let mut table: toml::Table =
         texts.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
@@ -126,7 +158,7 @@ fn source(options: &WorkOptions) -> Result<Box<dyn Source>> {
     } else {
         table.insert("list".to_owned(), QUEUE.into());
     }
-    (found.parse)(table).during("configure the source")
+    table
 }
 
 /// The handlers' connections.
@@ -154,12 +186,12 @@ impl Desk {
         Ok(client)
     }
 
-    /// The check before a handler: puts the input there, which submitters forget at times.
-    async fn provide(&self, message: &Received) -> Result<Found, Failed> {
+    /// Puts the input there, which submitters forget at times.
+    async fn provide(&self, message: &Received, by: InputOf) -> Result<Found, Failed> {
         let client = self.lend().await?;
-        let provide = "insert into app_input values ($1) on conflict do nothing";
+        let provide = "insert into app_input values ($1, $2) on conflict do nothing";
         let job = message.header(JOB_HEADER).map(str::parse::<JobId>).transpose()?;
-        let count = client.execute(provide, &[&job]).await?;
+        let count = client.execute(provide, &[&job, &by.name()]).await?;
         self.idle().push(client);
         Ok(if count > 0 { Found::Mended } else { Found::Fine })
     }

@@ -15,6 +15,7 @@ create table @schema@.worker (
   version text not null,
   started_at timestamptz not null default clock_timestamp(),
   seen_at timestamptz not null default clock_timestamp(),
+  -- `-infinity`: it has lost what it had, but for what a transaction holds, and its lease never comes back.
   lease_until timestamptz not null,
   -- When all of its sources were last found empty, with nothing in hand.
   empty_at timestamptz,
@@ -316,7 +317,7 @@ begin
   update @schema@.worker w
      set seen_at = clock_timestamp(), lease_until = clock_timestamp() + lease,
          empty_at = case when is_empty then clock_timestamp() else w.empty_at end
-   where w.id = renew_worker.worker;
+   where w.id = renew_worker.worker and w.lease_until > '-infinity';
   is_registered := found;
   cancelled := array(select j.id from @schema@.job j
                       where j.worker = renew_worker.worker and j.state = 'running' and j.is_cancel_wanted);
@@ -325,21 +326,31 @@ $$;
 
 -- Takes from workers what they have, and forgets them: this one, or, where it is null, those whose lease has
 -- run out. `attempts_max` is for jobs that bring no limit of their own. Answers how many jobs it was.
+--
+-- Waits for nobody: what somebody holds is left for the next call, such as a job whose worker was cut off in the
+-- middle of its transaction, which the server has not noticed yet.
 create function @schema@.retire_workers(worker uuid, attempts_max int) returns bigint
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
   gone @schema@.worker;
+  ids uuid[];
   taken bigint;
   total bigint := 0;
 begin
-  -- Waits for nobody, but for this one's own call that begins a job: what that has begun is taken too.
   for gone in
     select * from @schema@.worker w
      where case when retire_workers.worker is null then w.lease_until < clock_timestamp()
                 else w.id = retire_workers.worker end
      order by w.id for update skip locked
   loop
+    -- Keys before rows, as everywhere.
+    ids := array(select j.id from @schema@.job j
+                  where j.worker = gone.id and j.state = 'running'
+                    and (j.key is null or pg_try_advisory_xact_lock(1346914891, hashtext('@schema@ ' || j.key))));
+    ids := array(select j.id from @schema@.job j
+                  where j.id = any (ids) and j.worker = gone.id and j.state = 'running'
+                  order by j.id for no key update skip locked);
     select count(*) into taken from (
       select @schema@.finish_jobs(gone.id, g.ids, g.attempts, g.outcomes, g.reasons, g.waits, g.receipts, g.types)
         from (select array_agg(j.id) as ids, array_agg(j.attempt) as attempts,
@@ -348,10 +359,15 @@ begin
                                     else 'lost' end) as outcomes,
                      array_agg(format('the worker "%s" was lost or stopped', gone.name)) as reasons,
                      array_agg(0::bigint) as waits, array_agg(null::bytea) as receipts, array_agg(null::text) as types
-                from @schema@.job j where j.worker = gone.id and j.state = 'running') g
+                from @schema@.job j where j.id = any (ids)) g
        where g.ids is not null) f;
     total := total + taken;
-    delete from @schema@.worker w where w.id = gone.id;
+    delete from @schema@.worker w
+     where w.id = gone.id
+       and not exists (select from @schema@.job j where j.worker = gone.id and j.state = 'running');
+    if not found then
+      update @schema@.worker w set lease_until = '-infinity' where w.id = gone.id;
+    end if;
   end loop;
   return total;
 end
@@ -374,7 +390,8 @@ declare
   has_keys boolean;
 begin
   -- What a worker begins after its row is gone would never end.
-  perform from @schema@.worker w where w.id = begin_jobs.worker for key share;
+  perform from @schema@.worker w
+    where w.id = begin_jobs.worker and w.lease_until > '-infinity' for key share;
   if not found then
     return query select 0::bigint, 'unregistered', null::int, null::int;
     return;
@@ -633,12 +650,18 @@ create function @schema@.waiting_jobs(
   out refusal text, out is_dead_letter boolean,
   out is_published boolean,
   -- Workers that run jobs of its topic; and those of them that had nothing left after it was published.
-  out workers bigint, out idle_workers bigint
+  out workers bigint, out idle_workers bigint,
+  -- A job of its topic runs that was submitted a while after it was published. Queues keep their order but for
+  -- priorities, and workers that of a key.
+  out is_overtaken boolean
 ) returns setof record
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set jit = off as $$
 #variable_conflict use_column
 begin
   return query
+    with running as materialized (
+      select r.topic, max(r.created_at) as newest from @schema@.job r
+       where r.state = 'running' and r.attempt = 1 and 'bullmq-priority' <> all (r.headers) group by r.topic)
     select j.id, j.topic, (extract(epoch from clock_timestamp() - coalesce(j.due_at, j.created_at)) * 1000)::bigint,
            j.message_position is not null or exists (select from @schema@.scheduled s where s.id = j.message_id),
            j.is_blocked and exists (
@@ -646,7 +669,12 @@ begin
               where e.key = j.key and (e.n < j.n or e.state = 'running')
                 and e.state not in ('completed', 'dead', 'cancelled')),
            p.all_of_them, p.held, p.paused, f.reason, coalesce(f.is_dead, false),
-           p.published_at is not null, w.all_of_them, w.idle
+           p.published_at is not null, w.all_of_them, w.idle,
+           coalesce(r.newest > p.published_at + interval '2 seconds', false)
+             and 'bullmq-priority' <> all (j.headers)
+             and (j.key is null or not exists (
+               select from @schema@.job e
+                where e.key = j.key and e.n < j.n and e.state not in ('completed', 'dead', 'cancelled')))
       from @schema@.job j
      cross join lateral (
        select count(*) as all_of_them,
@@ -666,6 +694,7 @@ begin
        select count(*) as all_of_them, count(*) filter (where w.empty_at > p.published_at + interval '2 seconds') as idle
          from @schema@.worker w
         where w.lease_until > clock_timestamp() and j.topic = any (w.topics)) w
+      left join running r on r.topic = j.topic
      where j.state in ('created', 'failed') and coalesce(j.due_at, j.created_at) <= clock_timestamp() - age
      order by j.created_at limit rows_max;
 end

@@ -269,7 +269,8 @@ impl Jobs for PostgresStore {
         }
         let sql = format!(
             "select job_id, topic, waited_ms, is_written, is_blocked, subscriptions, held, paused, \
-             refusal, is_dead_letter, is_published, workers, idle_workers \
+             refusal, is_dead_letter, is_published, workers, idle_workers, \
+             is_overtaken \
              from {}.waiting_jobs($1 * interval '1 millisecond', $2)",
             self.schema()
         );
@@ -292,6 +293,7 @@ impl Jobs for PostgresStore {
                 is_published: row.get(10),
                 workers: count(row, 11),
                 idle_workers: count(row, 12),
+                is_overtaken: row.get(13),
             },
         };
         Ok(rows.iter().map(waiting).collect())

@@ -297,12 +297,18 @@ fn waiting(scope: &Scope<'_>, age: Duration, limit: u32) -> Result<Vec<WaitingJo
     };
     let set_aside = "@schema@_failed_message f where f.position = j.message_position \
                      and f.id = j.message_id order by f.due is not null limit 1";
+    // Queues keep their order but for priorities, and workers that of a key.
+    let priority = "'$.\"bullmq-priority\"'";
     let sql = format!(
         "select w.*, (select count(*) from @schema@_worker k where k.lease_until > ?1 \
              and exists (select 1 from json_each(k.topics) t where t.value = w.topic)), \
            (select count(*) from @schema@_worker k where k.lease_until > ?1 \
              and exists (select 1 from json_each(k.topics) t where t.value = w.topic) \
-             and k.empty_at > w.published_at + 2000000) \
+             and k.empty_at > w.published_at + 2000000), \
+           w.is_in_order and exists (select 1 from @schema@_job r \
+             where r.worker is not null and r.attempt = 1 and r.topic = w.topic \
+               and r.created_at > w.published_at + 2000000 \
+               and json_extract(r.headers, {priority}) is null) \
          from (select j.id, j.topic, ?1 - coalesce(j.due_at, j.created_at), \
            j.message_position is not null \
              or exists (select 1 from @schema@_scheduled c where c.id = j.message_id), \
@@ -316,7 +322,10 @@ fn waiting(scope: &Scope<'_>, age: Duration, limit: u32) -> Result<Vec<WaitingJo
              then j.created_at \
              else (select min(d.published_at) from @schema@_delivery d \
                    where d.position = j.message_position and d.state = 'published') end \
-             as published_at \
+             as published_at, \
+           json_extract(j.headers, {priority}) is null \
+             and (j.key is null or not exists (select 1 from @schema@_job e \
+               where e.key = j.key and e.n < j.n and e.finished_at is null)) as is_in_order \
          from @schema@_job j where j.state in ('created', 'failed') \
            and coalesce(j.due_at, j.created_at) <= ?1 - ?2 order by j.created_at limit ?3) w",
         count("true"),
@@ -338,8 +347,9 @@ fn waiting(scope: &Scope<'_>, age: Duration, limit: u32) -> Result<Vec<WaitingJo
                 refusal: row.get(8)?,
                 is_dead_letter: row.get(9)?,
                 is_published: row.get::<_, Option<i64>>(10)?.is_some(),
-                workers: row.get(11)?,
-                idle_workers: row.get(12)?,
+                workers: row.get(12)?,
+                idle_workers: row.get(13)?,
+                is_overtaken: row.get(14)?,
             },
         })
     })

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use posthaste_core::{JobState, Message, MessageId, NewJob, Timestamp, job::Remedy};
+use posthaste_core::{
+    JobState, Message, MessageId, NewJob, Timestamp,
+    job::{Remedy, Stuck},
+};
 use posthaste_store::{
     Begun, Cancelled, Ended, Handed, Job, JobFilter, JobId, Jobs, Outcome, Receipt, Request,
     Retried, Start, StoreErrorKind, WorkerId, WorkerSpec,
@@ -402,6 +405,40 @@ pub(crate) async fn r27_what_keeps_a_job_waiting_is_found_and_mended<H: Harness>
     assert_eq!(refused.state, JobState::Dead);
     assert_eq!(refused.reason, Some(because[0].1.clone()));
     assert_eq!(begin(&*jobs, worker, ids[1]).await, first(1), "its turn has come");
+}
+
+pub(crate) async fn r27_job_that_its_queue_has_lost_is_found_while_workers_are_busy<H: Harness>() {
+    let (_harness, jobs, worker) = working::<H>().await;
+    let urgent = Message::new("mail").header("bullmq-priority", "3");
+    let early = [job(None), job(Some("k")), job(Some("k")), NewJob::of(urgent)];
+    let early = jobs.submit_jobs(&early).await.unwrap();
+    publish_all(&*jobs, "s").await;
+    let overtaken = async || {
+        let found = jobs.waiting_jobs(Duration::ZERO, 10).await.unwrap();
+        let mut overtaken: Vec<JobId> = found
+            .iter()
+            .filter(|job| job.known.cause() == Stuck::Overtaken)
+            .map(|job| job.id)
+            .collect();
+        overtaken.sort_unstable();
+        overtaken
+    };
+    let run = async |job| {
+        let ids = jobs.submit_jobs(&[job]).await.unwrap();
+        assert_eq!(begin(&*jobs, worker, ids[0]).await, first(1));
+    };
+    run(job(None)).await;
+    assert_eq!(overtaken().await, no_jobs(), "the queue may have handed them out at the same time");
+    sleep(Duration::from_millis(2_100)).await;
+    run(NewJob::of(Message::new("mail").header("bullmq-priority", "1"))).await;
+    run(NewJob::of(Message::new("other"))).await;
+    assert_eq!(overtaken().await, no_jobs(), "by none of those");
+    run(job(None)).await;
+    let mut lost = early[..2].to_vec();
+    lost.sort_unstable();
+    assert_eq!(overtaken().await, lost);
+    assert_eq!(jobs.republish_jobs(&lost).await.unwrap().len(), 2);
+    assert_eq!(overtaken().await, no_jobs(), "they are on their way");
 }
 
 /// What a random walk does.

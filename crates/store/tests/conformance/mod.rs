@@ -127,6 +127,7 @@ macro_rules! every_case {
                 cancelled_job_never_runs_and_a_retried_one_does,
                 dry_runs_say_what_would_be_and_change_nothing,
                 r27_what_keeps_a_job_waiting_is_found_and_mended,
+                r27_job_that_its_queue_has_lost_is_found_while_workers_are_busy,
                 random_lives_take_legal_steps_only,
             }
             contracts {

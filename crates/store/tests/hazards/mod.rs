@@ -17,5 +17,6 @@ mod rewound;
 mod rings;
 mod rings_of_ticks;
 mod scheduled;
+mod takeovers;
 mod tickers;
 mod windows;

@@ -658,6 +658,51 @@ async fn end_that_the_database_refuses_is_the_death_of_its_job_alone() {
     assert_eq!((counts.completed, counts.dead, counts.lost), (4, 1, 0));
 }
 
+/// Fails with ends that are written down in one statement alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn end_whose_job_somebody_holds_waits_alone() {
+    let place = Place::postgres().await;
+    let store = place.store().await;
+    let hasty = PostgresOptions {
+        operation_timeout: Duration::from_millis(500),
+        ..PostgresOptions::default()
+    };
+    let Place::Postgres(database) = &place else { unreachable!() };
+    let own: Arc<dyn Jobs> = Arc::new(PostgresStore::connect(database.url(), &hasty).unwrap());
+    let jobs: Vec<NewJob> = (0..6).map(|n| job("t", n)).collect();
+    let ids = store.submit_jobs(&jobs).await.unwrap();
+    let mut published = publish(&store).await;
+    // The first four end in the same moment, so in one batch; the others when they may.
+    let gate = Arc::new(tokio::sync::Barrier::new(5));
+    let (later, _) = watch::channel(false);
+    let (ending, rest) = (Arc::clone(&gate), later.clone());
+    let running =
+        start(worker(&own).source(local(&mut published)).handle("t", move |task: Task| {
+            let (gate, mut rest) = (Arc::clone(&ending), rest.subscribe());
+            async move {
+                if number(&task) < 4 {
+                    gate.wait().await;
+                } else {
+                    drop(rest.wait_for(|is_time| *is_time).await);
+                }
+                Ok(Done::default())
+            }
+        }));
+    until(&*store, &ids, JobState::Running).await;
+    let holder = database.connect().await;
+    let hold = "begin; select from posthaste.job where id = any (";
+    holder.batch_execute(&format!("{hold}'{{{}}}') for no key update", ids[2])).await.unwrap();
+    gate.wait().await;
+    until(&*store, &[ids[0], ids[1], ids[3]], JobState::Completed).await;
+    later.send_replace(true);
+    until(&*store, &ids[4..], JobState::Completed).await;
+    assert_eq!(read(&*store, ids[2]).await.job.state, JobState::Running);
+    holder.batch_execute("rollback").await.unwrap();
+    until(&*store, &ids[2..3], JobState::Completed).await;
+    let counts = running.stop().await;
+    assert_eq!((counts.completed, counts.lost), (6, 0));
+}
+
 /// A source with a defect of its own.
 struct Panicking;
 
