@@ -15,8 +15,11 @@ const STYLE: [&[&str]; 3] = [
     &["cargo", "clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
 ];
 
-/// A few minutes, the same schedule every time: a failure is one of the change.
-const TORTURE: [&str; 6] = ["--kills", "60", "--minutes", "5", "--seed", "31"];
+/// Of the relay and of workers: a few minutes each, the same schedule every time: a failure is one of the change.
+const TORTURES: [&[&str]; 2] = [
+    &["--kills", "60", "--minutes", "5", "--seed", "31"],
+    &["--workers", "3", "--kills", "40", "--minutes", "4", "--seed", "31"],
+];
 
 pub(crate) fn run(_arguments: &[String]) -> Result<(), Failure> {
     let mut commands: Vec<Command> = STYLE.iter().map(|words| command(words)).collect();
@@ -27,9 +30,11 @@ pub(crate) fn run(_arguments: &[String]) -> Result<(), Failure> {
         step(&show(&command), || run_command(&mut command))?;
     }
     step("cargo xtask test", || test::run(&[]))?;
-    step(&format!("cargo xtask torture {}", TORTURE.join(" ")), || {
-        torture::run(&TORTURE.map(str::to_owned))
-    })
+    for words in TORTURES {
+        let arguments: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        step(&format!("cargo xtask torture {}", words.join(" ")), || torture::run(&arguments))?;
+    }
+    Ok(())
 }
 
 /// Runs one step, with its time.

@@ -50,8 +50,8 @@ async fn job_that_a_transaction_holds_keeps_no_other_from_being_taken_over() {
     sleep(LEASE * 2).await;
     assert_eq!(take_over(&log).await, 2);
     assert_eq!(take_over(&log).await, 0);
-    use JobState::{Failed, Running};
-    for (id, expected) in ids.iter().zip([Running, Failed, Running, Failed]) {
+    let [held, taken] = [JobState::Running, JobState::Failed];
+    for (id, expected) in ids.iter().zip([held, taken, held, taken]) {
         assert_eq!(state(&log, *id).await, expected);
     }
     // It has lost some of what it had, and so all.
@@ -66,7 +66,7 @@ async fn job_that_a_transaction_holds_keeps_no_other_from_being_taken_over() {
         holder.batch_execute("rollback").await.unwrap();
     }
     assert_eq!(take_over(&log).await, 2);
-    assert_eq!((state(&log, ids[0]).await, state(&log, ids[2]).await), (Failed, Failed));
+    assert_eq!((state(&log, ids[0]).await, state(&log, ids[2]).await), (taken, taken));
     let left = log.writer().await.query("select from posthaste.worker", &[]).await.unwrap();
     assert!(left.is_empty());
 }
