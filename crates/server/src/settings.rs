@@ -231,8 +231,12 @@ impl TokenSettings {
         if self.scopes.is_empty() {
             return Err("scopes is missing; name what the token may do".to_owned());
         }
-        if self.topics.as_ref().is_some_and(|topics| topics.iter().any(String::is_empty)) {
-            return Err("topics must not be empty texts; remove the key for all topics".to_owned());
+        let is_topic_char = |c: char| c.is_ascii_alphanumeric() || "._-:/".contains(c);
+        let is_beginning = |topic: &String| !topic.is_empty() && topic.chars().all(is_topic_char);
+        if let Some(wrong) = self.topics.iter().flatten().find(|topic| !is_beginning(topic)) {
+            let rule =
+                "must be beginnings of topics such as orders. (remove the key for all topics)";
+            return Err(format!("topics {rule}, not {wrong:?}"));
         }
         match &self.expires {
             Some(text) if clock::read(text).is_none() => {
