@@ -184,3 +184,18 @@ fn database_without_a_schema_ends_all_parts_with_the_remedy() {
     assert_eq!(code, Some(4), "{log:?}");
     assert!(log.iter().any(|line| line.contains("posthaste migrate")), "{log:?}");
 }
+
+#[test]
+fn log_lines_of_a_request_have_its_id_and_nothing_of_what_it_carries() {
+    let place = place(&format!("{SERVER}[log]\nlevel = \"debug\"\n"));
+    let (running, address) = serve(&place);
+    let body = json!({ "topic": "mail", "payload": { "card": "4111-1111" }, "headers": { "pin": "0815" } });
+    let more = "x-request-id: asked-7\r\nauthorization: Bearer hidden-token\r\nidempotency-key: my-key\r\n";
+    assert_eq!(ask(&address, "POST", "/api/v1/jobs", more, &body.to_string()).0, 202);
+    let mut log = running.log.until("\"answered\"");
+    assert!(log.last().is_some_and(|line| line.contains("asked-7")), "{log:?}");
+    log.extend(ends(running));
+    for text in ["4111", "0815", "hidden-token", "my-key"] {
+        assert!(!log.iter().any(|line| line.contains(text)), "{text}: {log:?}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use posthaste_server::{NoParts, ServerSettings};
+use posthaste_server::{NoParts, Parts, ServerSettings};
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
@@ -203,4 +203,43 @@ async fn request_ids_of_callers_are_taken_over_if_they_are_plain() {
         let made = ask(id).await;
         assert!(made != id && made.len() == 36, "{made}");
     }
+}
+
+#[tokio::test]
+async fn client_that_never_reads_its_answers_loses_its_place() {
+    let place = Place::sqlite().await;
+    let settings = ServerSettings {
+        connections_max: 1,
+        headers_timeout: LONG,
+        request_timeout: LONG,
+        write_timeout: SHORT,
+        ..settings()
+    };
+    let server = Running::with(&place, settings, Arc::new(NoParts)).await;
+    let mut deaf = server.connect().await;
+    // More than the buffers of both ends take.
+    let asks = "GET /api/v1/openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(2_000);
+    deaf.write_all(asks.as_bytes()).await.unwrap();
+    assert_eq!(server.get("/livez").await.status, 200);
+    drop(deaf);
+    server.ends().await;
+}
+
+/// Breaks where it is asked for metrics.
+struct Broken;
+
+impl Parts for Broken {
+    fn metrics(&self) -> Option<String> {
+        panic!("a test breaks it: secret")
+    }
+}
+
+#[tokio::test]
+async fn panic_in_a_handler_is_a_problem_and_the_server_goes_on() {
+    let place = Place::sqlite().await;
+    let server = Running::with(&place, settings(), Arc::new(Broken)).await;
+    let problem = server.get("/metrics").await.is_problem(500, "internal");
+    assert!(!problem.to_string().contains("secret"), "{problem}");
+    assert_eq!(server.get("/livez").await.status, 200);
+    server.ends().await;
 }

@@ -1,10 +1,18 @@
 //! Jobs over the API, from their submission to what people do with them.
 
-use posthaste_core::{Message, NewJob};
+use std::sync::Arc;
+
+use posthaste_core::{
+    Message, NewJob,
+    contract::{Contract, Contracts},
+};
+use posthaste_server::Server;
 use posthaste_store::{Ended, Handed, Outcome, Receipt, WorkerSpec};
 use serde_json::{Value, json};
 
-use crate::support::{LIMIT, Place, Running, on_both_stores};
+use tokio::sync::watch;
+
+use crate::support::{LIMIT, Place, Running, on_both_stores, settings};
 
 on_both_stores! {
     r26_job_is_accepted_with_its_message_and_found_by_its_id,
@@ -224,5 +232,27 @@ async fn r27_attempts_and_receipts_are_shown(place: Place) {
     assert_eq!(job["executions"][0]["outcome"], "completed");
     assert_eq!(job["executions"][0]["worker"], "post");
     assert_eq!(job["receipts"][0]["body"], json!({ "sent": true }));
+    server.ends().await;
+}
+
+#[tokio::test]
+async fn payload_that_breaks_its_contract_is_refused_before_anything_is_written() {
+    let place = Place::sqlite().await;
+    let (jobs, operations) = place.store().await;
+    let schema = json!({ "type": "object", "required": ["to"] });
+    let contracts = Contracts::new([Contract::new("mail", 1, schema).unwrap()]).unwrap();
+    let (_kept, known) = watch::channel(Arc::new(contracts));
+    let server = Server::new(settings(), jobs, operations).unwrap().with_contracts(known);
+    let server = Running::of(server.bind().await.unwrap());
+    let send = async |payload: Value| {
+        let headers = json!({ "posthaste-contract": "1" });
+        let body = json!({ "topic": "mail", "payload": payload, "headers": headers });
+        server.post("/api/v1/jobs", &body.to_string()).await
+    };
+    let broken = send(json!({ "secret": 1 })).await;
+    let problem = broken.is_problem(422, "contract-broken");
+    assert!(problem["detail"].as_str().unwrap().contains("to"), "{problem}");
+    assert!(server.get("/api/v1/jobs").await.json()["jobs"].as_array().unwrap().is_empty());
+    assert_eq!(send(json!({ "to": 1 })).await.status, 202);
     server.ends().await;
 }

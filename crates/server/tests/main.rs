@@ -11,3 +11,4 @@ mod jobs;
 mod openapi;
 mod subscriptions;
 mod support;
+mod tls;
