@@ -1,5 +1,7 @@
 //! Group commit: one task collects the submissions that wait and writes them in one transaction.
 //!
+//! Two queues, so that what has to wait for somebody else's transaction holds nothing up that does not.
+//!
 //! There is no artificial wait. While one batch is being written the next one gathers, so that batches grow with the
 //! load and a lone submission is written at once. Order: submissions are written as they were queued, also where a
 //! batch has to be split.
@@ -28,10 +30,21 @@ pub(crate) enum NotWritten {
     Failed(Arc<StoreError>),
 }
 
+/// Which queue a job waits in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Nobody else can be submitting the same.
+    Free,
+    /// It has an id or a unique key of the caller's choice. An application may be submitting the same in a transaction
+    /// that is open: the database waits for its outcome, and the whole batch with it.
+    Named,
+}
+
 /// Hands jobs to the task that writes them; clones share it. The task ends when all are dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Batches {
-    queue: mpsc::Sender<Waiting>,
+    free: mpsc::Sender<Waiting>,
+    named: mpsc::Sender<Waiting>,
     /// Units that payloads may still take.
     room: Arc<Semaphore>,
 }
@@ -44,29 +57,38 @@ struct Waiting {
 }
 
 impl Batches {
-    /// The queue, and the task that empties it, for its owner to spawn and to join.
+    /// The queues, of `jobs_max` each, and the task that empties them, for its owner to spawn and to join.
     pub(crate) fn new(
         store: Arc<dyn Jobs>,
         jobs_max: usize,
         bytes_max: usize,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let (queue, waiting) = mpsc::channel(jobs_max);
+        let (free, free_waiting) = mpsc::channel(jobs_max);
+        let (named, named_waiting) = mpsc::channel(jobs_max);
         let units = (bytes_max / UNIT_BYTES).min(Semaphore::MAX_PERMITS);
         let room = Arc::new(Semaphore::new(units));
-        (Self { queue, room }, write_all(store, waiting))
+        let writing = async move {
+            let free = write_all(Arc::clone(&store), free_waiting);
+            tokio::join!(free, write_all(store, named_waiting));
+        };
+        (Self { free, named, room }, writing)
     }
 
     /// Has a job written, and answers the id that stands for it once it is committed.
     ///
     /// # Cancel safety
     /// Dropped while the job waits, it is not written; dropped later, it may be.
-    pub(crate) async fn submit(&self, job: NewJob) -> Result<JobId, NotWritten> {
+    pub(crate) async fn submit(&self, job: NewJob, lane: Lane) -> Result<JobId, NotWritten> {
         let units = u32::try_from(1 + job.message().payload().len() / UNIT_BYTES);
         let room = Arc::clone(&self.room).try_acquire_many_owned(units.unwrap_or(u32::MAX));
         let room = room.map_err(|_full| NotWritten::Busy)?;
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting { job, answer, room };
-        self.queue.try_send(waiting).map_err(|error| match error {
+        let queue = match lane {
+            Lane::Free => &self.free,
+            Lane::Named => &self.named,
+        };
+        queue.try_send(waiting).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => NotWritten::Busy,
             mpsc::error::TrySendError::Closed(_) => NotWritten::Ending,
         })?;

@@ -58,7 +58,8 @@ pub struct ServerSettings {
     pub headers_bytes_max: usize,
     /// Bytes of a body (1024 to 67108864).
     pub body_bytes_max: usize,
-    /// Jobs that wait to be written (1 to 100,000); with more, submissions are answered with 503.
+    /// Jobs that wait to be written (1 to 100,000), those with an id or a unique key of the caller's in a queue of their
+    /// own; with more, submissions are answered with 503.
     pub queue_jobs_max: usize,
     /// Payload bytes of jobs that wait to be written (1048576 to 1073741824).
     pub queue_bytes_max: usize,

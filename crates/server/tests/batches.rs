@@ -1,6 +1,6 @@
 //! Submissions at once: all there, once, in order; alone in their failures; bounded; and answered in a drain.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use posthaste_server::{NoParts, ServerSettings};
@@ -85,6 +85,29 @@ async fn refused_job_of_a_batch_fails_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn job_that_waits_for_a_transaction_of_an_application_holds_up_no_other() {
+    let place = Place::postgres().await;
+    let server = Running::start(&place).await;
+    let client = place.database().connect().await;
+    let mut other = place.database().connect().await;
+    let open = other.transaction().await.unwrap();
+    let sql = "select posthaste.submit_job('t', '1', unique_key => 'u')";
+    open.query_one(sql, &[]).await.unwrap();
+    let unique = server.post("/api/v1/jobs", r#"{"topic":"t","payload":2,"unique_key":"u"}"#);
+    let others = async {
+        eventually_async("the twin to wait", LIMIT, async || waiting(&client).await == 1).await;
+        for n in 0..3 {
+            server.submit(&json!({ "topic": "t", "payload": n })).await;
+        }
+        assert_eq!(waiting(&client).await, 1, "it waits still");
+        open.rollback().await.unwrap();
+    };
+    let (unique, ()) = tokio::join!(unique, others);
+    assert_eq!(unique.status, 202, "{unique:?}");
+    server.ends().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_queue_is_answered_with_503_and_takes_jobs_again() {
     let place = Place::postgres().await;
     let settings = ServerSettings { queue_jobs_max: 2, ..settings() };
@@ -119,7 +142,9 @@ async fn full_queue_is_answered_with_503_and_takes_jobs_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drain_answers_what_is_in_flight_and_accepts_nothing_more() {
     let place = Place::postgres().await;
-    let mut server = Running::start(&place).await;
+    // Nothing but the drain ends the connections.
+    let settings = ServerSettings { headers_timeout: Duration::from_mins(5), ..settings() };
+    let mut server = Running::with(&place, settings, Arc::new(NoParts)).await;
     let client = place.database().connect().await;
     let mut other = place.database().connect().await;
     let lock = other.transaction().await.unwrap();

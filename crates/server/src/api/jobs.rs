@@ -72,11 +72,12 @@ pub(crate) async fn submit(
         Some(key) => Some(Mark::new(&principal.name, key.to_str().unwrap_or_default(), &bytes)?),
         None => None,
     };
-    let Submission { job, proposed, is_named } =
-        value.submission(mark.as_ref(), trace(&headers))?;
+    let submission = value.submission(mark.as_ref(), trace(&headers))?;
+    let lane = submission.lane();
+    let Submission { job, proposed, is_named } = submission;
     check_contract(&app, job.message())?;
     let first = if job.message().due().is_some() { JobState::Scheduled } else { JobState::Created };
-    let id = app.batches.submit(job).await?;
+    let id = app.batches.submit(job, lane).await?;
     let is_known = is_named || proposed.is_some_and(|proposed| proposed != id);
     let earlier = if is_known { app.jobs.job(id).await? } else { None };
     let state = match &earlier {

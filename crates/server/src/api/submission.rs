@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
+    batches::Lane,
     clock,
     problem::{Code, Problem},
     tokens::hex,
@@ -136,9 +137,18 @@ impl Mark {
 #[derive(Debug)]
 pub(crate) struct Submission {
     pub(crate) job: NewJob,
-    /// Whether another job may stand for it, or be it.
+    /// The id that it has if no other job stands for it; `None` where none can.
     pub(crate) proposed: Option<JobId>,
+    /// The caller has chosen that id.
     pub(crate) is_named: bool,
+}
+
+impl Submission {
+    /// Which queue it waits in. Tokens are the server's own, so nobody else holds one.
+    pub(crate) fn lane(&self) -> Lane {
+        let may_wait = self.is_named || self.job.unique().is_some();
+        if may_wait { Lane::Named } else { Lane::Free }
+    }
 }
 
 impl NewJobBody {
@@ -259,10 +269,10 @@ mod tests {
         assert_eq!(message.due().map(|due| due.0), Some(1_798_761_600_000_000));
         assert_eq!((submission.job.unique(), submission.job.attempts_max()), (Some("u"), Some(3)));
         assert_eq!(submission.proposed, message.message_id());
-        assert!(submission.is_named);
+        assert!(submission.is_named && submission.lane() == Lane::Named);
         // Nothing could stand for it: the database chooses the id.
         let plain = body(r#"{"topic":"mail","payload":null}"#).submission(None, None).unwrap();
-        assert_eq!((plain.proposed, plain.is_named), (None, false));
+        assert_eq!((plain.proposed, plain.is_named, plain.lane()), (None, false, Lane::Free));
     }
 
     #[test]
