@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use posthaste_testkit::eventually;
+use posthaste_testkit::{Tls, eventually};
 use serde_json::{Value, json};
 
 use crate::harness::{Place, Running};
@@ -198,4 +198,22 @@ fn log_lines_of_a_request_have_its_id_and_nothing_of_what_it_carries() {
     for text in ["4111", "0815", "hidden-token", "my-key"] {
         assert!(!log.iter().any(|line| line.contains(text)), "{text}: {log:?}");
     }
+}
+
+#[test]
+fn certificates_are_read_again_at_sighup_and_kept_if_they_cannot_be() {
+    let tls = Tls::generate();
+    let place = place(&format!(
+        "{SERVER}[server.tls]\ncertificate = \"certificate.pem\"\nkey = \"key.pem\"\n"
+    ));
+    place.write("certificate.pem", tls.certificate_pem());
+    place.write("key.pem", tls.key_pem());
+    let (running, _) = serve(&place);
+    running.signal("HUP");
+    running.log.until("certificates were read again");
+    place.write("key.pem", "no key");
+    running.signal("HUP");
+    let log = running.log.until("certificates stay as they are");
+    assert!(log.last().is_some_and(|line| line.contains("server.tls.key")), "{log:?}");
+    ends(running);
 }

@@ -1,8 +1,8 @@
 //! Posthaste over HTTP: jobs, subscriptions, health and metrics.
 //!
-//! A request's way: [`listen`] accepts its connection, [`context`] gives it an id, a span and its time, [`guard`] asks
-//! where it comes from and who sends it, [`routes`] is the table of what is served and for whom, and `api` answers.
-//! Submissions go through [`batches`], which writes them together. Everything that is refused is a [`problem`].
+//! A request's way: `listen` accepts its connection, `context` gives it an id, a span and its time, `guard` asks
+//! where it comes from and who sends it, `routes` is the table of what is served and for whom, and `api` answers.
+//! Submissions go through `batches`, which writes them together. Everything that is refused is a `problem`.
 //!
 //! It knows stores, but no relay, worker or sink: what they are doing it hears from whoever runs it ([`Parts`]).
 

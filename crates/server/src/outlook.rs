@@ -18,10 +18,20 @@ const AGE: Duration = Duration::from_secs(2);
 /// What part of the time may be spent on reading: one in so many.
 const SHARE: u32 = 10;
 
+/// What a reading that was given up holds off the next one by, in times of its limit.
+const HOLD_OFF: u32 = 3;
+
 /// The last reading. Whoever finds it too old reads, and those who come meanwhile wait for that.
 #[derive(Debug, Default)]
 pub(crate) struct Outlook {
-    last: Mutex<Option<Reading>>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    last: Option<Reading>,
+    /// When a reading began that has not ended: whoever asked for it went away, and the database may be at it still.
+    given_up: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -38,28 +48,36 @@ impl Outlook {
         store: &dyn Operations,
         limit: Duration,
     ) -> Result<Arc<Status>, Problem> {
-        let late =
-            |_elapsed| Problem::new(Code::DatabaseAway, "the database did not answer in time");
-        timeout(limit, self.read(store)).await.map_err(late)?
+        timeout(limit, self.read(store, limit)).await.map_err(|_elapsed| late())?
     }
 
     /// Forgets what was read, after a change by hand.
     pub(crate) async fn forget(&self) {
-        *self.last.lock().await = None;
+        self.seen.lock().await.last = None;
     }
 
-    async fn read(&self, store: &dyn Operations) -> Result<Arc<Status>, Problem> {
-        let mut last = self.last.lock().await;
-        if let Some(reading) = &*last
+    async fn read(&self, store: &dyn Operations, limit: Duration) -> Result<Arc<Status>, Problem> {
+        let mut seen = self.seen.lock().await;
+        if let Some(reading) = &seen.last
             && reading.at.elapsed() < AGE.max(reading.took * SHARE)
         {
             return Ok(Arc::clone(&reading.status));
         }
+        if seen.given_up.is_some_and(|since| since.elapsed() < HOLD_OFF * limit) {
+            return Err(late());
+        }
         let since = Instant::now();
-        let status = Arc::new(store.status().await?);
-        let reading =
-            Reading { status: Arc::clone(&status), at: Instant::now(), took: since.elapsed() };
-        *last = Some(reading);
+        seen.given_up = Some(since);
+        let read = store.status().await;
+        seen.given_up = None;
+        let status = Arc::new(read?);
+        let (at, took) = (Instant::now(), since.elapsed());
+        seen.last = Some(Reading { status: Arc::clone(&status), at, took });
         Ok(status)
     }
+}
+
+fn late() -> Problem {
+    Problem::new(Code::DatabaseAway, "the database did not answer in time")
+        .retry_after(Duration::from_secs(1))
 }

@@ -174,3 +174,28 @@ async fn drain_answers_what_is_in_flight_and_accepts_nothing_more() {
     let (jobs, _) = place.store().await;
     assert_eq!(jobs.jobs(&JobFilter::default(), 10).await.unwrap().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drain_gives_up_what_takes_longer_than_its_limit() {
+    let place = Place::postgres().await;
+    let limit = Duration::from_millis(200);
+    let settings = ServerSettings { drain_timeout: limit, ..settings() };
+    let server = Running::with(&place, settings, Arc::new(NoParts)).await;
+    let client = place.database().connect().await;
+    let mut other = place.database().connect().await;
+    let lock = other.transaction().await.unwrap();
+    lock.batch_execute("lock table posthaste.job").await.unwrap();
+    let body = r#"{"topic":"t","payload":1}"#;
+    let request = format!(
+        "POST /api/v1/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut in_flight = server.connect().await;
+    in_flight.write_all(request.as_bytes()).await.unwrap();
+    eventually_async("it to wait", LIMIT, async || waiting(&client).await == 1).await;
+    // The lock stays: only the limit ends it.
+    server.ends().await;
+    assert_eq!(Answer::read(&mut in_flight).await.status, 0);
+    lock.rollback().await.unwrap();
+}

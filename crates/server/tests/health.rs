@@ -127,3 +127,23 @@ async fn database_that_is_away_is_told_within_the_limit_and_submissions_are_refu
     .await;
     server.ends().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reading_that_was_given_up_is_not_begun_again_at_once() {
+    let place = Place::postgres().await;
+    let settings = ServerSettings { health_timeout: Duration::from_secs(5), ..settings() };
+    let server = Running::with(&place, settings, Arc::new(Played::default())).await;
+    let client = place.database().connect().await;
+    let mut other = place.database().connect().await;
+    let lock = other.transaction().await.unwrap();
+    lock.batch_execute("lock table posthaste.log").await.unwrap();
+    for _ in 0..5 {
+        assert_eq!(server.get("/api/health/outbox").await.status, 503);
+    }
+    let sql = "select count(*) from pg_stat_activity \
+               where datname = current_database() and wait_event_type = 'Lock'";
+    let waiting: i64 = client.query_one(sql, &[]).await.unwrap().get(0);
+    assert!(waiting <= 1, "{waiting} readings wait in the database");
+    lock.rollback().await.unwrap();
+    server.ends().await;
+}
