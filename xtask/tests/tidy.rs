@@ -38,12 +38,15 @@ const REDIS_PLACES: [&str; 9] = [
     "tests/",
 ];
 
-/// A server crate comes later. The last one is a client, of the collector of traces.
+/// The last one is a client, of the collector of traces.
 const HTTP_PLACES: [&str; 3] =
     ["crates/cli/src/listener", "crates/server/", "crates/relay/src/telemetry/traces/client.rs"];
 
+/// What learns of sinks from whoever runs it.
+const SINKLESS_PLACES: [&str; 1] = ["crates/server/src"];
+
 type Check = fn(&str, &str) -> Vec<String>;
-const RUST_CHECKS: [Check; 5] = [file_name, sql, redis_client, http_server, unfinished];
+const RUST_CHECKS: [Check; 6] = [file_name, sql, redis_client, http_server, sink_name, unfinished];
 
 #[test]
 fn rust_files_are_tidy() {
@@ -148,6 +151,21 @@ fn http_server(path: &str, text: &str) -> Vec<String> {
     code.iter().filter(|piece| server.is_match(&piece.text)).map(complain).collect()
 }
 
+fn sink_name(path: &str, text: &str) -> Vec<String> {
+    if !SINKLESS_PLACES.iter().any(|place| path.starts_with(place)) {
+        return Vec::new();
+    }
+    let name = Regex::new(r"(?i)\b(redis|kafka|nats|jetstream|rabbitmq|bullmq|webhook)").unwrap();
+    let complain = |piece: &Piece| {
+        format!(
+            "{path}:{}: the name of a sink; let the parts beside the server tell it",
+            piece.line
+        )
+    };
+    let literals = split(without_unit_tests(text)).literals;
+    literals.iter().filter(|piece| name.is_match(&piece.text)).map(complain).collect()
+}
+
 fn unfinished(path: &str, text: &str) -> Vec<String> {
     let in_code = Regex::new(r"#\[ignore\b|\b(todo|unimplemented)!").unwrap();
     let mut complaints: Vec<String> = split(text)
@@ -249,6 +267,14 @@ fn the_redis_client_is_refused_outside_its_places() {
 fn http_serving_is_refused_outside_its_place() {
     assert_eq!(http_server("crates/relay/src/lib.rs", "use hyper::Request;").len(), 1);
     assert!(http_server("crates/cli/src/listener/mod.rs", "use hyper::Request;").is_empty());
+}
+
+#[test]
+fn names_of_sinks_are_refused_where_they_are_not_known() {
+    let text = "const A: &str = \"redis-stream\"; // kafka";
+    assert_eq!(sink_name("crates/server/src/lib.rs", text).len(), 1);
+    assert!(sink_name("crates/relay/src/lib.rs", text).is_empty());
+    assert!(sink_name("crates/server/src/lib.rs", "// redis\nlet nats = 1;").is_empty());
 }
 
 #[test]

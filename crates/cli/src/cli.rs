@@ -20,8 +20,10 @@ use crate::{
         relay::RelayArgs,
         replay::{EraseArgs, ReplayArgs},
         roles::RolesArgs,
+        serve::ServeArgs,
         subscriptions::SubscriptionsCommand,
         tail::TailArgs,
+        tokens::TokensCommand,
         worker::WorkerArgs,
     },
     config::Flags,
@@ -116,6 +118,15 @@ pub(crate) enum Command {
     /// Runs the configured workers until SIGTERM or SIGINT, then finishes what they have in hand and exits with
     /// 0. A second signal ends it at once.
     Worker(WorkerArgs),
+    /// Serve the HTTP API, and run the relay and the workers beside it
+    ///
+    /// Jobs, subscriptions, health and metrics over HTTP, on 127.0.0.1:8480 unless `server.listen` says
+    /// otherwise. Runs until SIGTERM or SIGINT, then answers what is in progress, drains the relay and the workers and
+    /// exits with 0. A second signal ends it at once. `server.relay` and `server.workers` switch these parts off.
+    Serve(ServeArgs),
+    /// Make tokens for the server
+    #[command(subcommand)]
+    Tokens(TokensCommand),
     /// Show the log and how far each subscription has come
     Status,
     /// Show the newest messages of the log

@@ -15,6 +15,7 @@ mod listener;
 mod logging;
 mod output;
 mod panics;
+mod parts;
 mod progress;
 mod run;
 mod signals;

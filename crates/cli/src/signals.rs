@@ -31,6 +31,12 @@ impl Stop {
         Ok(Self { requested })
     }
 
+    /// A stop that somebody else asks for, by sending `true`.
+    pub(crate) fn by_hand() -> (watch::Sender<bool>, Self) {
+        let (request, requested) = watch::channel(false);
+        (request, Self { requested })
+    }
+
     /// Whether a stop has been asked for.
     pub(crate) fn is_requested(&self) -> bool {
         *self.requested.borrow()
@@ -44,6 +50,24 @@ impl Stop {
             let _ = requested.wait_for(|requested| *requested).await;
         }
     }
+}
+
+/// Does something whenever SIGHUP comes, which then ends nothing. Never returns.
+pub(crate) fn on_hangup<E: std::error::Error + 'static>(
+    reload: impl Fn() -> Result<(), E> + Send + 'static,
+) -> io::Result<impl Future<Output = ()> + Send> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            match reload() {
+                Ok(()) => tracing::info!("certificates were read again"),
+                Err(error) => {
+                    let error = posthaste_core::describe(&error);
+                    tracing::error!("certificates stay as they are: {error}");
+                }
+            }
+        }
+    })
 }
 
 async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {

@@ -21,6 +21,7 @@ mod replays;
 mod rewound;
 mod room;
 mod secrets;
+mod serve;
 mod servers;
 mod telemetry;
 mod traces;

@@ -15,10 +15,12 @@ pub(crate) mod relay;
 pub(crate) mod replay;
 pub(crate) mod roles;
 mod selection;
+pub(crate) mod serve;
 pub(crate) mod status;
 pub(crate) mod subscriptions;
 pub(crate) mod sweep;
 pub(crate) mod tail;
+pub(crate) mod tokens;
 pub(crate) mod worker;
 
 use std::io::Write as _;
@@ -46,6 +48,7 @@ pub(crate) fn run(cli: Cli) -> Result {
     match cli.command {
         Command::Completions(args) => completions::run(&args, &mut out),
         Command::Metrics(command) => metrics::run(command, &mut out),
+        Command::Tokens(command) => tokens::run(&command, &mut out),
         Command::Demo(args) => runtime()?.block_on(demo::run(&args, &mut out)),
         Command::Machines(MachinesCommand::Files(command)) => machines::run(&command, &mut out),
         Command::Contracts(command) if !command.needs_database() => {
@@ -81,6 +84,7 @@ async fn run_on(command: Command, loaded: &Loaded, out: &mut Output) -> Result {
         Command::Import(args) => import::run(&args, config, out).await,
         Command::Relay(args) => relay::run(&args, config).await,
         Command::Worker(args) => worker::run(&args, config).await,
+        Command::Serve(args) => serve::run(&args, config).await,
         Command::Status => status::run(config, out).await,
         Command::Sweep => sweep::run(config, out).await,
         Command::Tail(args) => tail::run(&args, config, out).await,
@@ -97,7 +101,8 @@ async fn run_on(command: Command, loaded: &Loaded, out: &mut Output) -> Result {
         | Command::Completions(_)
         | Command::Demo(_)
         | Command::Machines(_)
-        | Command::Metrics(_) => Ok(()),
+        | Command::Metrics(_)
+        | Command::Tokens(_) => Ok(()),
     }
 }
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 
 use posthaste_core::SchemaName;
 use posthaste_relay::{FailureSettings, OnBreach, RelaySettings};
+use posthaste_server::ServerSettings;
 use posthaste_store::{RingSizes, postgres::PostgresOptions};
 use schemars::JsonSchema;
 use secrecy::SecretString;
@@ -31,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) subscriptions: BTreeMap<String, SubscriptionSettings>,
     /// One table per worker, by name, as those of subscriptions.
     pub(crate) workers: BTreeMap<String, WorkerTable>,
+    /// The server: the HTTP API, and which parts run beside it in `posthaste serve`.
+    pub(crate) server: ServerSettings,
     /// What a relay tells machines: metrics and health, over HTTP.
     pub(crate) telemetry: TelemetrySettings,
     /// What the program writes to stderr.

@@ -1,0 +1,86 @@
+//! What a process tells of its relay and its workers: to its listener, and to its server.
+
+use std::{sync::Arc, time::Duration};
+
+use posthaste_relay::{Monitor, Relay, telemetry::Telemetry as RelayTelemetry};
+use posthaste_server::RelayPart;
+use posthaste_worker::{Worker, telemetry::Telemetry};
+use serde_json::{Value, json};
+
+use crate::{config::Config, listener::Told};
+
+/// What is told of the parts of this process; clones share it.
+#[derive(Clone)]
+pub(crate) struct Process {
+    workers: Vec<Telemetry>,
+    relay: Option<(RelayTelemetry, Monitor)>,
+    /// The relay's longest pause between looks.
+    poll_interval: Duration,
+    /// Metrics have a listener of their own.
+    is_listened: bool,
+}
+
+impl Process {
+    pub(crate) fn of(config: &Config, workers: &[Worker], relay: Option<&Relay>) -> Self {
+        Self {
+            workers: workers.iter().map(Worker::telemetry).collect(),
+            relay: relay.map(|relay| (relay.telemetry(), relay.monitor())),
+            poll_interval: config.relay.idle_interval,
+            is_listened: config.telemetry.listen.is_some(),
+        }
+    }
+}
+
+impl Told for Process {
+    fn metrics(&self) -> String {
+        let relay = self.relay.as_ref().map(|(relay, _)| relay.metrics()).unwrap_or_default();
+        relay + &posthaste_worker::telemetry::metrics(&self.workers)
+    }
+
+    fn is_alive(&self) -> bool {
+        self.workers.iter().all(Telemetry::is_alive)
+            && self.relay.as_ref().is_none_or(|(relay, _)| relay.is_alive())
+    }
+
+    fn readiness(&self) -> (bool, Value) {
+        let workers: Vec<_> = self.workers.iter().map(Telemetry::readiness).collect();
+        let relay = self.relay.as_ref().map(|(relay, _)| relay.readiness());
+        let is_ready = workers.iter().all(|worker| worker.ready)
+            && relay.as_ref().is_none_or(|relay| relay.ready);
+        (is_ready, json!({ "ready": is_ready, "workers": workers, "relay": relay }))
+    }
+
+    async fn observe(self: Arc<Self>, interval: Duration) {
+        match &self.relay {
+            Some((relay, _)) => relay.observe(interval).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl posthaste_server::Parts for Process {
+    fn metrics(&self) -> Option<String> {
+        (!self.is_listened).then(|| Told::metrics(self))
+    }
+
+    fn is_alive(&self) -> bool {
+        Told::is_alive(self)
+    }
+
+    fn readiness(&self) -> (bool, Value) {
+        Told::readiness(self)
+    }
+
+    fn relay(&self) -> Option<RelayPart> {
+        let (relay, monitor) = self.relay.as_ref()?;
+        let subscriptions = monitor.snapshot();
+        let mut failures = subscriptions.iter().filter_map(|it| it.last_error.clone());
+        Some(RelayPart {
+            is_alive: relay.is_alive(),
+            poll_interval: self.poll_interval,
+            processed: subscriptions.iter().map(|it| it.published).sum(),
+            failed: subscriptions.iter().map(|it| it.rejections).sum(),
+            last_error: monitor.trouble().or_else(|| failures.next_back()),
+        })
+    }
+}

@@ -1,0 +1,8 @@
+//! What the routes answer, one file per kind of thing. Which routes there are stands in [`crate::routes`].
+
+pub(crate) mod health;
+pub(crate) mod jobs;
+pub(crate) mod openapi;
+mod shown;
+mod submission;
+pub(crate) mod subscriptions;

@@ -1,0 +1,128 @@
+//! The API's description, made from the table of routes and the types of its bodies.
+
+use std::sync::OnceLock;
+
+use axum::{
+    http::{HeaderName, header},
+    response::IntoResponse,
+};
+use utoipa::{
+    OpenApi,
+    openapi::{
+        Content, Ref, Response, SecurityRequirement,
+        path::{HttpMethod, PathItem},
+        security::{Http, HttpAuthScheme, SecurityScheme},
+    },
+};
+
+use super::{health, jobs, shown, submission, subscriptions};
+use crate::{guard::Access, problem, routes, tokens::Scope};
+
+/// The types that answers and bodies are made of.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Posthaste",
+        description = "Jobs, subscriptions and health of a transactional outbox. Every refusal is a Problem (RFC 9457).",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    components(schemas(
+        problem::ProblemBody<'static>,
+        submission::NewJobBody,
+        jobs::Submitted,
+        shown::JobStatus,
+        jobs::Jobs,
+        shown::JobBody,
+        shown::WholeJob,
+        shown::Execution,
+        shown::Receipt,
+        jobs::JobChange,
+        jobs::JobRetry,
+        jobs::JobChanged,
+        subscriptions::Subscriptions,
+        subscriptions::Subscription,
+        subscriptions::SubscriptionChange,
+        subscriptions::SubscriptionChanged,
+        health::Liveness,
+        health::ReadyState,
+        health::Health,
+        health::DeepHealth,
+        health::DatabaseHealth,
+        health::OutboxFigures,
+        health::OutboxHealth,
+        health::OutboxStatistics,
+    ))
+)]
+struct Described;
+
+/// The description, as it stands in `openapi.json`.
+pub fn document() -> String {
+    let mut api = Described::openapi();
+    env!("CARGO_PKG_VERSION").clone_into(&mut api.info.version);
+    let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    api.components
+        .get_or_insert_default()
+        .security_schemes
+        .insert("token".to_owned(), scheme.into());
+    for route in routes::table() {
+        let mut operation = route.operation;
+        let (scope, is_whole) = match route.access {
+            Access::Public => (None, false),
+            Access::Scope(scope) => (Some(scope), false),
+            Access::Whole(scope) => (Some(scope), true),
+        };
+        operation.security = Some(match scope {
+            None => Vec::new(),
+            Some(scope) => vec![SecurityRequirement::new("token", [scope.as_str()])],
+        });
+        let asks = asks(scope, is_whole);
+        let told =
+            operation.description.take().map_or(asks.clone(), |told| format!("{told}\n\n{asks}"));
+        operation.description = Some(told);
+        operation.responses.responses.insert("default".to_owned(), refusal().into());
+        let item = PathItem::new(HttpMethod::Get, operation.clone());
+        let item = if route.method == HttpMethod::Get {
+            item
+        } else {
+            PathItem::new(route.method, operation)
+        };
+        match api.paths.paths.get_mut(&route.path) {
+            Some(there) => there.merge_operations(item),
+            None => {
+                api.paths.paths.insert(route.path, item);
+            }
+        }
+    }
+    let mut text = api.to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+fn asks(scope: Option<Scope>, is_whole: bool) -> String {
+    match scope {
+        None => "Needs no token.".to_owned(),
+        Some(scope) if is_whole => {
+            format!("Needs a token with the scope `{scope}` that is not limited to some topics.")
+        }
+        Some(scope) => format!("Needs a token with the scope `{scope}`."),
+    }
+}
+
+/// What every route may answer instead.
+fn refusal() -> Response {
+    let mut refusal = Response::new("A refusal or a failure");
+    let problem = Content::new(Some(Ref::from_schema_name("Problem")));
+    refusal.content.insert("application/problem+json".to_owned(), problem.into());
+    refusal
+}
+
+/// The API's description
+///
+/// This document.
+#[utoipa::path(get, path = "/api/v1/openapi.json", tag = "description",
+    responses((status = 200, description = "The description", body = serde_json::Value)))]
+pub(crate) async fn description() -> impl IntoResponse {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    const KIND: [(HeaderName, &str); 1] = [(header::CONTENT_TYPE, "application/json")];
+    (KIND, TEXT.get_or_init(document).as_str())
+}

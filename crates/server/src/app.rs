@@ -1,0 +1,26 @@
+//! What all requests share.
+
+use std::sync::Arc;
+
+use posthaste_core::contract::Contracts;
+use posthaste_store::{Jobs, Operations};
+use tokio::sync::watch;
+
+use crate::{
+    batches::Batches, outlook::Outlook, parts::Parts, settings::ServerSettings, tokens::Tokens,
+};
+
+/// What all requests share. Nothing of it changes but through its own members.
+pub(crate) struct App {
+    pub(crate) settings: ServerSettings,
+    pub(crate) tokens: Tokens,
+    pub(crate) jobs: Arc<dyn Jobs>,
+    pub(crate) operations: Arc<dyn Operations>,
+    /// Where submissions go; the task behind it ends with the last of its holders.
+    pub(crate) batches: Batches,
+    /// What payloads must look like, as whoever made the server keeps it up to date.
+    pub(crate) contracts: watch::Receiver<Arc<Contracts>>,
+    pub(crate) parts: Arc<dyn Parts>,
+    /// The log's figures, read now and then.
+    pub(crate) outlook: Outlook,
+}

@@ -1,0 +1,192 @@
+//! What handlers take out of requests. Every refusal is a [`Problem`].
+
+use std::sync::Arc;
+
+use axum::{
+    body::{Body, Bytes, HttpBody as _},
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    http::{HeaderMap, header, request::Parts},
+};
+use http_body_util::BodyExt as _;
+use posthaste_store::JobId;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use crate::{
+    app::App,
+    problem::{Code, Problem},
+    strict_json,
+    tokens::Principal,
+};
+
+/// How much more than the limit is read and thrown away, so that a client that is still sending hears the answer.
+const OVERRUN_FACTOR: usize = 8;
+
+/// A JSON body.
+#[derive(Debug)]
+pub(crate) struct Json<T> {
+    pub(crate) value: T,
+    /// As it was sent.
+    pub(crate) bytes: Bytes,
+}
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            let detail = "send the body as content-type: application/json";
+            return Err(Problem::of(Code::NotJson, "content-type", detail));
+        }
+        let bytes = body(request, app).await?;
+        Ok(Self { value: strict_json::read(&bytes)?, bytes })
+    }
+}
+
+/// A JSON body that may be left out.
+#[derive(Debug)]
+pub(crate) struct OptionalJson<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        if request.body().is_end_stream() {
+            return Ok(Self(T::default()));
+        }
+        Json::from_request(request, app).await.map(|Json { value, .. }| Self(value))
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(kind) = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()) else {
+        return false;
+    };
+    let mut parts = kind.split(';').map(str::trim);
+    let is_json = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"));
+    // JSON is UTF-8, whatever else is said.
+    is_json && parts.all(|part| part.is_empty() || part.eq_ignore_ascii_case("charset=utf-8"))
+}
+
+async fn body(request: Request, app: &App) -> Result<Bytes, Problem> {
+    let limit = app.settings.body_bytes_max;
+    let is_asked_first = request.headers().contains_key(header::EXPECT);
+    let body = request.into_body();
+    if is_asked_first && body.size_hint().lower() > limit as u64 {
+        return Err(too_large(limit));
+    }
+    match timeout(app.settings.body_timeout, collect(body, limit)).await {
+        Ok(collected) => collected,
+        Err(_elapsed) => {
+            let limit = app.settings.body_timeout;
+            let detail = format!("the body must come within {limit:?} (server.body_timeout)");
+            Err(Problem::new(Code::SlowBody, detail))
+        }
+    }
+}
+
+async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Problem> {
+    let mut bytes = Vec::new();
+    let mut seen: usize = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_broken| {
+            Problem::new(Code::BadRequest, "the body broke off: send as much as was announced")
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        seen = seen.saturating_add(data.len());
+        if seen <= limit {
+            bytes.extend_from_slice(&data);
+        } else if seen > limit.saturating_mul(OVERRUN_FACTOR) {
+            break;
+        }
+    }
+    if seen > limit { Err(too_large(limit)) } else { Ok(bytes.into()) }
+}
+
+fn too_large(limit: usize) -> Problem {
+    let detail = format!("a body has at most {limit} bytes (server.body_bytes_max)");
+    Problem::new(Code::BodyTooLarge, detail)
+}
+
+/// The parameters of a query, each at most once.
+#[derive(Debug)]
+pub(crate) struct Parameters<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequestParts<Arc<App>> for Parameters<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let read = Query::<T>::from_request_parts(parts, app).await;
+        let Query(value) = read.map_err(|error| {
+            let said = error.body_text();
+            let said = said.split_once(": ").map_or(said.as_str(), |(_, said)| said);
+            let said: String = said.chars().filter(|c| !c.is_control()).take(200).collect();
+            Problem::new(Code::BadParameter, format!("the query cannot be read: {said}"))
+        })?;
+        Ok(Self(value))
+    }
+}
+
+/// The job that the path names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OfJob(pub(crate) JobId);
+
+impl FromRequestParts<Arc<App>> for OfJob {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let path = Path::<String>::from_request_parts(parts, app).await;
+        let id = path.ok().and_then(|Path(text)| text.parse().ok());
+        let wrong = || Problem::of(Code::BadParameter, "id", "id must be a UUID");
+        id.map(Self).ok_or_else(wrong)
+    }
+}
+
+/// The subscription that the path names.
+#[derive(Clone, Debug)]
+pub(crate) struct OfSubscription(pub(crate) String);
+
+impl FromRequestParts<Arc<App>> for OfSubscription {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let path = Path::<String>::from_request_parts(parts, app).await;
+        match path {
+            Ok(Path(name)) => Ok(Self(name)),
+            Err(_undecodable) => {
+                Err(Problem::of(Code::BadParameter, "name", "name must be text in UTF-8"))
+            }
+        }
+    }
+}
+
+impl FromRequestParts<Arc<App>> for Principal {
+    type Rejection = Problem;
+
+    /// [`crate::guard::authorize`] has put it there, on every route but public ones.
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, Problem> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(|| {
+            tracing::error!("a public route asks who calls");
+            Problem::internal()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_json_in_utf8_is_json() {
+        let ask = |kind: &str| {
+            is_json(&HeaderMap::from_iter([(header::CONTENT_TYPE, kind.parse().unwrap())]))
+        };
+        for kind in ["application/json", "Application/JSON; charset=UTF-8", "application/json;"] {
+            assert!(ask(kind), "{kind}");
+        }
+        for kind in ["text/plain", "application/jsonp", "application/json; charset=latin1", ""] {
+            assert!(!ask(kind), "{kind}");
+        }
+        assert!(!is_json(&HeaderMap::new()));
+    }
+}

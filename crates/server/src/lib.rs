@@ -1,0 +1,40 @@
+//! Posthaste over HTTP: jobs, subscriptions, health and metrics.
+//!
+//! A request's way: `listen` accepts its connection, `context` gives it an id, a span and its time, `guard` asks
+//! where it comes from and who sends it, `routes` is the table of what is served and for whom, and `api` answers.
+//! Submissions go through `batches`, which writes them together. Everything that is refused is a `problem`.
+//!
+//! It knows stores, but no relay, worker or sink: what they are doing it hears from whoever runs it ([`Parts`]).
+
+mod api;
+mod app;
+mod batches;
+mod clock;
+mod context;
+mod error;
+mod extract;
+mod guard;
+mod listen;
+mod outlook;
+mod parts;
+mod problem;
+mod routes;
+mod server;
+mod settings;
+mod strict_json;
+mod timed_io;
+mod tls;
+mod tokens;
+
+pub use crate::{
+    api::openapi::document,
+    error::{ServerError, ServerErrorKind},
+    guard::Access,
+    parts::{NoParts, Parts, RelayPart},
+    problem::Code,
+    routes::{Listed, routes},
+    server::{Bound, Server},
+    settings::{ServerSettings, TlsSettings, TokenSettings},
+    tls::Certificates,
+    tokens::{NewSecret, Scope},
+};

@@ -1,0 +1,218 @@
+//! Who may do what: every route with every scope, topics, names and origins.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use posthaste_server::{
+    Access, NewSecret, NoParts, Scope, Server, ServerErrorKind, ServerSettings, TokenSettings,
+    routes,
+};
+use serde_json::json;
+
+use crate::support::{Answer, Place, Running, on_both_stores, settings, token};
+
+on_both_stores! {
+    every_route_asks_for_its_scope_and_for_nothing_less,
+    token_of_some_topics_sees_and_submits_those_alone,
+}
+
+/// Name, scopes and topics.
+type Asked<'a> = (&'static str, &'a [Scope], Option<&'a [&'a str]>);
+type Secrets = BTreeMap<&'static str, String>;
+
+async fn with_tokens(place: &Place, tokens: &[Asked<'_>]) -> (Running, Secrets) {
+    let mut settings = settings();
+    let mut secrets = Secrets::new();
+    for (name, scopes, topics) in tokens {
+        let (token, secret) = token(scopes, *topics);
+        settings.tokens.insert((*name).to_owned(), token);
+        secrets.insert(name, secret);
+    }
+    (Running::with(place, settings, Arc::new(NoParts)).await, secrets)
+}
+
+/// Calls a route with a body that it can read.
+async fn call(server: &Running, method: &str, path: &str, token: Option<&str>) -> Answer {
+    let path =
+        path.replace("{id}", "018f0000-0000-7000-8000-000000000001").replace("{name}", "nobody");
+    let mut headers = vec![("content-type", "application/json")];
+    headers.extend(token.map(|token| ("authorization", token)));
+    let body: &[u8] = if path == "/api/v1/jobs" { br#"{"topic":"a","payload":1}"# } else { b"{}" };
+    server.ask(method, &path, &headers, if method == "POST" { body } else { b"" }).await
+}
+
+async fn every_route_asks_for_its_scope_and_for_nothing_less(place: Place) {
+    let each: Vec<_> = Scope::ALL
+        .iter()
+        .map(|scope| (scope.as_str(), std::slice::from_ref(scope), None))
+        .collect();
+    let (server, secrets) = with_tokens(&place, &each).await;
+    let all = routes();
+    assert!(all.len() >= 17, "{all:?}");
+    for route in all {
+        let (method, path) = (route.method, route.path.as_str());
+        let without = call(&server, method, path, None).await;
+        let wrong = call(&server, method, path, Some("Bearer posthaste_wrong")).await;
+        let asked = match route.access {
+            Access::Public => {
+                assert_eq!((without.status, wrong.status), (200, 200), "{path}: {without:?}");
+                continue;
+            }
+            Access::Scope(scope) | Access::Whole(scope) => scope,
+        };
+        without.is_problem(401, "unauthenticated");
+        assert_eq!(without.headers["www-authenticate"], "Bearer");
+        wrong.is_problem(401, "unknown-token");
+        for scope in Scope::ALL {
+            let answer = call(&server, method, path, Some(&secrets[scope.as_str()])).await;
+            if scope == asked || scope == Scope::Admin {
+                assert!(![401, 403].contains(&answer.status), "{scope} at {path}: {answer:?}");
+                // No relay runs here, which one of them tells.
+                let is_well = answer.status < 500 || path == "/api/health/outbox";
+                assert!(is_well, "{scope} at {path}: {answer:?}");
+            } else {
+                answer.is_problem(403, "scope-missing");
+            }
+        }
+    }
+    server.ends().await;
+}
+
+async fn token_of_some_topics_sees_and_submits_those_alone(place: Place) {
+    let scopes = &[Scope::View, Scope::Enqueue, Scope::Operate];
+    let (server, secrets) =
+        with_tokens(&place, &[("shop", scopes, Some(&["shop."])), ("all", &[Scope::Admin], None)])
+            .await;
+    let ask = async |name: &str, method: &str, path: &str, body: &str| {
+        let headers =
+            [("authorization", secrets[name].as_str()), ("content-type", "application/json")];
+        server.ask(method, path, &headers, body.as_bytes()).await
+    };
+    let foreign = json!({ "topic": "bank.pay", "payload": 1 }).to_string();
+    ask("shop", "POST", "/api/v1/jobs", &foreign).await.is_problem(403, "topic-not-allowed");
+    let foreign = ask("all", "POST", "/api/v1/jobs", &foreign).await.json();
+    let own = json!({ "topic": "shop.sell", "payload": 1 }).to_string();
+    let own = ask("shop", "POST", "/api/v1/jobs", &own).await.json();
+    for n in 0..5 {
+        let more = json!({ "topic": "bank.pay", "payload": n }).to_string();
+        ask("all", "POST", "/api/v1/jobs", &more).await;
+    }
+    let mut path = "/api/v1/jobs?limit=2".to_owned();
+    let mut seen = Vec::new();
+    loop {
+        let page = ask("shop", "GET", &path, "").await.json();
+        seen.extend(page["jobs"].as_array().unwrap().iter().map(|job| job["id"].clone()));
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/api/v1/jobs?limit=2&cursor={next}");
+    }
+    assert_eq!(seen, [own["id"].clone()]);
+    let id = foreign["id"].as_str().unwrap();
+    ask("shop", "GET", &format!("/api/v1/jobs/{id}"), "").await.is_problem(404, "no-job");
+    ask("shop", "POST", &format!("/api/v1/jobs/{id}/cancel"), "").await.is_problem(404, "no-job");
+    assert_eq!(
+        ask("all", "GET", &format!("/api/v1/jobs/{id}"), "").await.json()["status"],
+        "created"
+    );
+    // By its id the other's job can be neither taken nor seen.
+    let twin = json!({ "topic": "shop.sell", "payload": 1, "jobspec_id": id }).to_string();
+    ask("shop", "POST", "/api/v1/jobs", &twin).await.is_problem(403, "topic-not-allowed");
+    ask("shop", "GET", "/api/v1/subscriptions", "").await.is_problem(403, "topic-not-allowed");
+    server.ends().await;
+}
+
+#[tokio::test]
+async fn payloads_are_for_those_who_may_see_them() {
+    let place = Place::sqlite().await;
+    let tokens: &[(_, &[Scope], _)] = &[
+        ("viewer", &[Scope::View], None),
+        ("reader", &[Scope::View, Scope::Payloads], None),
+        ("writer", &[Scope::Enqueue], None),
+    ];
+    let (server, secrets) = with_tokens(&place, tokens).await;
+    let body = r#"{"topic":"a","payload":{"secret":1},"headers":{"h":"v"}}"#;
+    let headers = [("authorization", &*secrets["writer"]), ("content-type", "application/json")];
+    let id =
+        server.ask("POST", "/api/v1/jobs", &headers, body.as_bytes()).await.json()["id"].clone();
+    let path = format!("/api/v1/jobs/{}", id.as_str().unwrap());
+    let get =
+        async |name| server.ask("GET", &path, &[("authorization", &*secrets[name])], b"").await;
+    let seen = get("viewer").await;
+    assert!(seen.status == 200 && !seen.body.contains("secret"), "{seen:?}");
+    let seen = get("reader").await.json();
+    assert_eq!(
+        (&seen["payload"], &seen["headers"]),
+        (&json!({ "secret": 1 }), &json!({ "h": "v" }))
+    );
+    get("writer").await.is_problem(403, "scope-missing");
+}
+
+#[tokio::test]
+async fn old_and_new_secret_are_good_until_the_token_expires() {
+    let place = Place::sqlite().await;
+    let (old, new) = (NewSecret::random(), NewSecret::random());
+    let both = vec![old.sha256.clone(), new.sha256.clone()];
+    let token = |expires: &str| TokenSettings {
+        secret_sha256: both.clone(),
+        scopes: vec![Scope::View],
+        topics: None,
+        expires: Some(expires.to_owned()),
+    };
+    for (expires, status) in [("2999-01-01T00:00:00Z", 200), ("2020-01-01T00:00:00Z", 401)] {
+        let mut settings = settings();
+        settings.tokens.insert("ci".to_owned(), token(expires));
+        let server = Running::with(&place, settings, Arc::new(NoParts)).await;
+        for secret in [&old.secret, &new.secret] {
+            let header = format!("Bearer {secret}");
+            let answer =
+                server.ask("GET", "/api/v1/jobs", &[("authorization", &header)], b"").await;
+            assert_eq!(answer.status, status, "{answer:?}");
+        }
+        server.ends().await;
+    }
+}
+
+#[tokio::test]
+async fn address_of_other_machines_without_tokens_is_refused_at_the_start() {
+    let place = Place::sqlite().await;
+    let start = async |settings: ServerSettings| {
+        let (jobs, operations) = place.store().await;
+        Server::new(settings, jobs, operations).map(drop)
+    };
+    let open = ServerSettings { listen: ([0, 0, 0, 0], 0).into(), ..settings() };
+    let error = start(open.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ServerErrorKind::Settings);
+    let text = error.to_string();
+    for part in ["server.listen = \"0.0.0.0:0\"", "posthaste tokens new", "allow_anonymous = true"]
+    {
+        assert!(text.contains(part), "{text}");
+    }
+    start(ServerSettings { allow_anonymous: true, ..open }).await.unwrap();
+}
+
+#[tokio::test]
+async fn foreign_names_and_origins_are_refused_before_any_route() {
+    let place = Place::sqlite().await;
+    let origins = vec!["https://admin.example".to_owned()];
+    let settings = ServerSettings { cors_origins: origins, ..settings() };
+    let server = Running::with(&place, settings, Arc::new(NoParts)).await;
+    let body = br#"{"topic":"a","payload":1}"#;
+    for path in ["/livez", "/nowhere"] {
+        let rebound = server.ask("GET", path, &[("host", "evil.example")], b"").await;
+        rebound.is_problem(421, "unknown-host");
+    }
+    let evil = [("origin", "https://evil.example"), ("content-type", "application/json")];
+    let refused = server.ask("POST", "/api/v1/jobs", &evil, body).await;
+    refused.is_problem(403, "origin-not-allowed");
+    assert!(!refused.headers.contains_key("access-control-allow-origin"));
+    let preflight = async |origin| {
+        let headers = [("origin", origin), ("access-control-request-method", "POST")];
+        server.ask("OPTIONS", "/api/v1/jobs", &headers, b"").await
+    };
+    assert_eq!(preflight("https://evil.example").await.status, 403);
+    let allowed = preflight("https://admin.example").await;
+    assert_eq!(allowed.status, 200, "{allowed:?}");
+    assert_eq!(allowed.headers["access-control-allow-origin"], "https://admin.example");
+    let own = [("origin", "https://admin.example"), ("content-type", "application/json")];
+    let answer = server.ask("POST", "/api/v1/jobs", &own, body).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    assert_eq!(answer.headers["access-control-allow-origin"], "https://admin.example");
+}

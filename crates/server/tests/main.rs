@@ -1,0 +1,14 @@
+//! What the server promises, over real sockets on real databases. Test names begin with the row of
+//! `docs/requirements.md` that they show.
+// clippy.toml allows it in test functions only; here the functions beside them are tests too.
+#![allow(clippy::unwrap_used)]
+
+mod access;
+mod batches;
+mod health;
+mod hostile;
+mod jobs;
+mod openapi;
+mod subscriptions;
+mod support;
+mod tls;
