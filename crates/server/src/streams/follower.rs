@@ -1,0 +1,180 @@
+//! One client of a stream: from where it says it is to the end of the log, and on from there.
+
+use std::{collections::VecDeque, fmt, sync::Arc};
+
+use bytes::Bytes;
+use posthaste_core::{MessageRef, Place, TickRef, Window, describe};
+use posthaste_store::{StoreError, StoreErrorKind};
+use tokio::sync::watch;
+
+use super::{
+    From, StreamError, Wish, frame,
+    hub::{Guest, Hub, Joined, Seat},
+};
+
+/// The frames of one stream.
+pub(crate) struct Follower {
+    hub: Arc<Hub>,
+    wish: Wish,
+    way: Way,
+    /// What was read and not taken yet.
+    ready: VecDeque<Bytes>,
+    ended: watch::Receiver<bool>,
+    _guest: Guest,
+}
+
+/// How far it is.
+enum Way {
+    /// On its way, at a place.
+    Behind(Place),
+    /// Inside a window, at a place in it.
+    Within(Rest),
+    /// At the end of the log.
+    There(Seat),
+}
+
+/// A window that is being read.
+#[derive(Clone)]
+struct Rest {
+    window: Arc<Window>,
+    /// Where this reader began with it.
+    start: Place,
+    place: Place,
+}
+
+impl fmt::Debug for Follower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follower").field("wish", &self.wish).finish_non_exhaustive()
+    }
+}
+
+impl Follower {
+    /// Checks that the log still has what follows.
+    pub(super) async fn begin(hub: Arc<Hub>, wish: Wish) -> Result<Self, StreamError> {
+        let guest = hub.welcome();
+        let place = match wish.from {
+            From::Now => Place::at(newest(&hub, |_| true).await),
+            From::Beginning => Place::beginning(),
+            From::Behind(place) => {
+                check(&hub, &place).await?;
+                place
+            }
+        };
+        let ended = hub.ended();
+        // A client that never sees an event comes again from here.
+        let ready = VecDeque::from([frame::greeting(), frame::mark(&place)]);
+        Ok(Self { hub, wish, way: Way::Behind(place), ready, ended, _guest: guest })
+    }
+
+    /// The next frame. `None` ends the stream, and the client goes on with the last id that it has: when it has taken too
+    /// little for too long, when the server ends, or when the database does not answer.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost, and nothing comes twice.
+    pub(crate) async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(frame) = self.ready.pop_front() {
+                return Some(frame);
+            }
+            let step = match &mut self.way {
+                Way::There(seat) => return seat.next().await,
+                Way::Behind(place) => Step::On(*place),
+                Way::Within(rest) => Step::Read(rest.clone()),
+            };
+            let went = tokio::select! {
+                biased;
+                _ = self.ended.wait_for(|ended| *ended) => return None,
+                went = go(&self.hub, &self.wish, step) => went,
+            };
+            match went {
+                Ok((way, read)) => (self.way, self.ready) = (way, read),
+                Err(error) => {
+                    tracing::warn!("a stream ends: {}", describe(&error));
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+/// What to do next.
+enum Step {
+    On(Place),
+    Read(Rest),
+}
+
+type Went = Result<(Way, VecDeque<Bytes>), StoreError>;
+
+async fn go(hub: &Arc<Hub>, wish: &Wish, step: Step) -> Went {
+    let place = match step {
+        Step::Read(rest) => return read(hub, wish, rest).await,
+        Step::On(place) => place,
+    };
+    let none = VecDeque::new();
+    // The rest of a window that was begun, or up to where the others are.
+    let head = match place.within.map(|within| within.head) {
+        Some(head) => head,
+        None => match hub.join(place.base, wish) {
+            Joined::Here(seat) => return Ok((Way::There(seat), none)),
+            Joined::Behind(tick) => tick,
+            Joined::Ahead => {
+                newest(hub, |tick| tick.n >= place.base.n).await;
+                return Ok((Way::Behind(place), none));
+            }
+        },
+    };
+    let way = match hub.store.window(place.base, Some(head)).await? {
+        Some(window) => Way::Within(Rest { window, start: place, place }),
+        None => Way::Behind(place.finished(head)),
+    };
+    Ok((way, none))
+}
+
+/// Reads a page of a window.
+async fn read(hub: &Hub, wish: &Wish, rest: Rest) -> Went {
+    let Rest { window, start, place } = rest;
+    let head = window.head.at;
+    let after = place.within.map_or(0, |within| within.position);
+    // The semaphore is never closed.
+    let turn = hub.readers.acquire().await;
+    let page = hub.read(&window, after, &wish.topics, wish.key.as_deref()).await?;
+    let Some(page) = page else {
+        // Whoever began at the oldest message has begun at whatever that was.
+        let is_from_beginning = start.base == TickRef::BEGINNING;
+        if !is_from_beginning && let Some(gone) = hub.store.gone(&start).await? {
+            return Err(StoreError::new(StoreErrorKind::Rewound, format!("read a stream: {gone}")));
+        }
+        return Ok((Way::Behind(place.finished(head)), VecDeque::new()));
+    };
+    drop(turn);
+    let frame = |message: MessageRef<'_>| {
+        let behind = place.moved_to(head, message.position, None);
+        frame::event(&behind, &message, wish.with_payloads)
+    };
+    let frames = page.iter().map(frame).collect();
+    let place = place.moved_to(head, page.through(), None);
+    Ok((Way::Within(Rest { window, start, place }), frames))
+}
+
+/// Waits until the hub has come to such a tick.
+async fn newest(hub: &Hub, is_meant: impl Fn(TickRef) -> bool) -> TickRef {
+    let mut ticks = hub.tick();
+    let tick = ticks.wait_for(|tick| tick.is_some_and(&is_meant)).await;
+    // The hub has the sender, and we have the hub.
+    tick.ok().and_then(|tick| *tick).unwrap_or(TickRef::BEGINNING)
+}
+
+async fn check(hub: &Hub, place: &Place) -> Result<(), StreamError> {
+    match hub.store.confirm_mark(place).await {
+        Ok(()) => {}
+        Err(error) if error.kind() == StoreErrorKind::Rewound => {
+            return Err(StreamError::Unknown(error));
+        }
+        Err(error) => return Err(StreamError::Store(error)),
+    }
+    match hub.store.gone(place).await {
+        Ok(None) => Ok(()),
+        Ok(Some(gone)) => Err(StreamError::Gone(gone)),
+        Err(error) => Err(StreamError::Store(error)),
+    }
+}

@@ -1,0 +1,191 @@
+//! What a client of a stream gets: messages as events of `text/event-stream` (WHATWG HTML, server-sent events).
+
+use bytes::Bytes;
+use posthaste_core::{MessageRef, Place};
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
+use serde_json::value::RawValue;
+
+/// The id of an event: the place behind it, in characters that headers and queries take as they are.
+pub(super) fn id_of(place: &Place) -> String {
+    place.to_string().replace(' ', "~")
+}
+
+/// The place that an id names.
+pub(super) fn place_of(id: &str) -> Option<Place> {
+    id.replace('~', " ").parse().ok()
+}
+
+/// What comes before everything else: how long a client waits before it comes again, in milliseconds.
+pub(super) fn greeting() -> Bytes {
+    Bytes::from_static(b"retry: 1000\n\n")
+}
+
+/// Says that a client has everything up to here; it is no event, and yet remembered as the last id.
+pub(super) fn mark(place: &Place) -> Bytes {
+    Bytes::from(format!("id: {}\n\n", id_of(place)))
+}
+
+/// One message, behind which a client goes on at `place`.
+pub(super) fn event(place: &Place, message: &MessageRef<'_>, with_payload: bool) -> Bytes {
+    let body = Body::of(message, with_payload);
+    // Texts and numbers: there is nothing that could fail.
+    let body = serde_json::to_vec(&body).unwrap_or_default();
+    let mut frame = Vec::with_capacity(body.len() + 160);
+    frame.extend_from_slice(b"id: ");
+    frame.extend_from_slice(id_of(place).as_bytes());
+    // A payload may have line breaks between its values; each line is one of the event.
+    for line in body.split(|byte| matches!(byte, b'\n' | b'\r')) {
+        frame.extend_from_slice(b"\ndata: ");
+        frame.extend_from_slice(line);
+    }
+    frame.extend_from_slice(b"\n\n");
+    frame.into()
+}
+
+/// A message as JSON.
+#[derive(Debug, Serialize)]
+struct Body<'a> {
+    id: String,
+    topic: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    content_type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlation_id: Option<&'a str>,
+    #[serde(serialize_with = "pairs")]
+    headers: &'a MessageRef<'a>,
+    /// When it was written, in microseconds since 1970.
+    enqueued_at: i64,
+    /// A payload that is JSON, as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<&'a RawValue>,
+    /// One that is other text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_text: Option<&'a str>,
+    /// One that is neither.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_base64: Option<String>,
+}
+
+impl<'a> Body<'a> {
+    fn of(message: &'a MessageRef<'a>, with_payload: bool) -> Self {
+        let payload = message.payload;
+        let mut body = Self {
+            id: message.id.to_string(),
+            topic: message.topic,
+            key: message.key,
+            content_type: message.content_type,
+            correlation_id: message.correlation_id,
+            headers: message,
+            enqueued_at: message.enqueued_at.0,
+            payload: None,
+            payload_text: None,
+            payload_base64: None,
+        };
+        if !with_payload {
+            return body;
+        }
+        let is_json = is_json(message.content_type);
+        body.payload = is_json.then(|| serde_json::from_slice(payload).ok()).flatten();
+        if body.payload.is_none() {
+            body.payload_text = std::str::from_utf8(payload).ok();
+        }
+        if body.payload.is_none() && body.payload_text.is_none() {
+            body.payload_base64 = Some(base64(payload));
+        }
+        body
+    }
+}
+
+fn pairs<S: Serializer>(message: &MessageRef<'_>, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(None)?;
+    for (name, value) in message.headers.iter() {
+        map.serialize_entry(name, value)?;
+    }
+    map.end()
+}
+
+/// `application/json` and what is built on it (RFC 6839), whatever parameters follow.
+fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || essence.ends_with("+json")
+}
+
+fn base64(bytes: &[u8]) -> String {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    STANDARD.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use posthaste_core::{Headers, MessageId, TickRef, Timestamp};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn message<'a>(content_type: &'a str, payload: &'a [u8]) -> MessageRef<'a> {
+        MessageRef {
+            id: MessageId::from_u128(7),
+            position: 12,
+            enqueued_at: Timestamp(5),
+            topic: "run.events",
+            key: Some("a\nb"),
+            content_type,
+            correlation_id: None,
+            headers: Headers::default(),
+            payload,
+        }
+    }
+
+    fn place() -> Place {
+        let tick = |n| TickRef { n, id: Uuid::from_u128(9) };
+        Place::at(tick(3)).moved_to(tick(4), 12, None)
+    }
+
+    /// What a client makes of a frame: its id, and its data.
+    fn read(frame: &Bytes) -> (String, String) {
+        let text = std::str::from_utf8(frame).unwrap();
+        let lines = text.strip_suffix("\n\n").unwrap().split('\n');
+        let (mut id, mut data) = (String::new(), Vec::new());
+        for line in lines {
+            match line.split_once(": ").unwrap() {
+                ("id", value) => value.clone_into(&mut id),
+                ("data", value) => data.push(value),
+                (field, _) => panic!("{field}"),
+            }
+        }
+        (id, data.join("\n"))
+    }
+
+    #[test]
+    fn ids_are_places() {
+        for place in [Place::beginning(), place()] {
+            let id = id_of(&place);
+            assert!(!id.contains(' '));
+            assert_eq!(place_of(&id), Some(place));
+        }
+        assert_eq!(place_of("12"), None);
+        assert_eq!(place_of(""), None);
+    }
+
+    #[test]
+    fn payloads_are_what_they_say_they_are() {
+        let data = |content_type, payload| {
+            let (id, data) = read(&event(&place(), &message(content_type, payload), true));
+            assert_eq!(place_of(&id), Some(place()));
+            serde_json::from_str::<serde_json::Value>(&data).unwrap()
+        };
+        let json = data("application/problem+json; charset=utf-8", b"{\"a\":\r\n [1,\n2]}");
+        assert_eq!(json["payload"], serde_json::json!({ "a": [1, 2] }));
+        assert_eq!((&json["key"], &json["enqueued_at"]), (&"a\nb".into(), &5.into()));
+        assert_eq!(data("application/json", b"{\"a\":")["payload_text"], "{\"a\":");
+        assert_eq!(data("text/plain", b"7")["payload_text"], "7");
+        assert_eq!(data("image/png", b"\xff\0")["payload_base64"], "/wA=");
+    }
+
+    #[test]
+    fn whoever_may_not_see_payloads_gets_none() {
+        let (_, data) = read(&event(&place(), &message("application/json", b"{\"a\":1}"), false));
+        assert!(!data.contains("payload"), "{data}");
+    }
+}

@@ -1,0 +1,342 @@
+//! Streams on real databases: clients that come late, go, come again, and are slow.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use posthaste_core::{Message, Place, TickRef, TopicFilter};
+use posthaste_store::{
+    Store,
+    postgres::{PostgresOptions, PostgresStore},
+    sqlite::{SqliteOptions, SqliteStore},
+};
+use posthaste_testkit::{Database, Postgres};
+use tempfile::TempDir;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+use uuid::Uuid;
+
+use super::{Follower, From, StreamError, StreamSettings, Streams, Wish, frame};
+
+/// Nothing here takes longer on a machine that is busy.
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// A log, and what keeps it.
+struct Log {
+    store: Arc<dyn Store>,
+    database: Option<Database>,
+    _directory: Option<TempDir>,
+}
+
+impl Log {
+    async fn postgres() -> Self {
+        let database = Postgres::shared().database().await;
+        let options = PostgresOptions::default();
+        let store = Arc::new(PostgresStore::connect(database.url(), &options).unwrap());
+        store.migrate().await.unwrap();
+        Self { store, database: Some(database), _directory: None }
+    }
+
+    async fn sqlite() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let options = SqliteOptions { create: true, ..SqliteOptions::default() };
+        let store = SqliteStore::open(directory.path().join("log.db"), &options).await.unwrap();
+        store.migrate().await.unwrap();
+        Self { store: Arc::new(store), database: None, _directory: Some(directory) }
+    }
+
+    fn database(&self) -> &Database {
+        self.database.as_ref().unwrap()
+    }
+
+    async fn write(&self, key: &str, numbers: std::ops::Range<u32>) {
+        let message = |n: u32| Message::new("run.events").key(key).json(&n);
+        let messages: Vec<Message> = numbers.map(message).collect();
+        self.store.append(&messages).await.unwrap();
+    }
+}
+
+/// Streams that run until they are dropped, as those of a server do.
+struct Running {
+    streams: Streams,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn start(log: &Log, settings: StreamSettings) -> Running {
+    let streams = Streams::new(Arc::clone(&log.store), settings);
+    let of_task = streams.clone();
+    Running { streams, task: tokio::spawn(async move { of_task.run().await }) }
+}
+
+fn wish(key: Option<&str>, from: From) -> Wish {
+    let key = key.map(str::to_owned);
+    Wish { topics: TopicFilter::all(), key, with_payloads: true, from }
+}
+
+/// What a client remembers.
+#[derive(Default)]
+struct Memory {
+    last: Option<String>,
+    /// Numbers by key, as they came.
+    seen: BTreeMap<String, Vec<u64>>,
+}
+
+impl Memory {
+    fn from(&self) -> From {
+        self.last.as_deref().map_or(From::Beginning, |id| From::parse(id).unwrap())
+    }
+
+    fn count(&self) -> usize {
+        self.seen.values().map(Vec::len).sum()
+    }
+
+    fn take(&mut self, frame: &Bytes) {
+        let text = std::str::from_utf8(frame).unwrap();
+        for line in text.lines() {
+            if let Some(id) = line.strip_prefix("id: ") {
+                self.last = Some(id.to_owned());
+            } else if let Some(data) = line.strip_prefix("data: ") {
+                let event: serde_json::Value = serde_json::from_str(data).unwrap();
+                let key = event["key"].as_str().unwrap().to_owned();
+                self.seen.entry(key).or_default().push(event["payload"].as_u64().unwrap());
+            }
+        }
+    }
+
+    /// Takes until it has so many, or the stream ends. Answers whether it has.
+    async fn take_until(&mut self, follower: &mut Follower, count: usize) -> bool {
+        while self.count() < count {
+            let next = timeout(LIMIT, follower.next()).await.expect("the next frame");
+            let Some(frame) = next else { return false };
+            self.take(&frame);
+        }
+        true
+    }
+
+    fn has_all(&self, keys: &[&str], count: u32) {
+        let all: Vec<u64> = (0..count.into()).collect();
+        assert_eq!(self.seen.keys().collect::<Vec<_>>(), keys);
+        assert!(self.seen.values().all(|seen| *seen == all), "{:?}", self.seen);
+    }
+}
+
+macro_rules! on_both_stores {
+    ($($test:ident,)*) => {
+        mod postgres {$(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() { super::$test(super::Log::postgres().await).await; }
+        )*}
+        mod sqlite {$(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() { super::$test(super::Log::sqlite().await).await; }
+        )*}
+    };
+}
+
+on_both_stores! {
+    r36_clients_that_come_and_go_see_every_message_once_and_in_order,
+    client_of_now_sees_what_comes_of_its_topics_and_key,
+    client_that_takes_nothing_is_cut_off_and_goes_on_where_it_was,
+    client_that_sees_nothing_is_told_how_far_it_is,
+    event_of_another_log_is_refused,
+}
+
+async fn r36_clients_that_come_and_go_see_every_message_once_and_in_order(log: Log) {
+    const COUNT: u32 = 600;
+    let log = Arc::new(log);
+    log.write("a", 0..100).await;
+    let running = start(&log, StreamSettings::default());
+    let writing = Arc::clone(&log);
+    let writer = tokio::spawn(async move {
+        for n in (0..COUNT).step_by(10) {
+            writing.write("b", n..n + 10).await;
+            if n >= 100 {
+                writing.write("a", n..n + 10).await;
+            }
+        }
+    });
+    // One stays, one goes after every 7th message, one changes to another server now and then.
+    let streams = &running.streams;
+    let stays = async {
+        let mut memory = Memory::default();
+        let mut follower = streams.follow(wish(None, memory.from())).await.unwrap();
+        assert!(memory.take_until(&mut follower, 2 * COUNT as usize).await);
+        memory
+    };
+    let leaves = async {
+        let mut memory = Memory::default();
+        while memory.count() < 2 * COUNT as usize {
+            let mut follower = streams.follow(wish(None, memory.from())).await.unwrap();
+            let next = (memory.count() + 7).min(2 * COUNT as usize);
+            assert!(memory.take_until(&mut follower, next).await);
+        }
+        memory
+    };
+    let changes = async {
+        let mut memory = Memory::default();
+        while memory.count() < COUNT as usize {
+            let running = start(&log, StreamSettings::default());
+            let mut follower =
+                running.streams.follow(wish(Some("b"), memory.from())).await.unwrap();
+            let next = (memory.count() + 100).min(COUNT as usize);
+            assert!(memory.take_until(&mut follower, next).await);
+        }
+        memory
+    };
+    let (stayed, left, changed) = tokio::join!(stays, leaves, changes);
+    writer.await.unwrap();
+    stayed.has_all(&["a", "b"], COUNT);
+    left.has_all(&["a", "b"], COUNT);
+    changed.has_all(&["b"], COUNT);
+}
+
+async fn client_of_now_sees_what_comes_of_its_topics_and_key(log: Log) {
+    let running = start(&log, StreamSettings::default());
+    log.write("a", 100..110).await;
+    let topics = TopicFilter::new(&["run.*"]).unwrap();
+    let wished = Wish { topics, ..wish(Some("a"), From::Now) };
+    let mut follower = running.streams.follow(wished).await.unwrap();
+    log.store.append(&[Message::new("other").key("a").json(&7)]).await.unwrap();
+    log.write("b", 0..10).await;
+    log.write("a", 0..10).await;
+    let mut memory = Memory::default();
+    assert!(memory.take_until(&mut follower, 10).await);
+    // What was there before may come, where it was committed just before: never what it did not wish.
+    memory.has_all(&["a"], 10);
+}
+
+async fn client_that_takes_nothing_is_cut_off_and_goes_on_where_it_was(log: Log) {
+    let settings = StreamSettings { events_max: 20, ..StreamSettings::default() };
+    let running = start(&log, settings);
+    let mut memory = Memory::default();
+    let mut slow = running.streams.follow(wish(None, From::Now)).await.unwrap();
+    let mut brisk = running.streams.follow(wish(None, From::Now)).await.unwrap();
+    log.write("a", 0..1).await;
+    assert!(memory.take_until(&mut slow, 1).await);
+    let mut other = Memory::default();
+    for n in (1..200).step_by(10) {
+        log.write("a", n..n + 10).await;
+        assert!(other.take_until(&mut brisk, n as usize + 10).await, "it was taken from in time");
+    }
+    assert!(!memory.take_until(&mut slow, usize::MAX).await);
+    assert!(memory.count() < 201 && memory.count() >= 20, "{}", memory.count());
+    let mut again = running.streams.follow(wish(None, memory.from())).await.unwrap();
+    assert!(memory.take_until(&mut again, 201).await);
+    memory.has_all(&["a"], 201);
+    other.has_all(&["a"], 201);
+}
+
+async fn client_that_sees_nothing_is_told_how_far_it_is(log: Log) {
+    let mark = Duration::from_millis(50);
+    let running = start(&log, StreamSettings { mark, ..StreamSettings::default() });
+    let mut follower = running.streams.follow(wish(Some("none"), From::Now)).await.unwrap();
+    let mut memory = Memory::default();
+    let base = |memory: &Memory| match memory.from() {
+        From::Behind(place) => place.base.n,
+        _ => 0,
+    };
+    follower.next().await.unwrap();
+    memory.take(&follower.next().await.unwrap());
+    let first = base(&memory);
+    log.write("a", 0..10).await;
+    while base(&memory) == first {
+        memory.take(&timeout(LIMIT, follower.next()).await.unwrap().unwrap());
+    }
+    assert_eq!(memory.count(), 0);
+    // The streams end, and the client knows where it is.
+    running.streams.end();
+    while let Some(frame) = timeout(LIMIT, follower.next()).await.unwrap() {
+        memory.take(&frame);
+    }
+    log.write("none", 0..3).await;
+    let running = start(&log, StreamSettings::default());
+    let mut again = running.streams.follow(wish(None, memory.from())).await.unwrap();
+    assert!(memory.take_until(&mut again, 3).await);
+    memory.has_all(&["none"], 3);
+}
+
+async fn event_of_another_log_is_refused(log: Log) {
+    log.write("a", 0..10).await;
+    let running = start(&log, StreamSettings::default());
+    let mut memory = Memory::default();
+    let mut follower = running.streams.follow(wish(None, From::Beginning)).await.unwrap();
+    assert!(memory.take_until(&mut follower, 10).await);
+    let From::Behind(place) = memory.from() else { panic!("no place") };
+    let elsewhere = TickRef { id: Uuid::from_u128(1), ..place.base };
+    let head = place.within.map(|within| TickRef { id: Uuid::from_u128(2), ..within.head });
+    let places = [
+        Some(Place::at(TickRef { n: 1, id: Uuid::from_u128(1) })),
+        head.map(|head| Place { base: elsewhere, ..place }.moved_to(head, 3, None)),
+    ];
+    for place in places.into_iter().flatten() {
+        let refused = running.streams.follow(wish(None, From::Behind(place))).await.unwrap_err();
+        assert!(matches!(refused, StreamError::Unknown(_)), "{refused:?}");
+    }
+    assert_eq!(From::parse(&frame::id_of(&place)), Some(From::Behind(place)));
+}
+
+/// Transactions that commit late, in every order, and a database that goes away in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r36_late_commits_come_once_whoever_reads() {
+    let log = Log::postgres().await;
+    let running = start(&log, StreamSettings::default());
+    let (mut live, mut late) = (Memory::default(), Memory::default());
+    let mut follower = running.streams.follow(wish(None, From::Beginning)).await.unwrap();
+    let mut open = Vec::new();
+    for n in 0..20 {
+        let client = log.database().connect().await;
+        let enqueue = format!(
+            "begin; select posthaste.enqueue('run.events', '0', key => 'k{n}'); \
+             select posthaste.enqueue('run.events', '1', key => 'k{n}')"
+        );
+        client.batch_execute(&enqueue).await.unwrap();
+        open.push(client);
+    }
+    let mut left: Vec<usize> = (0..20).collect();
+    let mut done = 0;
+    while !left.is_empty() {
+        let n = left.remove((done * 7) % left.len());
+        open[n].batch_execute("commit").await.unwrap();
+        done += 1;
+        assert!(live.take_until(&mut follower, done * 2).await);
+        if done % 4 == 0 {
+            // Reads by itself what the other one was handed.
+            let mut again = running.streams.follow(wish(None, late.from())).await.unwrap();
+            assert!(late.take_until(&mut again, done * 2).await);
+        }
+    }
+    let keys: Vec<String> = (0..20).map(|n| format!("k{n}")).collect();
+    let mut keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    keys.sort_unstable();
+    live.has_all(&keys, 2);
+    late.has_all(&keys, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_are_at_rest_while_nobody_follows() {
+    let log = Log::postgres().await;
+    let running = start(&log, StreamSettings::default());
+    drop(running.streams.follow(wish(None, From::Now)).await.unwrap());
+    let looks = async || {
+        let sql = "select xact_commit from pg_stat_database where datname = current_database()";
+        let client = log.database().connect().await;
+        let row = client.query_one(sql, &[]).await.unwrap();
+        row.get::<_, i64>(0)
+    };
+    // The statistics follow within a second or so, and each look here is a transaction or two itself.
+    let (mut last, mut since) = (looks().await, i64::MAX);
+    let deadline = Instant::now() + LIMIT;
+    while since >= 20 {
+        assert!(Instant::now() < deadline, "{since} looks in two seconds");
+        sleep(Duration::from_secs(2)).await;
+        let now = looks().await;
+        since = now - std::mem::replace(&mut last, now);
+    }
+}
