@@ -7,7 +7,8 @@ use posthaste_store::{Jobs, Operations};
 use tokio::sync::watch;
 
 use crate::{
-    batches::Batches, outlook::Outlook, parts::Parts, settings::ServerSettings, tokens::Tokens,
+    batches::Batches, outlook::Outlook, parts::Parts, settings::ServerSettings, streams::Streams,
+    tickets::Tickets, tokens::Tokens,
 };
 
 /// What all requests share. Nothing of it changes but through its own members.
@@ -21,6 +22,9 @@ pub(crate) struct App {
     /// What payloads must look like, as whoever made the server keeps it up to date.
     pub(crate) contracts: watch::Receiver<Arc<Contracts>>,
     pub(crate) parts: Arc<dyn Parts>,
+    /// The log, live; read by a task beside the listener.
+    pub(crate) streams: Streams,
+    pub(crate) tickets: Tickets,
     /// The log's figures, read now and then.
     pub(crate) outlook: Outlook,
 }

@@ -16,6 +16,7 @@ use crate::{
     app::App,
     problem::{Code, Problem},
     settings::ServerSettings,
+    tickets,
     tokens::{Scope, Unknown},
 };
 
@@ -75,6 +76,8 @@ pub enum Access {
     Scope(Scope),
     /// A token with this scope that is not limited to some topics.
     Whole(Scope),
+    /// A token with this scope, or a ticket in the query.
+    Ticket(Scope),
 }
 
 /// Lets a request through to its route, with who it comes from.
@@ -87,6 +90,18 @@ pub(crate) async fn authorize(
         Access::Public => return next.run(request).await,
         Access::Scope(scope) => (scope, false),
         Access::Whole(scope) => (scope, true),
+        Access::Ticket(scope) => {
+            if let Some(ticket) = tickets::of(request.uri()) {
+                let ticket = match app.tickets.read(ticket) {
+                    Ok(ticket) => ticket,
+                    Err(unknown) => return no_ticket(unknown).into_response(),
+                };
+                request.extensions_mut().insert(ticket.principal.clone());
+                request.extensions_mut().insert(ticket);
+                return next.run(request).await;
+            }
+            (scope, false)
+        }
     };
     let header = request.headers().get(header::AUTHORIZATION);
     let principal = match app.tokens.principal(header.map(header::HeaderValue::as_bytes)) {
@@ -126,6 +141,13 @@ fn nobody(unknown: Unknown) -> Problem {
             Problem::new(Code::ExpiredToken, detail)
         }
     }
+}
+
+fn no_ticket(unknown: Unknown) -> Problem {
+    let detail =
+        "get a new one from POST /api/v1/streams/tickets, and go on with since=LAST_EVENT_ID";
+    let code = if unknown == Unknown::Expired { Code::ExpiredToken } else { Code::UnknownToken };
+    Problem::of(code, "ticket", detail)
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! Posthaste over HTTP: jobs, subscriptions, health and metrics.
+//! Posthaste over HTTP: jobs, live streams, subscriptions, health and metrics.
 //!
 //! A request's way: `listen` accepts its connection, `context` gives it an id, a span and its time, `guard` asks
 //! where it comes from and who sends it, `routes` is the table of what is served and for whom, and `api` answers.
-//! Submissions go through `batches`, which writes them together. Everything that is refused is a `problem`.
+//! Submissions go through `batches`, which writes them together; `streams` reads the log for all who follow it.
+//! Everything that is refused is a `problem`.
 //!
 //! It knows stores, but no relay, worker or sink: what they are doing it hears from whoever runs it ([`Parts`]).
 
@@ -21,7 +22,9 @@ mod problem;
 mod routes;
 mod server;
 mod settings;
+mod streams;
 mod strict_json;
+mod tickets;
 mod timed_io;
 mod tls;
 mod tokens;

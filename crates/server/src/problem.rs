@@ -72,6 +72,8 @@ codes! {
     NoJob = "no-job", NOT_FOUND, "There is no such job";
     /// There is no such subscription.
     NoSubscription = "no-subscription", NOT_FOUND, "There is no such subscription";
+    /// The log no longer has what follows the event.
+    StreamGone = "stream-gone", GONE, "The log no longer has what follows";
     /// The route knows other methods.
     MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "The path does not know this method";
     /// The body did not come in time.
@@ -90,6 +92,8 @@ codes! {
     KeyReused = "idempotency-key-reused", UNPROCESSABLE_ENTITY, "The idempotency key was used for another request";
     /// The database has a rule of its own against it.
     RefusedByDatabase = "refused-by-database", UNPROCESSABLE_ENTITY, "The database refuses it";
+    /// As many streams are open as may be.
+    TooManyStreams = "too-many-streams", TOO_MANY_REQUESTS, "Too many streams are open";
     /// Too much waits to be written.
     Busy = "busy", SERVICE_UNAVAILABLE, "Too much is waiting";
     /// The database is away, or did not answer in time.

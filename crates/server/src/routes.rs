@@ -13,7 +13,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::openapi::path::{HttpMethod, Operation};
 
 use crate::{
-    api::{health, jobs, openapi, subscriptions},
+    api::{health, jobs, openapi, streams, subscriptions},
     app::App,
     context, guard,
     guard::Access,
@@ -53,7 +53,7 @@ pub fn routes() -> Vec<Listed> {
 
 /// The table. `__path_…` is what `utoipa` makes of the attribute at the handler: its method, path and description.
 pub(crate) fn table() -> Vec<Route> {
-    use Access::{Public, Scope as With, Whole};
+    use Access::{Public, Scope as With, Ticket, Whole};
     vec![
         route::<health::__path_livez, _, _>(Public, health::livez),
         route::<health::__path_readyz, _, _>(Public, health::readyz),
@@ -68,6 +68,8 @@ pub(crate) fn table() -> Vec<Route> {
         route::<jobs::__path_get, _, _>(With(Scope::View), jobs::get),
         route::<jobs::__path_cancel, _, _>(With(Scope::Operate), jobs::cancel),
         route::<jobs::__path_retry, _, _>(With(Scope::Operate), jobs::retry),
+        route::<streams::__path_follow, _, _>(Ticket(Scope::View), streams::follow),
+        route::<streams::__path_ticket, _, _>(With(Scope::View), streams::ticket),
         route::<subscriptions::__path_list, _, _>(Whole(Scope::View), subscriptions::list),
         route::<subscriptions::__path_get, _, _>(Whole(Scope::View), subscriptions::get),
         route::<subscriptions::__path_pause, _, _>(Whole(Scope::Operate), subscriptions::pause),
@@ -111,6 +113,7 @@ fn cors(origins: &[String]) -> CorsLayer {
         .allow_headers([
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
+            streams::LAST_EVENT_ID,
             jobs::IDEMPOTENCY_KEY,
             context::REQUEST_ID,
         ])

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use posthaste_core::contract::Contracts;
-use posthaste_store::{Jobs, Operations};
+use posthaste_store::{Jobs, Operations, Store};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 
 use crate::{
@@ -15,6 +15,8 @@ use crate::{
     parts::{NoParts, Parts},
     routes,
     settings::ServerSettings,
+    streams::Streams,
+    tickets::Tickets,
     tls::Certificates,
     tokens::Tokens,
 };
@@ -115,13 +117,33 @@ impl Bound {
         let shared = Arc::new(settings.clone());
         let drain = settings.drain_timeout;
         let outlook = Outlook::default();
-        let app = App { settings, tokens, jobs, operations, batches, contracts, parts, outlook };
+        let store: Arc<dyn Store> = Arc::clone(&operations) as _;
+        let streams = Streams::new(store, settings.streams());
+        let tickets = Tickets::new(settings.ticket_lifetime);
+        let app = App {
+            settings,
+            tokens,
+            jobs,
+            operations,
+            batches,
+            contracts,
+            parts,
+            streams: streams.clone(),
+            tickets,
+            outlook,
+        };
         let router = routes::router(&Arc::new(app));
         let serving = Serving { router, certificates: self.certificates, settings: shared };
+        let shutdown = async {
+            shutdown.await;
+            // Their clients go on elsewhere, or here once the server is back.
+            streams.end();
+        };
         let serve = listen::serve(self.socket, serving, shutdown);
         tokio::select! {
             // The listener owns the last way to submit: the writer ends after it, or too early.
             () = serve => {}
+            never = streams.run() => match never {},
             Some(ended) = writer.join_next() => return Err(broken(ended)),
         }
         let _ = timeout(drain, writer.join_next()).await;

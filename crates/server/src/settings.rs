@@ -10,7 +10,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{clock, tokens::Scope};
+use crate::{clock, streams::StreamSettings, tokens::Scope};
 
 /// The server: the HTTP API, and which parts run beside it in `posthaste serve`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -58,6 +58,14 @@ pub struct ServerSettings {
     pub headers_bytes_max: usize,
     /// Bytes of a body (1024 to 67108864).
     pub body_bytes_max: usize,
+    /// Live streams at once (1 to 100,000).
+    pub streams_max: usize,
+    /// Those of one token (1 to 100,000).
+    pub streams_per_token_max: usize,
+    /// How long a ticket for a stream lasts (1s to 1h).
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub ticket_lifetime: Duration,
     /// Jobs that wait to be written (1 to 100,000), those with an id or a unique key of the caller's in a queue of their
     /// own; with more, submissions are answered with 503.
     pub queue_jobs_max: usize,
@@ -111,13 +119,16 @@ impl Default for ServerSettings {
             hosts: Vec::new(),
             cors_origins: Vec::new(),
             tls: TlsSettings::default(),
-            connections_max: 1_024,
+            connections_max: 10_000,
             headers_timeout: Duration::from_secs(15),
             body_timeout: Duration::from_secs(15),
             request_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(15),
             headers_bytes_max: 32 << 10,
             body_bytes_max: 1 << 20,
+            streams_max: 5_000,
+            streams_per_token_max: 2_000,
+            ticket_lifetime: Duration::from_mins(5),
             queue_jobs_max: 2_048,
             queue_bytes_max: 64 << 20,
             health_timeout: Duration::from_secs(3),
@@ -127,6 +138,15 @@ impl Default for ServerSettings {
 }
 
 impl ServerSettings {
+    /// What of this is about streams.
+    pub(crate) fn streams(&self) -> StreamSettings {
+        StreamSettings {
+            open_max: self.streams_max,
+            open_per_caller_max: self.streams_per_token_max,
+            ..StreamSettings::default()
+        }
+    }
+
     /// Whether only programs of this machine can reach it.
     pub fn is_loopback(&self) -> bool {
         self.listen.ip().to_canonical().is_loopback()
@@ -142,6 +162,8 @@ impl ServerSettings {
             ("connections_max", self.connections_max, 1, 100_000),
             ("headers_bytes_max", self.headers_bytes_max, 8 << 10, 1 << 20),
             ("body_bytes_max", self.body_bytes_max, 1 << 10, 64 << 20),
+            ("streams_max", self.streams_max, 1, 100_000),
+            ("streams_per_token_max", self.streams_per_token_max, 1, 100_000),
             ("queue_jobs_max", self.queue_jobs_max, 1, 100_000),
             ("queue_bytes_max", self.queue_bytes_max, 1 << 20, 1 << 30),
         ];
@@ -178,6 +200,12 @@ impl ServerSettings {
             ("write_timeout", self.write_timeout, low, high),
             ("health_timeout", self.health_timeout, low, Duration::from_mins(1)),
             ("drain_timeout", self.drain_timeout, Duration::ZERO, high),
+            (
+                "ticket_lifetime",
+                self.ticket_lifetime,
+                Duration::from_secs(1),
+                Duration::from_hours(1),
+            ),
         ];
         for (key, value, low, high) in times {
             if !(low..=high).contains(&value) {

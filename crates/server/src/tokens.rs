@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use posthaste_core::Timestamp;
+use posthaste_core::{Timestamp, TopicFilter};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -134,6 +134,22 @@ pub(crate) struct Principal {
 impl Principal {
     fn everything(name: &str) -> Self {
         Self { name: name.into(), scopes: vec![Scope::Admin], topics: None }
+    }
+
+    /// Whoever follows a stream by a ticket.
+    pub(crate) fn follower(name: Arc<str>, payloads: bool, topics: Option<Vec<String>>) -> Self {
+        let payloads = payloads.then_some(Scope::Payloads);
+        Self { name, scopes: [Scope::View].into_iter().chain(payloads).collect(), topics }
+    }
+
+    /// Of that, what a ticket passes on: whether it sees payloads, and the beginnings of its topics.
+    pub(crate) fn follows(&self) -> (bool, Option<&[String]>) {
+        (self.may(Scope::Payloads), self.topics.as_deref())
+    }
+
+    /// Whether all topics that match are its business.
+    pub(crate) fn knows_all(&self, topics: &TopicFilter) -> bool {
+        topics.exact().iter().chain(topics.prefixes()).all(|beginning| self.knows(beginning))
     }
 
     /// Whether it may do what `scope` allows.

@@ -32,6 +32,8 @@ async fn with_tokens(place: &Place, tokens: &[Asked<'_>]) -> (Running, Secrets) 
 
 /// Calls a route with a body that it can read.
 async fn call(server: &Running, method: &str, path: &str, token: Option<&str>) -> Answer {
+    // A stream that begins does not end by itself.
+    let path = if path == "/api/v1/streams" { "/api/v1/streams?since=7" } else { path };
     let path =
         path.replace("{id}", "018f0000-0000-7000-8000-000000000001").replace("{name}", "nobody");
     let mut headers = vec![("content-type", "application/json")];
@@ -57,7 +59,7 @@ async fn every_route_asks_for_its_scope_and_for_nothing_less(place: Place) {
                 assert_eq!((without.status, wrong.status), (200, 200), "{path}: {without:?}");
                 continue;
             }
-            Access::Scope(scope) | Access::Whole(scope) => scope,
+            Access::Scope(scope) | Access::Whole(scope) | Access::Ticket(scope) => scope,
         };
         without.is_problem(401, "unauthenticated");
         assert_eq!(without.headers["www-authenticate"], "Bearer");

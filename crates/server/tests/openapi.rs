@@ -29,7 +29,7 @@ fn description_names_every_route_with_its_scope_and_every_type_that_it_uses() {
         let asked = operation["security"].as_array().unwrap();
         match route.access {
             Access::Public => assert!(asked.is_empty(), "{route:?}"),
-            Access::Scope(scope) | Access::Whole(scope) => {
+            Access::Scope(scope) | Access::Whole(scope) | Access::Ticket(scope) => {
                 assert_eq!(asked[0]["token"][0], scope.as_str(), "{route:?}");
             }
         }

@@ -4,5 +4,6 @@ pub(crate) mod health;
 pub(crate) mod jobs;
 pub(crate) mod openapi;
 mod shown;
+pub(crate) mod streams;
 mod submission;
 pub(crate) mod subscriptions;

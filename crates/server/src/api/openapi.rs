@@ -15,7 +15,7 @@ use utoipa::{
     },
 };
 
-use super::{health, jobs, shown, submission, subscriptions};
+use super::{health, jobs, shown, streams, submission, subscriptions};
 use crate::{guard::Access, problem, routes, tokens::Scope};
 
 /// The types that answers and bodies are made of.
@@ -39,6 +39,8 @@ use crate::{guard::Access, problem, routes, tokens::Scope};
         jobs::JobChange,
         jobs::JobRetry,
         jobs::JobChanged,
+        streams::TicketBody,
+        streams::TicketMade,
         subscriptions::Subscriptions,
         subscriptions::Subscription,
         subscriptions::SubscriptionChange,
@@ -68,7 +70,7 @@ pub fn document() -> String {
         let mut operation = route.operation;
         let (scope, is_whole) = match route.access {
             Access::Public => (None, false),
-            Access::Scope(scope) => (Some(scope), false),
+            Access::Scope(scope) | Access::Ticket(scope) => (Some(scope), false),
             Access::Whole(scope) => (Some(scope), true),
         };
         operation.security = Some(match scope {

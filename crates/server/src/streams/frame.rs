@@ -1,9 +1,11 @@
 //! What a client of a stream gets: messages as events of `text/event-stream` (WHATWG HTML, server-sent events).
 
 use bytes::Bytes;
-use posthaste_core::{MessageRef, Place};
-use serde::{Serialize, Serializer, ser::SerializeMap as _};
+use posthaste_core::{Headers, MessageRef, Place};
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
+
+use crate::clock;
 
 /// The id of an event: the place behind it, in characters that headers and queries take as they are.
 pub(super) fn id_of(place: &Place) -> String {
@@ -52,10 +54,10 @@ struct Body<'a> {
     content_type: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     correlation_id: Option<&'a str>,
-    #[serde(serialize_with = "pairs")]
-    headers: &'a MessageRef<'a>,
-    /// When it was written, in microseconds since 1970.
-    enqueued_at: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    headers: Option<Pairs<'a>>,
+    /// When it was written, on the database's clock.
+    enqueued_at: String,
     /// A payload that is JSON, as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<&'a RawValue>,
@@ -76,8 +78,8 @@ impl<'a> Body<'a> {
             key: message.key,
             content_type: message.content_type,
             correlation_id: message.correlation_id,
-            headers: message,
-            enqueued_at: message.enqueued_at.0,
+            headers: None,
+            enqueued_at: clock::rfc3339(message.enqueued_at),
             payload: None,
             payload_text: None,
             payload_base64: None,
@@ -85,6 +87,7 @@ impl<'a> Body<'a> {
         if !with_payload {
             return body;
         }
+        body.headers = Some(Pairs(message.headers));
         let is_json = is_json(message.content_type);
         body.payload = is_json.then(|| serde_json::from_slice(payload).ok()).flatten();
         if body.payload.is_none() {
@@ -97,12 +100,14 @@ impl<'a> Body<'a> {
     }
 }
 
-fn pairs<S: Serializer>(message: &MessageRef<'_>, serializer: S) -> Result<S::Ok, S::Error> {
-    let mut map = serializer.serialize_map(None)?;
-    for (name, value) in message.headers.iter() {
-        map.serialize_entry(name, value)?;
+/// Headers as an object.
+#[derive(Debug)]
+struct Pairs<'a>(Headers<'a>);
+
+impl Serialize for Pairs<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter())
     }
-    map.end()
 }
 
 /// `application/json` and what is built on it (RFC 6839), whatever parameters follow.
@@ -118,7 +123,7 @@ fn base64(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use posthaste_core::{Headers, MessageId, TickRef, Timestamp};
+    use posthaste_core::{MessageId, TickRef, Timestamp};
     use uuid::Uuid;
 
     use super::*;
@@ -177,15 +182,19 @@ mod tests {
         };
         let json = data("application/problem+json; charset=utf-8", b"{\"a\":\r\n [1,\n2]}");
         assert_eq!(json["payload"], serde_json::json!({ "a": [1, 2] }));
-        assert_eq!((&json["key"], &json["enqueued_at"]), (&"a\nb".into(), &5.into()));
+        assert_eq!(
+            (&json["key"], &json["id"]),
+            (&"a\nb".into(), &MessageId::from_u128(7).to_string().into())
+        );
+        assert_eq!(json["enqueued_at"], "1970-01-01T00:00:00.000005Z");
         assert_eq!(data("application/json", b"{\"a\":")["payload_text"], "{\"a\":");
         assert_eq!(data("text/plain", b"7")["payload_text"], "7");
         assert_eq!(data("image/png", b"\xff\0")["payload_base64"], "/wA=");
     }
 
     #[test]
-    fn whoever_may_not_see_payloads_gets_none() {
+    fn whoever_may_not_see_payloads_gets_neither_them_nor_headers() {
         let (_, data) = read(&event(&place(), &message("application/json", b"{\"a\":1}"), false));
-        assert!(!data.contains("payload"), "{data}");
+        assert!(!data.contains("payload") && !data.contains("headers"), "{data}");
     }
 }

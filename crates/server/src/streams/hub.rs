@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -166,7 +167,7 @@ impl Hub {
     }
 
     /// Reads and hands out, until the future is dropped.
-    pub(super) async fn run(&self) {
+    pub(super) async fn run(&self) -> Infallible {
         let mut ticker = self.store.ticker();
         let mut guests = self.guests.subscribe();
         let (mut handing, mut failures, mut marked) = (None, 0, Instant::now());
@@ -174,9 +175,8 @@ impl Hub {
             if *guests.borrow_and_update() == 0 {
                 self.announce(None);
                 handing = None;
-                if guests.wait_for(|guests| *guests > 0).await.is_err() {
-                    return;
-                }
+                // It has the sender itself.
+                let _ = guests.wait_for(|guests| *guests > 0).await;
             }
             let pause = match self.look(ticker.as_mut(), &mut handing).await {
                 Ok(is_busy) => {

@@ -10,16 +10,17 @@
 mod follower;
 mod frame;
 mod hub;
+mod open;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use posthaste_core::{Place, TopicFilter};
 use posthaste_store::{Store, StoreError};
 
-pub(crate) use self::follower::Follower;
-use self::hub::Hub;
+pub(crate) use self::{follower::Follower, open::Entry};
+use self::{hub::Hub, open::Open};
 
 /// What a client wants to see.
 #[derive(Clone, Debug)]
@@ -82,6 +83,9 @@ pub(crate) struct StreamSettings {
     pub(crate) bytes_max: usize,
     /// Clients that read by themselves at once; others wait for their turn.
     pub(crate) readers: usize,
+    /// Streams of all callers, and of one.
+    pub(crate) open_max: usize,
+    pub(crate) open_per_caller_max: usize,
 }
 
 impl Default for StreamSettings {
@@ -93,6 +97,8 @@ impl Default for StreamSettings {
             events_max: 1_024,
             bytes_max: 4 << 20,
             readers: 4,
+            open_max: 5_000,
+            open_per_caller_max: 2_000,
         }
     }
 }
@@ -101,16 +107,23 @@ impl Default for StreamSettings {
 #[derive(Clone, Debug)]
 pub(crate) struct Streams {
     hub: Arc<Hub>,
+    open: Arc<Open>,
 }
 
 impl Streams {
     pub(crate) fn new(store: Arc<dyn Store>, settings: StreamSettings) -> Self {
-        Self { hub: Arc::new(Hub::new(store, settings)) }
+        let open = Open::new(settings.open_max, settings.open_per_caller_max);
+        Self { hub: Arc::new(Hub::new(store, settings)), open: Arc::new(open) }
     }
 
     /// Reads for all clients, until it is dropped; at rest while there are none.
-    pub(crate) async fn run(&self) {
-        self.hub.run().await;
+    pub(crate) async fn run(&self) -> Infallible {
+        self.hub.run().await
+    }
+
+    /// A place for one stream more of this caller, if there is one.
+    pub(crate) fn enter(&self, caller: &Arc<str>) -> Option<Entry> {
+        self.open.enter(caller)
     }
 
     /// Ends all streams: their clients come again.

@@ -72,7 +72,7 @@ impl Drop for Running {
 fn start(log: &Log, settings: StreamSettings) -> Running {
     let streams = Streams::new(Arc::clone(&log.store), settings);
     let of_task = streams.clone();
-    Running { streams, task: tokio::spawn(async move { of_task.run().await }) }
+    Running { streams, task: tokio::spawn(async move { match of_task.run().await {} }) }
 }
 
 fn wish(key: Option<&str>, from: From) -> Wish {
