@@ -25,6 +25,7 @@ mod report;
 mod resp;
 mod servers;
 mod stream;
+mod streams;
 mod writers;
 
 use std::{fmt, path::PathBuf, process::ExitCode};
@@ -59,10 +60,10 @@ pub(crate) struct Options {
     #[arg(long, value_parser = clap::value_parser!(u64).range(1_000..=5_000_000))]
     messages: Option<u64>,
     /// Seconds of one run of latency (default: 20), idle (30), enqueue (2), writers (22), machines
-    /// (20) and jobs (10); of the load of held (600) and parked (3600)
+    /// (20), jobs (10) and streams (30); of the load of held (600) and parked (3600)
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=7_200))]
     seconds: Option<u64>,
-    /// Messages per second of latency, held, parked and jobs
+    /// Messages per second of latency, held, parked, jobs and streams
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(10..=100_000))]
     rate: u32,
     /// What Redis keeps on disk, the same for all contestants
@@ -98,6 +99,8 @@ enum Benchmark {
     Parked,
     /// Workers on a Redis stream, beside peers
     Jobs,
+    /// Live streams of a server that is restarted, and what idle clients cost
+    Streams,
     /// All of them but `parked`
     All,
 }
@@ -119,6 +122,7 @@ impl Benchmark {
                     Self::Machines,
                     Self::Contracts,
                     Self::Jobs,
+                    Self::Streams,
                 ]
             }
             one => vec![one],
@@ -169,6 +173,7 @@ async fn measure_one(options: &Options, bench: Benchmark) -> Result<Report> {
         Benchmark::Contracts => contracts::run(options, &servers).await,
         Benchmark::Parked => parked::run(options, &servers).await,
         Benchmark::Jobs => jobs::run(options, &servers).await,
+        Benchmark::Streams => streams::run(options, &servers).await,
         Benchmark::Memory | Benchmark::All => memory::run(options, &servers).await,
     }?;
     if machine.is_noisy() {
