@@ -12,7 +12,8 @@ use std::{
 
 use bytes::Bytes;
 use posthaste_core::{
-    Backoff, MessageRef, Page, PageLimit, Place, Position, TickRef, TopicFilter, Window, describe,
+    Backoff, MessageRef, Page, PageLimit, Place, Position, Step, TickRef, TopicFilter, Window,
+    describe,
 };
 use posthaste_store::{Advance, Store, StoreError, StoreErrorKind, Ticker};
 use tokio::{
@@ -100,6 +101,11 @@ impl Drop for Guest {
     fn drop(&mut self) {
         self.0.guests.send_modify(|guests| *guests -= 1);
     }
+}
+
+/// Whether it is certain, without asking the store, that nothing of the window lies above.
+pub(super) fn is_finished(window: &Window, after: Position) -> bool {
+    window.step(after, 1) == Step::Done
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -252,7 +258,9 @@ impl Hub {
         if clients.is_empty() || window.is_empty() {
             return Ok(());
         }
-        while let Some(page) = self.read(window, *after, topics, None).await? {
+        while !is_finished(window, *after)
+            && let Some(page) = self.read(window, *after, topics, None).await?
+        {
             for message in page.iter() {
                 self.hand(clients, window, &message);
             }
