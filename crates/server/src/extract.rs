@@ -43,7 +43,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Json<T> {
     }
 }
 
-/// A JSON body that may be left out.
+/// A JSON body that may be left out, or be null.
 #[derive(Debug)]
 pub(crate) struct OptionalJson<T>(pub(crate) T);
 
@@ -54,7 +54,8 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalJson<T> {
         if request.body().is_end_stream() {
             return Ok(Self(T::default()));
         }
-        Json::from_request(request, app).await.map(|Json { value, .. }| Self(value))
+        let Json { value, .. } = Json::<Option<T>>::from_request(request, app).await?;
+        Ok(Self(value.unwrap_or_default()))
     }
 }
 
