@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use posthaste_core::Message;
 use posthaste_server::{NoParts, Scope, ServerSettings};
-use posthaste_store::{Operations, Store as _};
+use posthaste_store::Operations;
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -165,12 +165,12 @@ async fn tickets_allow_what_they_were_asked_for_and_nothing_else(place: Place) {
     let (_, operations) = place.store().await;
     let mut own = ServerSettings { ticket_lifetime: Duration::from_mins(1), ..settings() };
     let mut secrets = BTreeMap::new();
-    let asked: [(&str, &[Scope], Option<&[&str]>); 3] = [
-        ("page", &[Scope::View, Scope::Payloads], Some(&["run."])),
+    let run: &[&str] = &["run."];
+    for (name, scopes, topics) in [
+        ("page", &[Scope::View, Scope::Payloads][..], Some(run)),
         ("eye", &[Scope::View], None),
         ("shop", &[Scope::Enqueue], None),
-    ];
-    for (name, scopes, topics) in asked {
+    ] {
         let (token, secret) = token(scopes, topics);
         own.tokens.insert(name.to_owned(), token);
         secrets.insert(name, secret);
