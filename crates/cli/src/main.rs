@@ -8,6 +8,7 @@ mod cli;
 mod commands;
 mod config;
 mod demo;
+mod descriptors;
 mod exit;
 mod failure;
 mod handover;

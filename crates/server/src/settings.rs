@@ -35,7 +35,8 @@ pub struct ServerSettings {
     pub cors_origins: Vec<String>,
     /// TLS: https instead of http.
     pub tls: TlsSettings,
-    /// Connections at once (1 to 100,000); those beyond it wait to be accepted.
+    /// Connections at once (1 to 100,000), or fewer where the process may not have as many file descriptors; those beyond
+    /// it wait to be accepted.
     pub connections_max: usize,
     /// Longest wait for the headers of a request, counted from the last answer or the beginning of the connection: so
     /// it is as well how long a connection may be idle (100ms to 10m).

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use clap::Args;
 use posthaste_relay::{ContractLibrary, Relay, sink::Context};
-use posthaste_server::{Bound, Server};
+use posthaste_server::{Bound, Server, ServerSettings};
 use posthaste_store::{Jobs, Operations, Store};
 use posthaste_worker::Worker;
 use tokio::task::JoinSet;
 
 use crate::{
     config::Config,
+    descriptors,
     exit::Exit,
     failure::{Failure, Result},
     listener::{Listener, Told as _},
@@ -49,7 +50,9 @@ pub(crate) async fn run(_: &ServeArgs, config: &Config) -> Result {
     let known = library.known();
     let beside = beside(config, &store, &jobs, &known)?;
     let told = Arc::new(Process::of(config, &beside.workers, beside.relay.as_ref()));
-    let server = Server::new(config.server.clone(), jobs, operations).map_err(failure)?;
+    let connections_max = descriptors::make_room(config.server.connections_max);
+    let settings = ServerSettings { connections_max, ..config.server.clone() };
+    let server = Server::new(settings, jobs, operations).map_err(failure)?;
     let server = server.with_contracts(known).with_parts(Arc::clone(&told) as _);
     let bound = server.bind().await.map_err(failure)?;
     let stop = Stop::listen().map_err(|error| no_signals(&error))?;
