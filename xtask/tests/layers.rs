@@ -50,8 +50,14 @@ const EVERYTHING: &[&str] = &[
 ];
 /// Examples show what an application can do, so they have what an application has; that includes a relay and a store of
 /// its own.
-const OF_EXAMPLES: &[&str] =
-    &["posthaste", "posthaste-core", "posthaste-relay", "posthaste-store", "posthaste-worker"];
+const OF_EXAMPLES: &[&str] = &[
+    "posthaste",
+    "posthaste-core",
+    "posthaste-relay",
+    "posthaste-server",
+    "posthaste-store",
+    "posthaste-worker",
+];
 
 /// A dependency that is in the built program: not for its tests only.
 #[derive(Debug)]
