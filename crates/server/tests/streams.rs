@@ -137,6 +137,8 @@ async fn r36_stream_goes_on_where_a_client_was_when_the_server_was_restarted(pla
     assert_eq!(all.take(35).await.len(), 35);
     let refused = server.get("/api/v1/streams?since=7").await;
     assert_eq!(refused.is_problem(400, "bad-parameter")["field"], "since");
+    let refused = server.get("/api/v1/streams?key=a%00b").await;
+    assert_eq!(refused.is_problem(400, "bad-parameter")["field"], "key");
     let elsewhere = "3/0192f7aabbcc7ddd8eeeffff00001111";
     let refused = server.get(&format!("/api/v1/streams?since={elsewhere}")).await;
     refused.is_problem(410, "stream-gone");

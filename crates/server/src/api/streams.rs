@@ -118,7 +118,17 @@ fn wish(
         Problem::of(Code::BadParameter, field, detail)
     })?;
     let topics = topics(principal, topic.as_deref())?;
+    check_key(key.as_deref())?;
     Ok(Wish { topics, key, with_payloads: principal.may(Scope::Payloads), from })
+}
+
+/// Databases know no text with a zero in it.
+fn check_key(key: Option<&str>) -> Result<(), Problem> {
+    if key.is_some_and(|key| key.contains('\0')) {
+        let detail = "key must not have the character U+0000: no message has it";
+        return Err(Problem::of(Code::BadParameter, "key", detail));
+    }
+    Ok(())
 }
 
 /// The topics that were asked for, if they are the caller's to see.
@@ -178,6 +188,7 @@ pub(crate) async fn ticket(
 ) -> Result<Response, Problem> {
     let TicketBody { topic, key } = body;
     topics(&principal, topic.as_deref())?;
+    check_key(key.as_deref())?;
     let ticket = app.tickets.make(&Ticket { principal, topic, key });
     let expires_in = app.tickets.lifetime().as_secs();
     Ok(as_json(&TicketMade { ticket, expires_in }).into_response())
