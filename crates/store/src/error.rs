@@ -21,8 +21,10 @@ pub enum StoreErrorKind {
     Timeout,
     /// The server is a standby, or read-only: ticks need the primary.
     Standby,
-    /// A deadlock, a lock time-out or a serialisation failure. Passes by itself.
+    /// A deadlock or a serialisation failure. Passes by itself.
     Conflict,
+    /// Another transaction holds what it needs for longer than it waits. Passes with that one.
+    Held,
     /// The server refused the login or its TLS certificate.
     Authentication,
     /// The role lacks a privilege.
@@ -49,7 +51,12 @@ impl StoreErrorKind {
     pub const fn is_transient(self) -> bool {
         matches!(
             self,
-            Self::Unavailable | Self::Timeout | Self::Standby | Self::Conflict | Self::Resources
+            Self::Unavailable
+                | Self::Timeout
+                | Self::Standby
+                | Self::Conflict
+                | Self::Held
+                | Self::Resources
         )
     }
 
@@ -62,6 +69,7 @@ impl StoreErrorKind {
             Self::Timeout => "the database did not answer in time; check its load and its locks",
             Self::Standby => "point the database URL at the primary",
             Self::Conflict => "retried by itself",
+            Self::Held => "look for a transaction that was left open; retried meanwhile",
             Self::Authentication => "check user, password, sslmode and certificates",
             Self::Privilege => "grant the role the missing privilege",
             Self::MissingSchema => "run `posthaste migrate`, or check the schema setting",

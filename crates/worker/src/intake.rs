@@ -5,9 +5,12 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, stream};
 use posthaste::MessageId;
 use posthaste_core::{describe, job::JOB_HEADER};
-use posthaste_store::{Begun, Handed, JobId, StoreErrorKind, defect, failpoint};
+use posthaste_store::{
+    Begun, Handed, JobId, StoreError, StoreErrorKind, WorkerId, defect, failpoint,
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     time::{Instant, sleep, sleep_until},
@@ -28,6 +31,8 @@ const TAKE_MAX: usize = 500;
 /// Jobs of one key that wait here. All further ones the database has wait, which publishes them again when their
 /// turn comes: one key must not fill the worker.
 const LANE_MAX: usize = 8;
+/// Jobs that are begun one by one at a time.
+const BEGINS: usize = 2;
 /// Between two looks for a job that is not visible yet.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -164,26 +169,67 @@ async fn begin_jobs(crew: &Arc<Crew>, items: Vec<InHand>) {
     if handed.is_empty() {
         return;
     }
+    match try_begin(crew, &handed, |kind| kind != StoreErrorKind::Held).await {
+        Ok((worker, begun)) => go_on(crew, worker, items.into_iter().zip(begun)),
+        // Some transaction holds one of them: it waits alone, and nobody for it.
+        Err(error) => {
+            tracing::warn!("begin jobs: {}; now one by one", describe(&error));
+            crew.spawn(begin_one_by_one(Arc::clone(crew), items, handed));
+        }
+    }
+}
+
+async fn begin_one_by_one(crew: Arc<Crew>, items: Vec<InHand>, handed: Vec<Handed>) {
+    let crew = &crew;
+    let begin = |(item, handed)| async move {
+        match try_begin(crew, &[handed], |kind| kind != StoreErrorKind::Held).await {
+            Ok((worker, begun)) => {
+                go_on(crew, worker, std::iter::once(item).zip(begun));
+                None
+            }
+            Err(_) => Some((item, handed)),
+        }
+    };
+    let mut left: Vec<_> = items.into_iter().zip(handed).collect();
+    while !left.is_empty() {
+        let alone = stream::iter(left).map(begin).buffer_unordered(BEGINS);
+        left = alone.filter_map(std::future::ready).collect().await;
+        if !left.is_empty() {
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Begins jobs, until the database answers or the refusal is one that does not pass.
+async fn try_begin(
+    crew: &Crew,
+    handed: &[Handed],
+    passes: impl Fn(StoreErrorKind) -> bool,
+) -> Result<(WorkerId, Vec<Begun>), StoreError> {
     // Each try asks for the id: a worker whose lease has run out has another one afterwards.
     let begin = async || {
         let worker = crew.worker().await.unwrap_or_default();
-        let begun = crew.store.begin_jobs(worker, &handed).await;
+        let begun = crew.store.begin_jobs(worker, handed).await;
         if begun.as_ref().is_err_and(|error| error.kind() == StoreErrorKind::Conflict) {
             crew.doubted.notify_one();
         }
         begun.map(|begun| (worker, begun))
     };
-    let (worker, begun) = loop {
-        match crew.insist("begin jobs", &begin).await {
-            Ok(begun) => break begun,
-            Err(error) => {
+    loop {
+        let passes = |kind: StoreErrorKind| kind.is_transient() && passes(kind);
+        match crew.insist_while(passes, "begin jobs", &begin).await {
+            Err(error) if !error.kind().is_transient() => {
                 tracing::error!("begin jobs: {}", describe(&error));
                 sleep(PAUSE).await;
             }
+            answer => return answer,
         }
-    };
+    }
+}
+
+fn go_on(crew: &Arc<Crew>, worker: WorkerId, begun: impl Iterator<Item = (InHand, Begun)>) {
     failpoint::reach("begun", "");
-    for (item, begun) in items.into_iter().zip(begun) {
+    for (item, begun) in begun {
         match begun {
             Begun::Run { attempt, attempts_max } => {
                 run::job(crew, item, worker, attempt, attempts_max);

@@ -16,6 +16,7 @@ mod clock;
 pub mod command;
 mod crew;
 mod cron;
+mod ends;
 mod handler;
 pub mod http;
 mod intake;

@@ -1,43 +1,33 @@
 //! A worker from its first message to its end.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use posthaste::{Inbox, MessageId, Outbox};
+use posthaste::{Inbox, Outbox};
 use posthaste_core::{Contracts, describe};
-use posthaste_store::{
-    Ended, Jobs, Outcome, StoreError, StoreErrorKind, WorkerId, WorkerSpec, failpoint,
-};
+use posthaste_store::{Jobs, StoreError, WorkerSpec};
 use tokio::{
     sync::{Notify, Semaphore, mpsc, watch},
     task::JoinSet,
-    time::{Instant, sleep_until, timeout},
+    time::timeout,
 };
 
 use crate::{
     checks::{Check, Checks},
-    crew::{Counters, Counts, Crew, End, InHand, WorkerError},
+    crew::{Counts, Crew, End, InHand, WorkerError},
     cron::{self, CronJob},
+    ends,
     handler::Handler,
     intake, lease,
     settings::WorkerSettings,
-    source::{Fate, Source, Token},
+    source::{Fate, Source},
     telemetry::Telemetry,
     watch as watching,
 };
 
-/// Most ends that are written down at a time.
-const BATCH: usize = 500;
-/// Batches that are written down at once. There is a second one where the first takes long.
-const WRITERS: usize = 4;
-/// When a batch takes long.
-const PATIENCE: Duration = Duration::from_millis(200);
-/// Ends of a batch that are tried at once where they are tried one by one.
-const FINISHES: usize = 4;
 /// For what is left when handlers have stopped: ends are written down, and the worker is forgotten.
 const CLOSING: Duration = Duration::from_secs(5);
 
@@ -230,7 +220,7 @@ async fn work(
     background.spawn(watching::watch(Arc::clone(crew)));
     background.spawn(cron::tick(Arc::clone(crew), crons));
     background.spawn(intake::begin(Arc::clone(crew), admitted));
-    background.spawn(write_down(Arc::clone(crew), ended));
+    background.spawn(ends::write_down(Arc::clone(crew), ended));
     let mut taking = JoinSet::new();
     for source in 0..crew.sources.len() {
         taking.spawn(intake::take(Arc::clone(crew), source));
@@ -286,182 +276,4 @@ async fn panicked(tasks: &mut JoinSet<()>) {
         }
     }
     std::future::pending::<()>().await;
-}
-
-/// Writes ends down, many at a time, and has the sources forget the messages then. What takes long lets others pass:
-/// a transaction that somebody has left open may hold a job.
-async fn write_down(crew: Arc<Crew>, mut ended: mpsc::Receiver<(InHand, End)>) {
-    let mut writing = FuturesUnordered::new();
-    let mut open_at = Instant::now();
-    loop {
-        let mut batch = Vec::with_capacity(BATCH);
-        let is_open = writing.is_empty() || open_at <= Instant::now();
-        tokio::select! {
-            Some(()) = writing.next() => {}
-            count = ended.recv_many(&mut batch, BATCH), if is_open && writing.len() < WRITERS => {
-                if count == 0 {
-                    break;
-                }
-                open_at = Instant::now() + PATIENCE;
-                writing.push(write(&crew, batch));
-            }
-            () = sleep_until(open_at), if !is_open => {}
-        }
-    }
-    while writing.next().await.is_some() {}
-}
-
-async fn write(crew: &Crew, batch: Vec<(InHand, End)>) {
-    failpoint::reach("finishing", "");
-    let mut fates: Vec<(InHand, Fate)> = Vec::with_capacity(batch.len());
-    let mut attempts: BTreeMap<WorkerId, (Vec<Ended>, Vec<bool>)> = BTreeMap::new();
-    let (mut handled, mut settled) = (Vec::new(), Vec::new());
-    for (item, end) in batch {
-        let fate = match end {
-            End::Attempt { worker, ended, is_settled } => {
-                let (all, settled) = attempts.entry(worker).or_default();
-                all.push(ended);
-                settled.push(is_settled);
-                Fate::Done
-            }
-            End::Handled => {
-                handled.push(item.message.id);
-                Fate::Done
-            }
-            End::Settled => {
-                settled.push(item.message.id);
-                Fate::Done
-            }
-            End::Fate(fate) => fate,
-        };
-        fates.push((item, fate));
-    }
-    for (worker, (ended, settled)) in attempts {
-        for (at, ended, is_held) in finish(crew, worker, ended).await {
-            count(crew, &ended, settled[at], is_held);
-        }
-    }
-    record(crew, &handled).await;
-    let uncommitted = uncommitted(crew, &settled).await;
-    for (item, fate) in &mut fates {
-        if uncommitted.contains(&item.message.id) {
-            tracing::error!(message = %item.message.id, "its handler did not commit");
-            *fate = Fate::GiveBack;
-        }
-    }
-    failpoint::reach("finished", "");
-    let mut by_source: Vec<Vec<(Token, Fate)>> = vec![Vec::new(); crew.sources.len()];
-    for (item, fate) in &fates {
-        by_source[item.source].push((item.token.clone(), fate.clone()));
-    }
-    for (source, settled) in by_source.into_iter().enumerate() {
-        if !settled.is_empty() {
-            crew.settle(source, &settled).await;
-        }
-    }
-    failpoint::reach("acknowledged", "");
-    for (item, _) in fates {
-        leave(crew, item);
-    }
-}
-
-/// What is over makes room, and lets the next of its key go on.
-fn leave(crew: &Crew, item: InHand) {
-    Crew::lock(&crew.in_hand).remove(&item.identity());
-    let key = item.message.key.clone().filter(|_| item.has_turn);
-    drop(item);
-    if let Some(next) = Crew::lock(&crew.lanes).leave(key.as_deref()) {
-        crew.pass_begin(next);
-    }
-}
-
-/// Ends attempts, and answers each with its number and whether it still held its job. An end that the database refuses
-/// for good becomes the death of its job, and no other's; one whose job somebody holds waits alone.
-async fn finish(crew: &Crew, worker: WorkerId, ended: Vec<Ended>) -> Vec<(usize, Ended, bool)> {
-    // What takes too long may wait for one of them.
-    let passes = |kind: StoreErrorKind| kind.is_transient() && kind != StoreErrorKind::Timeout;
-    let doing = "finish jobs";
-    let all = crew.insist_while(passes, doing, || crew.store.finish_jobs(worker, &ended)).await;
-    let numbered = ended.into_iter().enumerate();
-    let error = match all {
-        Ok(held) => {
-            return numbered.zip(held).map(|((at, ended), held)| (at, ended, held)).collect();
-        }
-        Err(error) => error,
-    };
-    tracing::warn!("{doing}: {}; now one by one", describe(&error));
-    let one_by_one = numbered.map(|(at, ended)| async move {
-        let (ended, is_held) = finish_one(crew, worker, ended).await;
-        (at, ended, is_held)
-    });
-    futures_util::stream::iter(one_by_one).buffer_unordered(FINISHES).collect().await
-}
-
-async fn finish_one(crew: &Crew, worker: WorkerId, mut ended: Ended) -> (Ended, bool) {
-    let mut held = end(crew, worker, &ended).await;
-    if let Err(error) = held {
-        ended.outcome = Outcome::Dead;
-        ended.reason = Some(format!("its end was refused: {}", describe(&error)));
-        ended.receipt = None;
-        held = end(crew, worker, &ended).await;
-    }
-    (ended, held.is_ok_and(|held| held.contains(&true)))
-}
-
-async fn end(crew: &Crew, worker: WorkerId, ended: &Ended) -> Result<Vec<bool>, StoreError> {
-    let ended = std::slice::from_ref(ended);
-    crew.insist("finish a job", || crew.store.finish_jobs(worker, ended)).await
-}
-
-/// Counts and tells of an end. An answer that was lost counts it twice at most: counts are for people.
-fn count(crew: &Crew, ended: &Ended, is_settled: bool, is_held: bool) {
-    let counter = match ended.outcome {
-        _ if !is_held && is_settled => &crew.counts.completed,
-        _ if !is_held => &crew.counts.lost,
-        Outcome::Completed => &crew.counts.completed,
-        Outcome::Retry(_) | Outcome::Lost => &crew.counts.failed,
-        Outcome::Dead => &crew.counts.dead,
-        Outcome::Snooze(_) | Outcome::Cancelled => return,
-    };
-    Counters::add(counter, 1);
-    if is_held {
-        told(ended);
-    }
-}
-
-fn told(Ended { job, attempt, outcome, reason, .. }: &Ended) {
-    let Some(reason) = reason else { return };
-    match outcome {
-        Outcome::Dead => tracing::error!(%job, attempt, "the job is dead: {reason}"),
-        Outcome::Retry(wait) => tracing::warn!(%job, attempt, ?wait, "to be tried again: {reason}"),
-        _ => tracing::info!(%job, attempt, outcome = outcome.as_str(), "{reason}"),
-    }
-}
-
-async fn record(crew: &Crew, handled: &[MessageId]) {
-    if handled.is_empty() {
-        return;
-    }
-    let consumer = &crew.settings.consumer;
-    let doing = "record handled messages";
-    match crew.insist(doing, || crew.store.record_handled(consumer, handled)).await {
-        Ok(()) => Counters::add(&crew.counts.completed, handled.len()),
-        Err(error) => tracing::error!("{doing}: {}", describe(&error)),
-    }
-}
-
-/// Those of which the inbox knows nothing.
-async fn uncommitted(crew: &Crew, settled: &[MessageId]) -> Vec<MessageId> {
-    if settled.is_empty() {
-        return Vec::new();
-    }
-    let consumer = &crew.settings.consumer;
-    match crew.insist("look into the inbox", || crew.store.handled(consumer, settled)).await {
-        Ok(known) => {
-            Counters::add(&crew.counts.completed, known.len());
-            settled.iter().filter(|id| !known.contains(id)).copied().collect()
-        }
-        // They come again, and are found then.
-        Err(_) => settled.to_vec(),
-    }
 }

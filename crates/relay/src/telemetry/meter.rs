@@ -217,11 +217,12 @@ pub(crate) struct SourceMeter {
 }
 
 /// Every class of database error with its label value.
-pub(crate) const DATABASE_CLASSES: [(StoreErrorKind, &str); 13] = [
+pub(crate) const DATABASE_CLASSES: [(StoreErrorKind, &str); 14] = [
     (StoreErrorKind::Unavailable, "unavailable"),
     (StoreErrorKind::Timeout, "timeout"),
     (StoreErrorKind::Standby, "standby"),
     (StoreErrorKind::Conflict, "conflict"),
+    (StoreErrorKind::Held, "held"),
     (StoreErrorKind::Authentication, "authentication"),
     (StoreErrorKind::Privilege, "privilege"),
     (StoreErrorKind::MissingSchema, "missing_schema"),

@@ -379,12 +379,14 @@ $$;
 -- `blocked` (an earlier job of its key is not over, or a later one runs, and will have it published again), `unknown` (not here,
 -- or not visible yet). All but `begun` and `unknown` have nothing left to do. One row `unregistered` where the
 -- worker's lease has run out. Here and below no table is read from end to end: a plan that was made while there were few
--- jobs would do that for as long as the connection lasts.
+-- jobs would do that for as long as the connection lasts. And none waits long for what a transaction holds: a call
+-- that its client has given up on would go on to wait, and hold all that it has locked by then.
 create function @schema@.begin_jobs(
   worker uuid, job_ids uuid[], message_ids uuid[],
   out nth bigint, out verdict text, out attempt int, out attempts_max int
 ) returns setof record
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+set lock_timeout = '2s' as $$
 #variable_conflict use_column
 declare
   has_keys boolean;
@@ -444,7 +446,8 @@ create function @schema@.finish_jobs(
   worker uuid, job_ids uuid[], attempts int[], outcomes text[], reasons text[], waits_ms bigint[],
   receipts bytea[], receipt_types text[]
 ) returns setof uuid
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+set lock_timeout = '2s' as $$
 #variable_conflict use_column
 declare
   held uuid[];
@@ -527,14 +530,16 @@ begin
 end
 $$;
 
--- Keeps how far running jobs have come. What a worker does not have any more is passed over.
+-- Keeps how far running jobs have come. What a worker does not have any more is passed over, and what somebody holds.
 create function @schema@.note_progress(worker uuid, job_ids uuid[], attempts int[], progress jsonb[]) returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
   update @schema@.job j set progress = g.progress
-    from (select * from unnest(job_ids, attempts, progress) g (job_id, attempt, progress) order by g.job_id) g
-   where j.id = g.job_id and j.attempt = g.attempt and j.worker = note_progress.worker;
+    from (select * from unnest(job_ids, attempts, progress) g (job_id, attempt, progress)) g
+   where j.id = g.job_id and j.attempt = g.attempt and j.worker = note_progress.worker
+     and j.id = any (array(select h.id from @schema@.job h where h.id = any (job_ids)
+                            order by h.id for no key update skip locked));
 end
 $$;
 

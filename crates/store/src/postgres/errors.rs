@@ -34,10 +34,11 @@ fn kind(error: &Error) -> StoreErrorKind {
         | &SqlState::INVALID_SCHEMA_NAME
         | &SqlState::UNDEFINED_FUNCTION
         | &SqlState::UNDEFINED_COLUMN => StoreErrorKind::MissingSchema,
-        &SqlState::LOCK_NOT_AVAILABLE
-        | &SqlState::T_R_DEADLOCK_DETECTED
-        | &SqlState::T_R_SERIALIZATION_FAILURE => StoreErrorKind::Conflict,
+        &SqlState::T_R_DEADLOCK_DETECTED | &SqlState::T_R_SERIALIZATION_FAILURE => {
+            StoreErrorKind::Conflict
+        }
         &SqlState::INVALID_CATALOG_NAME => StoreErrorKind::Invalid,
+        &SqlState::LOCK_NOT_AVAILABLE => StoreErrorKind::Held,
         &SqlState::QUERY_CANCELED => StoreErrorKind::Timeout,
         &SqlState::TOO_MANY_CONNECTIONS => StoreErrorKind::Unavailable,
         _ => match &code.code()[..2] {

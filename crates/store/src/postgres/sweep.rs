@@ -327,7 +327,7 @@ async fn truncate(
 async fn ended(loan: &Loan, doing: &str, sql: &str) -> Result<bool> {
     match loan.bounded(doing, loan.client().simple_query(sql)).await {
         Ok(_) => Ok(true),
-        Err(error) if error.kind() == StoreErrorKind::Conflict => {
+        Err(error) if matches!(error.kind(), StoreErrorKind::Held | StoreErrorKind::Conflict) => {
             loan.bounded(doing, loan.client().simple_query("rollback")).await?;
             Ok(false)
         }

@@ -70,3 +70,23 @@ async fn job_that_a_transaction_holds_keeps_no_other_from_being_taken_over() {
     let left = log.writer().await.query("select from posthaste.worker", &[]).await.unwrap();
     assert!(left.is_empty());
 }
+
+/// Fails with progress that waits: no beat would follow it, and the worker would lose all that it has.
+#[tokio::test]
+async fn progress_of_a_job_that_a_transaction_holds_is_passed_over() {
+    let log = Log::shared().await;
+    let plain = || NewJob::of(Message::new("t"));
+    let ids = log.store.submit_jobs(&[plain(), plain()]).await.unwrap();
+    let worker = begin(&log, &ids).await;
+    let holder = log.writer().await;
+    holder.batch_execute("begin").await.unwrap();
+    let hold = "select from posthaste.job where id = $1 for no key update";
+    holder.query(hold, &[&ids[0]]).await.unwrap();
+    let notes = [(ids[0], 1, "1".to_owned()), (ids[1], 1, "2".to_owned())];
+    let noting = log.store.note_progress(worker, &notes);
+    timeout(LIMIT, noting).await.expect("it waits for nobody").unwrap();
+    for (id, expected) in ids.iter().zip([None, Some("2")]) {
+        let job = log.store.job(*id).await.unwrap().expect("a job").job;
+        assert_eq!(job.progress.as_deref(), expected);
+    }
+}

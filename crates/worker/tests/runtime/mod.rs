@@ -663,10 +663,6 @@ async fn end_that_the_database_refuses_is_the_death_of_its_job_alone() {
 async fn end_whose_job_somebody_holds_waits_alone() {
     let place = Place::postgres().await;
     let store = place.store().await;
-    let hasty =
-        PostgresOptions { operation_timeout: Duration::from_secs(1), ..PostgresOptions::default() };
-    let Place::Postgres(database) = &place else { unreachable!() };
-    let own: Arc<dyn Jobs> = Arc::new(PostgresStore::connect(database.url(), &hasty).unwrap());
     let jobs: Vec<NewJob> = (0..6).map(|n| job("t", n)).collect();
     let ids = store.submit_jobs(&jobs).await.unwrap();
     let mut published = publish(&store).await;
@@ -675,7 +671,7 @@ async fn end_whose_job_somebody_holds_waits_alone() {
     let (later, _) = watch::channel(false);
     let (ending, rest) = (Arc::clone(&gate), later.clone());
     let running =
-        start(worker(&own).source(local(&mut published)).handle("t", move |task: Task| {
+        start(worker(&store).source(local(&mut published)).handle("t", move |task: Task| {
             let (gate, mut rest) = (Arc::clone(&ending), rest.subscribe());
             async move {
                 if number(&task) < 4 {
@@ -687,16 +683,35 @@ async fn end_whose_job_somebody_holds_waits_alone() {
             }
         }));
     until(&*store, &ids, JobState::Running).await;
-    let holder = database.connect().await;
-    let hold = "begin; select from posthaste.job where id = any (";
-    holder.batch_execute(&format!("{hold}'{{{}}}') for no key update", ids[2])).await.unwrap();
+    // The last one: what the batch has locked before it must be free again.
+    let holder = place.hold(&ids[3..4]).await;
     gate.wait().await;
-    until(&*store, &[ids[0], ids[1], ids[3]], JobState::Completed).await;
+    until(&*store, &ids[..3], JobState::Completed).await;
     later.send_replace(true);
     until(&*store, &ids[4..], JobState::Completed).await;
-    assert_eq!(read(&*store, ids[2]).await.job.state, JobState::Running);
+    assert_eq!(read(&*store, ids[3]).await.job.state, JobState::Running);
     holder.batch_execute("rollback").await.unwrap();
-    until(&*store, &ids[2..3], JobState::Completed).await;
+    until(&*store, &ids[3..4], JobState::Completed).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn job_that_somebody_holds_is_begun_alone() {
+    let place = Place::postgres().await;
+    let store = place.store().await;
+    let jobs: Vec<NewJob> = (0..6).map(|n| job("t", n)).collect();
+    let ids = store.submit_jobs(&jobs).await.unwrap();
+    // More of them than are begun one by one at a time.
+    let holder = place.hold(&ids[..4]).await;
+    let mut published = publish(&store).await;
+    let handler = |_: Task| async { Ok(Done::default()) };
+    let running = start(worker(&store).source(local(&mut published)).handle("t", handler));
+    until(&*store, &ids[4..], JobState::Completed).await;
+    let more = store.submit_jobs(&[job("t", 6)]).await.unwrap();
+    until(&*store, &more, JobState::Completed).await;
+    assert_eq!(read(&*store, ids[0]).await.job.state, JobState::Queued);
+    holder.batch_execute("rollback").await.unwrap();
+    until(&*store, &ids, JobState::Completed).await;
     running.stop().await;
 }
 

@@ -66,6 +66,16 @@ impl Place {
             }
         }
     }
+
+    /// A transaction of somebody that holds the rows of jobs, until it is rolled back.
+    pub(crate) async fn hold(&self, ids: &[JobId]) -> tokio_postgres::Client {
+        let Self::Postgres(database) = self else { panic!("rows of PostgreSQL") };
+        let holder = database.connect().await;
+        holder.batch_execute("begin").await.unwrap();
+        let hold = "select from posthaste.job where id = any ($1) for no key update";
+        assert_eq!(holder.query(hold, &[&ids]).await.unwrap().len(), ids.len());
+        holder
+    }
 }
 
 /// A relay of every topic to one sink, until its end.
