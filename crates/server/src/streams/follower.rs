@@ -17,6 +17,8 @@ pub(crate) struct Follower {
     hub: Arc<Hub>,
     wish: Wish,
     way: Way,
+    /// A seat at the end of the log, which has all that comes behind this tick: taken on the way there.
+    ahead: Option<(TickRef, Seat)>,
     /// What was read and not taken yet.
     ready: VecDeque<Bytes>,
     ended: watch::Receiver<bool>,
@@ -63,7 +65,8 @@ impl Follower {
         let ended = hub.ended();
         // A client that never sees an event comes again from here.
         let ready = VecDeque::from([frame::greeting(), frame::mark(&place)]);
-        Ok(Self { hub, wish, way: Way::Behind(place), ready, ended, _guest: guest })
+        let way = Way::Behind(place);
+        Ok(Self { hub, wish, way, ahead: None, ready, ended, _guest: guest })
     }
 
     /// The next frame. `None` ends the stream, and the client goes on with the last id that it has: when it has taken too
@@ -78,8 +81,14 @@ impl Follower {
             }
             let step = match &mut self.way {
                 Way::There(seat) => return seat.next().await,
-                Way::Behind(place) => Step::On(*place),
                 Way::Within(rest) => Step::Read(rest.clone()),
+                Way::Behind(place) => {
+                    let place = *place;
+                    match self.turn(place) {
+                        Some(step) => step,
+                        None => continue,
+                    }
+                }
             };
             let went = tokio::select! {
                 biased;
@@ -97,37 +106,67 @@ impl Follower {
     }
 }
 
+impl Follower {
+    /// What to do at a place; `None` where it is the end of the log, and there is a seat.
+    fn turn(&mut self, place: Place) -> Option<Step> {
+        // The rest of a window that was begun.
+        if let Some(within) = place.within {
+            return Some(Step::To(place, within.head));
+        }
+        match self.ahead.take() {
+            Some((tick, seat)) if tick == place.base && !seat.is_cut() => {
+                self.way = Way::There(seat);
+                return None;
+            }
+            Some((tick, seat)) if tick != place.base => {
+                self.ahead = Some((tick, seat));
+                return Some(Step::To(place, tick));
+            }
+            // It took so long to come here that the seat is no use.
+            Some(_) | None => {}
+        }
+        match self.hub.join(place.base, &self.wish) {
+            Joined::Here(seat) => {
+                self.way = Way::There(seat);
+                None
+            }
+            Joined::Behind(tick, seat) => {
+                self.ahead = seat.map(|seat| (tick, seat));
+                Some(Step::To(place, tick))
+            }
+            Joined::Ahead => Some(Step::Wait(place)),
+        }
+    }
+}
+
 /// What to do next.
 enum Step {
-    On(Place),
+    /// Go on from a place to a tick.
+    To(Place, TickRef),
+    /// Until the others are as far.
+    Wait(Place),
+    /// Read a page of a window.
     Read(Rest),
 }
 
 type Went = Result<(Way, VecDeque<Bytes>), StoreError>;
 
-async fn go(hub: &Arc<Hub>, wish: &Wish, step: Step) -> Went {
-    let place = match step {
-        Step::Read(rest) => return read(hub, wish, rest).await,
-        Step::On(place) => place,
-    };
+async fn go(hub: &Hub, wish: &Wish, step: Step) -> Went {
     let none = VecDeque::new();
-    // The rest of a window that was begun, or up to where the others are.
-    let head = match place.within.map(|within| within.head) {
-        Some(head) => head,
-        None => match hub.join(place.base, wish) {
-            Joined::Here(seat) => return Ok((Way::There(seat), none)),
-            Joined::Behind(tick) => tick,
-            Joined::Ahead => {
-                newest(hub, |tick| tick.n >= place.base.n).await;
-                return Ok((Way::Behind(place), none));
-            }
-        },
-    };
-    let way = match hub.store.window(place.base, Some(head)).await? {
-        Some(window) => Way::Within(Rest { window, start: place, place }),
-        None => Way::Behind(place.finished(head)),
-    };
-    Ok((way, none))
+    match step {
+        Step::Read(rest) => read(hub, wish, rest).await,
+        Step::Wait(place) => {
+            newest(hub, |tick| tick.n >= place.base.n).await;
+            Ok((Way::Behind(place), none))
+        }
+        Step::To(place, head) => {
+            let way = match hub.store.window(place.base, Some(head)).await? {
+                Some(window) => Way::Within(Rest { window, start: place, place }),
+                None => Way::Behind(place.finished(head)),
+            };
+            Ok((way, none))
+        }
+    }
 }
 
 /// Reads a page of a window.

@@ -26,6 +26,8 @@ use super::{StreamSettings, Wish, frame};
 /// After a database that did not answer.
 const BACKOFF: Backoff =
     Backoff { initial: Duration::from_millis(50), cap: Duration::from_secs(2) };
+/// So many ticks are soon read: what comes meanwhile finds room in the seat of whoever reads them.
+const NEAR: i64 = 256;
 /// One read of the log.
 const LIMIT: PageLimit = PageLimit { stride: 2_000, bytes: 1 << 20 };
 
@@ -80,8 +82,9 @@ struct Handing {
 pub(super) enum Joined {
     /// All that comes from now on.
     Here(Seat),
-    /// The log has been read up to this tick for the others: read up to it, and ask again.
-    Behind(TickRef),
+    /// The log has been read up to this tick for the others: read up to it, and ask again; or, with a seat, go on there,
+    /// which has all that follows.
+    Behind(TickRef, Option<Seat>),
     /// It has not been read as far yet.
     Ahead,
 }
@@ -145,18 +148,22 @@ impl Hub {
         self.tick.subscribe()
     }
 
-    /// Hands everything on that comes behind `at`, if that is where the others are.
+    /// Hands everything on that comes behind the place where the others are. Who is near it has a seat before it is there:
+    /// the others do not wait, and who only ever read up to them would never come up with them.
     pub(super) fn join(self: &Arc<Self>, at: TickRef, wish: &Wish) -> Joined {
         let mut state = lock(&self.state);
-        let reached = match state.tick {
-            Some(tick) if tick == at => None,
+        match state.tick {
+            Some(tick) if tick == at => Joined::Here(self.seat(&mut state, wish)),
             // Of one number and another id: the store will say what that means.
-            Some(tick) if tick.n >= at.n => Some(tick),
-            Some(_) | None => return Joined::Ahead,
-        };
-        if let Some(tick) = reached {
-            return Joined::Behind(tick);
+            Some(tick) if tick.n >= at.n => {
+                let is_near = tick.n - at.n <= NEAR;
+                Joined::Behind(tick, is_near.then(|| self.seat(&mut state, wish)))
+            }
+            Some(_) | None => Joined::Ahead,
         }
+    }
+
+    fn seat(self: &Arc<Self>, state: &mut State, wish: &Wish) -> Seat {
         let (sender, frames) = mpsc::channel(self.settings.events_max);
         let waiting = Arc::new(AtomicUsize::new(0));
         let client = Client {
@@ -169,7 +176,7 @@ impl Hub {
         state.number += 1;
         let number = state.number;
         state.clients.insert(number, Arc::new(client));
-        Joined::Here(Seat { hub: Arc::clone(self), number, frames, waiting })
+        Seat { hub: Arc::clone(self), number, frames, waiting }
     }
 
     /// Reads and hands out, until the future is dropped.
@@ -337,6 +344,11 @@ impl Client {
 }
 
 impl Seat {
+    /// Whether it was too slow: what it still has is followed by a gap.
+    pub(super) fn is_cut(&self) -> bool {
+        self.frames.is_closed()
+    }
+
     /// The next frame; none after the last one that there was room for.
     ///
     /// # Cancel safety

@@ -17,7 +17,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{Follower, From, StreamError, StreamSettings, Streams, Wish, frame};
+use super::{Follower, From, StreamError, StreamSettings, Streams, Wish, frame, hub::Joined};
 
 /// Nothing here takes longer on a machine that is busy.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -339,4 +339,30 @@ async fn streams_are_at_rest_while_nobody_follows() {
         let now = looks().await;
         since = now - std::mem::replace(&mut last, now);
     }
+}
+
+/// Fails where a client has to be where the others are before it is handed what comes: beside writers that never rest, each
+/// client would read by itself for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_that_is_nearly_there_is_handed_what_comes_meanwhile() {
+    let log = Log::sqlite().await;
+    let running = start(&log, StreamSettings::default());
+    let mut others = Memory::default();
+    let mut other = running.streams.follow(wish(None, From::Beginning)).await.unwrap();
+    log.write("a", 0..1).await;
+    assert!(others.take_until(&mut other, 1).await);
+    let early = others.last.as_deref().and_then(frame::place_of).unwrap();
+    log.write("a", 1..2).await;
+    assert!(others.take_until(&mut other, 2).await);
+    let Joined::Behind(_, Some(mut seat)) =
+        running.streams.hub.join(early.base, &wish(None, From::Now))
+    else {
+        panic!("it is behind and near");
+    };
+    log.write("a", 2..3).await;
+    let mut handed = Memory::default();
+    while handed.count() == 0 {
+        handed.take(&timeout(LIMIT, seat.next()).await.expect("the next frame").expect("a frame"));
+    }
+    assert_eq!(handed.seen["a"], [2]);
 }
