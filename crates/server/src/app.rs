@@ -1,7 +1,8 @@
 //! What all requests share.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use posthaste_core::contract::Contracts;
 use posthaste_store::{Jobs, Operations};
 use tokio::sync::watch;
@@ -25,6 +26,8 @@ pub(crate) struct App {
     /// The log, live; read by a task beside the listener.
     pub(crate) streams: Streams,
     pub(crate) tickets: Tickets,
+    /// The API's description, made when it is first asked for.
+    pub(crate) description: OnceLock<Bytes>,
     /// The log's figures, read now and then.
     pub(crate) outlook: Outlook,
 }

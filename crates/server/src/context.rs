@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::{
     app::App,
     problem::{Code, Problem},
+    proxy::Caller,
 };
 
 /// The header of a request's id, in requests and answers.
@@ -30,7 +31,10 @@ pub(crate) async fn surround(
 ) -> Response {
     let id = own_id(request.headers()).unwrap_or_else(|| Uuid::now_v7().to_string());
     let route = request.extensions().get::<MatchedPath>().map_or("-", MatchedPath::as_str);
-    let span = tracing::info_span!("request", request_id = id, method = %request.method(), route);
+    let client = request.extensions().get::<Caller>().map(|caller| caller.address);
+    let client = client.map(tracing::field::display);
+    let method = request.method();
+    let span = tracing::info_span!("request", request_id = id, %method, route, client);
     let answer = async {
         let since = Instant::now();
         let work = AssertUnwindSafe(next.run(request)).catch_unwind();

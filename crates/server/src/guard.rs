@@ -15,6 +15,7 @@ use axum::{
 use crate::{
     app::App,
     problem::{Code, Problem},
+    proxy::Caller,
     settings::ServerSettings,
     tickets,
     tokens::{Scope, Unknown},
@@ -29,15 +30,28 @@ pub(crate) async fn check_names(
     request: Request,
     next: Next,
 ) -> Response {
-    match names(&app.settings, request.headers(), request.uri()) {
+    let caller = request.extensions().get::<Caller>();
+    if caller.is_some_and(|caller| caller.is_doubtful) && app.settings.is_open() {
+        let detail = "name the proxy in server.trusted_proxies and make tokens: without them everybody who reaches \
+                      it may do everything";
+        return Problem::new(Code::UntrustedProxy, detail).into_response();
+    }
+    let host = caller.and_then(|caller| caller.host.as_deref());
+    match names(&app.settings, host, request.headers(), request.uri()) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
 }
 
-fn names(settings: &ServerSettings, headers: &HeaderMap, uri: &Uri) -> Result<(), Problem> {
-    let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default());
-    let host = host.or_else(|| uri.authority().map(Authority::as_str)).unwrap_or("");
+fn names(
+    settings: &ServerSettings,
+    forwarded: Option<&str>,
+    headers: &HeaderMap,
+    uri: &Uri,
+) -> Result<(), Problem> {
+    let named = || headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    let host = forwarded.or_else(named).or_else(|| uri.authority().map(Authority::as_str));
+    let host = host.unwrap_or("");
     if (settings.is_loopback() || !settings.hosts.is_empty()) && !is_own(settings, host) {
         let detail =
             "call the server as localhost, 127.0.0.1 or [::1], or add the name to server.hosts";
@@ -160,7 +174,7 @@ mod tests {
         if let Some(origin) = origin {
             headers.insert(header::ORIGIN, origin.parse().unwrap());
         }
-        names(settings, &headers, &Uri::from_static("/")).is_ok()
+        names(settings, None, &headers, &Uri::from_static("/")).is_ok()
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod listen;
 mod outlook;
 mod parts;
 mod problem;
+mod proxy;
 mod routes;
 mod server;
 mod settings;

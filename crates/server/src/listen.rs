@@ -4,7 +4,7 @@
 //! client may take is bounded: a place among the connections, the size and time of its headers, body and request, and
 //! the time in which it takes its answer.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -21,7 +21,12 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::{settings::ServerSettings, timed_io::TimedIo, tls::Certificates};
+use crate::{
+    proxy::{Routes, Ways},
+    settings::ServerSettings,
+    timed_io::TimedIo,
+    tls::Certificates,
+};
 
 /// Headers that a request may have: browsers send some twenty.
 const HEADERS_MAX: usize = 100;
@@ -34,6 +39,7 @@ pub(crate) struct Serving {
     pub(crate) router: Router,
     pub(crate) certificates: Option<Certificates>,
     pub(crate) settings: Arc<ServerSettings>,
+    pub(crate) ways: Ways,
 }
 
 /// Accepts connections until `shutdown`; then closes those that are idle, and gives the others the drain's time for
@@ -52,8 +58,8 @@ pub(crate) async fn serve(
             () = &mut shutdown => break,
             Some(_ended) = connections.join_next() => {}
             accepted = socket.accept(), if has_room => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(connect(stream, serving.clone(), ended.clone()));
+                Ok((stream, peer)) => {
+                    connections.spawn(connect(stream, peer.ip(), serving.clone(), ended.clone()));
                 }
                 Err(error) => {
                     tracing::warn!("accept a connection: {error}");
@@ -72,33 +78,35 @@ pub(crate) async fn serve(
     connections.shutdown().await;
 }
 
-async fn connect(stream: TcpStream, serving: Serving, ended: watch::Receiver<bool>) {
+async fn connect(stream: TcpStream, peer: IpAddr, serving: Serving, ended: watch::Receiver<bool>) {
     // Answers are written whole: waiting for more of them helps nobody.
     let _ = stream.set_nodelay(true);
     let stream = TimedIo::new(stream, serving.settings.write_timeout);
     let Some(certificates) = &serving.certificates else {
-        return converse(stream, serving, ended).await;
+        return converse(stream, peer, serving, ended).await;
     };
     let accept = TlsAcceptor::from(certificates.current()).accept(stream);
     match timeout(serving.settings.headers_timeout, accept).await {
-        Ok(Ok(stream)) => converse(stream, serving, ended).await,
+        Ok(Ok(stream)) => converse(stream, peer, serving, ended).await,
         Ok(Err(error)) => tracing::debug!("begin TLS with a client: {error}"),
         Err(_elapsed) => tracing::debug!("begin TLS with a client: it is too slow"),
     }
 }
 
 /// Answers the requests of a connection, one after the other.
-async fn converse<S>(stream: S, serving: Serving, mut ended: watch::Receiver<bool>)
+async fn converse<S>(stream: S, peer: IpAddr, serving: Serving, mut ended: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let settings = &serving.settings;
+    let router = TowerToHyperService::new(serving.router);
+    let routes = Routes { ways: serving.ways, peer, router };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.headers_timeout)
         .max_headers(HEADERS_MAX)
         .max_buf_size(settings.headers_bytes_max)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(serving.router));
+        .serve_connection(TokioIo::new(stream), routes);
     let mut connection = pin!(connection);
     let end = async { drop(ended.wait_for(|ended| *ended).await) };
     let served = tokio::select! {

@@ -66,6 +66,8 @@ codes! {
     UnknownHost = "unknown-host", MISDIRECTED_REQUEST, "The server is not known by this name";
     /// A page of another origin called.
     OriginNotAllowed = "origin-not-allowed", FORBIDDEN, "Pages of this origin may not call";
+    /// The server takes everybody for a program of its machine, and a proxy passes on what others send.
+    UntrustedProxy = "untrusted-proxy", FORBIDDEN, "The request came through a proxy that is not trusted";
     /// There is no such route.
     NoRoute = "no-route", NOT_FOUND, "There is nothing at this path";
     /// There is no such job, or it is none of the token's.

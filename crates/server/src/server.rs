@@ -1,6 +1,9 @@
 //! The server's life: made, bound, run, drained.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use posthaste_core::contract::Contracts;
 use posthaste_store::{Jobs, Operations, Store};
@@ -13,6 +16,7 @@ use crate::{
     listen::{self, Serving},
     outlook::Outlook,
     parts::{NoParts, Parts},
+    proxy::Ways,
     routes,
     settings::ServerSettings,
     streams::Streams,
@@ -130,10 +134,12 @@ impl Bound {
             parts,
             streams: streams.clone(),
             tickets,
+            description: OnceLock::new(),
             outlook,
         };
         let router = routes::router(&Arc::new(app));
-        let serving = Serving { router, certificates: self.certificates, settings: shared };
+        let ways = Ways::of(&shared);
+        let serving = Serving { router, certificates: self.certificates, settings: shared, ways };
         let shutdown = async {
             shutdown.await;
             // Their clients go on elsewhere, or here once the server is back.

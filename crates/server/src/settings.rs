@@ -10,7 +10,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{clock, streams::StreamSettings, tokens::Scope};
+use crate::{clock, proxy::network, streams::StreamSettings, tokens::Scope};
 
 /// The server: the HTTP API, and which parts run beside it in `posthaste serve`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -33,6 +33,11 @@ pub struct ServerSettings {
     pub hosts: Vec<String>,
     /// Origins whose pages may call the server from a browser, such as `https://admin.example.org`. None unless set.
     pub cors_origins: Vec<String>,
+    /// Addresses and networks, such as `10.0.0.0/8`, of proxies in front of the server: what their headers
+    /// `X-Forwarded-For` and `X-Forwarded-Host` say is believed. With one, tokens are needed on every address.
+    pub trusted_proxies: Vec<String>,
+    /// The path under which a proxy offers the server, such as `/posthaste`; it may cut it off or leave it.
+    pub base_path: String,
     /// TLS: https instead of http.
     pub tls: TlsSettings,
     /// Connections at once (1 to 100,000), or fewer where the process may not have as many file descriptors; those beyond
@@ -119,6 +124,8 @@ impl Default for ServerSettings {
             allow_anonymous: false,
             hosts: Vec::new(),
             cors_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            base_path: String::new(),
             tls: TlsSettings::default(),
             connections_max: 10_000,
             headers_timeout: Duration::from_secs(15),
@@ -181,6 +188,14 @@ impl ServerSettings {
             let rule = "must be origins such as https://admin.example.org, without a path";
             return Err(format!("cors_origins {rule}, not {origin:?}"));
         }
+        if let Some(wrong) = self.trusted_proxies.iter().find(|text| network(text).is_none()) {
+            let rule = "must be addresses or networks such as 10.0.0.0/8";
+            return Err(format!("trusted_proxies {rule}, not {wrong:?}"));
+        }
+        if !is_base_path(&self.base_path) {
+            let rule = "must be a path such as /posthaste, without a slash at its end";
+            return Err(format!("base_path {rule}, not {:?}", self.base_path));
+        }
         match (&self.tls.certificate, &self.tls.key, &self.tls.client_ca) {
             (Some(_), None, _) => Err("tls.key is missing beside tls.certificate".to_owned()),
             (None, Some(_), _) => Err("tls.certificate is missing beside tls.key".to_owned()),
@@ -216,17 +231,30 @@ impl ServerSettings {
         Ok(())
     }
 
+    /// Whether everybody on this machine may do everything, and nobody else is meant to.
+    pub(crate) fn is_open(&self) -> bool {
+        self.tokens.is_empty() && !self.allow_anonymous
+    }
+
     /// What keeps these settings from being served, beyond single values.
     pub(crate) fn refusal(&self) -> Option<String> {
-        let is_open = self.tokens.is_empty() && !self.allow_anonymous;
-        (!self.is_loopback() && is_open).then(|| {
-            format!(
-                "server.listen = \"{}\" can be reached from other machines, and there are no tokens: make one with \
-                 `posthaste tokens new NAME --scopes admin`, or listen on 127.0.0.1, or set \
-                 server.allow_anonymous = true where everybody who reaches it may do everything",
-                self.listen
+        if !self.is_open() {
+            return None;
+        }
+        let (what, instead) = if !self.is_loopback() {
+            (
+                format!("server.listen = \"{}\" can be reached", self.listen),
+                "or listen on 127.0.0.1, ",
             )
-        })
+        } else if !self.trusted_proxies.is_empty() {
+            ("the proxies of server.trusted_proxies are reached".to_owned(), "")
+        } else {
+            return None;
+        };
+        Some(format!(
+            "{what} from other machines, and there are no tokens: make one with `posthaste tokens new NAME --scopes \
+             admin`, {instead}or set server.allow_anonymous = true where everybody who reaches it may do everything"
+        ))
     }
 }
 
@@ -246,6 +274,14 @@ fn is_origin(text: &str) -> bool {
     let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let is_host_char = |c: char| c.is_ascii_graphic() && !"/?#@\\\"".contains(c);
     host.is_some_and(|host| !host.is_empty() && host.chars().all(is_host_char))
+}
+
+fn is_base_path(text: &str) -> bool {
+    let is_segment = |segment: &str| {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_~.".contains(c);
+        !matches!(segment, "" | "." | "..") && segment.chars().all(is_plain)
+    };
+    text.is_empty() || text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_segment))
 }
 
 impl TokenSettings {
@@ -296,6 +332,9 @@ mod tests {
         for part in ["server.listen = \"0.0.0.0:80\"", "tokens new", "server.allow_anonymous"] {
             assert!(refusal.contains(part), "{refusal}");
         }
+        let behind = vec!["127.0.0.1".to_owned()];
+        let behind = ServerSettings { trusted_proxies: behind, ..ServerSettings::default() };
+        assert!(behind.refusal().unwrap().contains("server.trusted_proxies"));
         let told = ServerSettings { allow_anonymous: true, ..open.clone() };
         assert_eq!(told.refusal(), None);
         let tokens = BTreeMap::from([("a".to_owned(), TokenSettings::default())]);
@@ -325,6 +364,17 @@ mod tests {
             ..ServerSettings::default()
         };
         assert!(origins.validate().unwrap_err().starts_with("cors_origins must"));
+        let wrong = |base_path: &str| {
+            let base_path = base_path.to_owned();
+            ServerSettings { base_path, ..ServerSettings::default() }.validate()
+        };
+        assert_eq!(wrong("/a/b-c"), Ok(()));
+        for path in ["a", "/", "/a/", "/a//b", "/../a", "/ä"] {
+            assert!(wrong(path).unwrap_err().starts_with("base_path must"), "{path}");
+        }
+        let proxies = vec!["10.0.0.0/33".to_owned()];
+        let proxies = ServerSettings { trusted_proxies: proxies, ..ServerSettings::default() };
+        assert!(proxies.validate().unwrap_err().starts_with("trusted_proxies must"));
         let zero = ServerSettings { body_timeout: Duration::ZERO, ..ServerSettings::default() };
         assert!(zero.validate().unwrap_err().starts_with("body_timeout must"));
     }

@@ -9,6 +9,7 @@ mod health;
 mod hostile;
 mod jobs;
 mod openapi;
+mod proxies;
 mod streams;
 mod subscriptions;
 mod support;

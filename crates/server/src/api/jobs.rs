@@ -86,7 +86,9 @@ pub(crate) async fn submit(
     };
     let submitted = Submitted { id, jobspec_id: id, status: state.as_str() };
     let mut response = (StatusCode::ACCEPTED, as_json(&submitted)).into_response();
-    if let Ok(location) = HeaderValue::from_str(&format!("/api/v1/jobs/{id}")) {
+    if let Ok(location) =
+        HeaderValue::from_str(&format!("{}/api/v1/jobs/{id}", app.settings.base_path))
+    {
         response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(response)

@@ -1,22 +1,23 @@
 //! The API's description, made from the table of routes and the types of its bodies.
 
-use std::sync::OnceLock;
+use std::sync::Arc;
 
 use axum::{
+    extract::State,
     http::{HeaderName, header},
     response::IntoResponse,
 };
 use utoipa::{
     OpenApi,
     openapi::{
-        Content, Ref, Response, SecurityRequirement,
+        Content, Ref, Response, SecurityRequirement, Server,
         path::{HttpMethod, PathItem},
         security::{Http, HttpAuthScheme, SecurityScheme},
     },
 };
 
 use super::{health, jobs, shown, streams, submission, subscriptions};
-use crate::{guard::Access, problem, routes, tokens::Scope};
+use crate::{app::App, guard::Access, problem, routes, tokens::Scope};
 
 /// The types that answers and bodies are made of.
 #[derive(OpenApi)]
@@ -59,7 +60,15 @@ struct Described;
 
 /// The description, as it stands in `openapi.json`.
 pub fn document() -> String {
+    described("")
+}
+
+/// The same, for a server that is offered under a path.
+fn described(base_path: &str) -> String {
     let mut api = Described::openapi();
+    if !base_path.is_empty() {
+        api.servers = Some(vec![Server::new(base_path)]);
+    }
     env!("CARGO_PKG_VERSION").clone_into(&mut api.info.version);
     let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
     api.components
@@ -123,8 +132,8 @@ fn refusal() -> Response {
 /// This document.
 #[utoipa::path(get, path = "/api/v1/openapi.json", tag = "description",
     responses((status = 200, description = "The description", body = serde_json::Value)))]
-pub(crate) async fn description() -> impl IntoResponse {
-    static TEXT: OnceLock<String> = OnceLock::new();
+pub(crate) async fn description(State(app): State<Arc<App>>) -> impl IntoResponse {
     const KIND: [(HeaderName, &str); 1] = [(header::CONTENT_TYPE, "application/json")];
-    (KIND, TEXT.get_or_init(document).as_str())
+    let text = app.description.get_or_init(|| described(&app.settings.base_path).into());
+    (KIND, text.clone())
 }
