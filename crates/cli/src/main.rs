@@ -4,6 +4,7 @@
 //! `exit` lists how the process can end. Configuration is read in `config/` and nowhere else;
 //! results go through `output`, failures through `failure`, log lines through `logging`.
 
+mod alerts;
 mod cli;
 mod commands;
 mod config;

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use posthaste_store::{
-    Jobs, Migration, Operations,
+    Incidents, Jobs, Migration, Operations,
     postgres::{PostgresOptions, PostgresStore},
     sqlite::{SqliteOptions, SqliteStore},
 };
@@ -25,9 +25,9 @@ pub(crate) enum Missing {
 }
 
 /// A database for every command.
-pub(crate) trait Database: Operations + Jobs {}
+pub(crate) trait Database: Operations + Jobs + Incidents {}
 
-impl<T: Operations + Jobs> Database for T {}
+impl<T: Operations + Jobs + Incidents> Database for T {}
 
 /// Opens the configured database.
 pub(crate) async fn open(config: &Config, missing: Missing) -> Result<Arc<dyn Database>> {

@@ -4,6 +4,7 @@
 // `allow-unwrap-in-tests` reaches test functions only, not what they call.
 #![allow(clippy::unwrap_used)]
 
+mod alerts;
 mod commands;
 mod configuration;
 mod contracts;

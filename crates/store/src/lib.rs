@@ -11,6 +11,7 @@ mod error;
 #[doc(hidden)]
 pub mod failpoint;
 pub mod import;
+mod incidents;
 mod jobs;
 mod model;
 mod rewound;
@@ -40,6 +41,7 @@ pub use crate::{
         Copied, Import, ImportCounts, ImportRow, ImportSource, TableColumn, TableName,
         TopicTemplate,
     },
+    incidents::{Incident, IncidentKey, Incidents, Telling},
     jobs::{
         Beat, Begun, Cancelled, Cron, CronDefinition, Ended, Execution, Handed, Job, JobDetail,
         JobFilter, JobId, Jobs, Outcome, Receipt, Retried, WaitingJob, WorkerId, WorkerSpec,

@@ -12,12 +12,15 @@ use std::{
 use clap::Args;
 use posthaste_relay::{Relay, sink::Context};
 use posthaste_store::Store;
+use tokio::task::JoinSet;
 
 use crate::{
+    alerts::Alerts,
     config::Config,
     exit::Exit,
     failure::{Failure, Result},
     listener::Listener,
+    parts::told::Process,
     run,
     signals::Stop,
     store,
@@ -42,7 +45,8 @@ pub(crate) struct RelayArgs {
 /// Runs the relay. `relay.enabled` is not read: it is the switch of embedded relays (R17).
 pub(crate) async fn run(args: &RelayArgs, config: &Config) -> Result {
     let subscriptions = run::subscriptions(config, &args.only)?;
-    let store: Arc<dyn Store> = store::open(config, store::Missing::Refuse).await?;
+    let database = store::open(config, store::Missing::Refuse).await?;
+    let store: Arc<dyn Store> = Arc::clone(&database) as _;
     let stop = Stop::listen()
         .map_err(|error| Failure::caused(Exit::Failed, "cannot listen for signals", error))?;
     let names: Vec<&str> = subscriptions.iter().map(|it| it.spec.name.as_str()).collect();
@@ -59,11 +63,17 @@ pub(crate) async fn run(args: &RelayArgs, config: &Config) -> Result {
     } else {
         // Before the database is there, and until the drain is over: what waits is seen waiting.
         let listener = Listener::start(&config.telemetry, relay.telemetry()).await?;
+        let told = Arc::new(Process::of(config, &[], Some(&relay)));
+        let mut alerting = JoinSet::new();
+        if let Some(alerts) = Alerts::new(&config.alerts, database, told)? {
+            alerting.spawn(alerts.run());
+        }
         if !run::wait_for(&*store, config.relay.retry.into(), &stop).await? {
             return Ok(());
         }
         tracing::info!(database = store.describe(), subscriptions = names, "relay starts");
         let ran = relay.run(stop.requested()).await;
+        alerting.shutdown().await;
         end(traces).await;
         if let Some(listener) = listener {
             listener.end().await;

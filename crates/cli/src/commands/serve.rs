@@ -13,6 +13,7 @@ use posthaste_worker::Worker;
 use tokio::task::JoinSet;
 
 use crate::{
+    alerts::Alerts,
     config::Config,
     descriptors,
     exit::Exit,
@@ -45,11 +46,12 @@ pub(crate) async fn run(_: &ServeArgs, config: &Config) -> Result {
     let database = store::open(config, store::Missing::Refuse).await?;
     let store: Arc<dyn Store> = Arc::clone(&database) as _;
     let jobs: Arc<dyn Jobs> = Arc::clone(&database) as _;
-    let operations: Arc<dyn Operations> = database;
+    let operations: Arc<dyn Operations> = Arc::clone(&database) as _;
     let library = ContractLibrary::default();
     let known = library.known();
     let beside = beside(config, &store, &jobs, &known)?;
     let told = Arc::new(Process::of(config, &beside.workers, beside.relay.as_ref()));
+    let alerts = Alerts::new(&config.alerts, database, Arc::clone(&told))?;
     let connections_max = descriptors::make_room(config.server.connections_max);
     let settings = ServerSettings { connections_max, ..config.server.clone() };
     let server = Server::new(settings, jobs, operations).map_err(failure)?;
@@ -66,6 +68,9 @@ pub(crate) async fn run(_: &ServeArgs, config: &Config) -> Result {
     let listener = Listener::start(&config.telemetry, (*told).clone()).await?;
     if listener.is_none() {
         background.spawn(told.observe(config.telemetry.interval));
+    }
+    if let Some(alerts) = alerts {
+        background.spawn(alerts.run());
     }
     background.spawn(workers::refresh(
         library,

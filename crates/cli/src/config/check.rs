@@ -186,6 +186,7 @@ fn check_sections(config: &Config) -> Result<(), Broken> {
     let at = |section: &str| vec![section.to_owned()];
     config.relay.validate().map_err(|text| (at("relay"), text))?;
     config.telemetry.validate().map_err(|text| (at("telemetry"), text))?;
+    config.alerts.validate().map_err(|text| (at("alerts"), text))?;
     config.server.validate().map_err(|text| (at("server"), text))?;
     config.database.validate().map_err(|text| (at("database"), text))?;
     for (name, subscription) in &config.subscriptions {

@@ -4,6 +4,7 @@
 //! `layers` reads, `check` and `kinds` judge, `settings` and `workers` are the types, `reference` is the page
 //! made from them. Commands use [`Loaded`] and never read files or variables themselves.
 
+mod alerts;
 mod check;
 mod kinds;
 mod layers;
@@ -22,6 +23,7 @@ use std::path::Path;
 use serde::Serialize;
 
 pub(crate) use self::{
+    alerts::{AlertFormat, AlertSettings},
     kinds::{source, target},
     problem::{Problem, Source},
     reference::reference,

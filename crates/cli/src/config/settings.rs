@@ -12,6 +12,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    alerts::AlertSettings,
     values::{self, DatabaseUrl},
     workers::WorkerTable,
 };
@@ -36,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) server: ServerSettings,
     /// What a relay tells machines: metrics and health, over HTTP.
     pub(crate) telemetry: TelemetrySettings,
+    /// Alerts: what has gone wrong for a while is posted to a webhook that people read.
+    pub(crate) alerts: AlertSettings,
     /// What the program writes to stderr.
     pub(crate) log: LogSettings,
 }

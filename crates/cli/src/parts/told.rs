@@ -2,9 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use posthaste_relay::{Monitor, Relay, telemetry::Telemetry as RelayTelemetry};
+use posthaste_relay::{Monitor, Relay, State, telemetry::Telemetry as RelayTelemetry};
 use posthaste_server::RelayPart;
-use posthaste_worker::{Worker, telemetry::Telemetry};
+use posthaste_worker::{
+    Worker,
+    telemetry::{Readiness, Telemetry},
+};
 use serde_json::{Value, json};
 
 use crate::{config::Config, listener::Told};
@@ -28,6 +31,23 @@ impl Process {
             poll_interval: config.relay.idle_interval,
             is_listened: config.telemetry.listen.is_some(),
         }
+    }
+
+    /// Subscriptions that this process publishes, or would: with what keeps it from that.
+    pub(crate) fn published(&self) -> Vec<(String, Option<String>)> {
+        let Some((_, monitor)) = &self.relay else { return Vec::new() };
+        let own = monitor.snapshot().into_iter();
+        let own = own.filter(|it| it.last_error.is_some() || it.state == State::Running);
+        own.map(|it| (it.name, it.last_error)).collect()
+    }
+
+    /// The workers of this process: with what those wait for that are not at work.
+    pub(crate) fn workers(&self) -> Vec<(String, Option<String>)> {
+        let told = |worker: Readiness| {
+            let waits_for = (!worker.ready).then(|| worker.waits_for.join(", "));
+            (worker.worker, waits_for)
+        };
+        self.workers.iter().map(|worker| told(worker.readiness())).collect()
     }
 }
 

@@ -9,6 +9,7 @@ mod connect;
 mod contracts;
 mod errors;
 mod import;
+mod incidents;
 mod jobs;
 mod leases;
 mod log;

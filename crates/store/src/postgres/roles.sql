@@ -36,8 +36,8 @@ grant insert on @schema@.tick, @schema@.progress to @relay@;
 -- Its row is locked while a tick is committed; `singleton` can be nothing but true.
 grant update (singleton) on @schema@.meta to @relay@;
 grant insert, update on @schema@.subscription, @schema@.lease, @schema@.emptied to @relay@;
-grant insert, update, delete on @schema@.parked_key, @schema@.failed_message, @schema@.relay
-  to @relay@;
+grant insert, update, delete on @schema@.parked_key, @schema@.failed_message, @schema@.relay,
+  @schema@.incident to @relay@;
 -- Scheduled messages move into the log; tokens and handled messages are forgotten.
 grant insert (id, topic, key, payload, content_type, headers, correlation_id)
   on @schema@.log to @relay@;
@@ -72,8 +72,8 @@ end
 $$;
 grant select on sequence @schema@.log_position_seq to @viewer@;
 grant select on @schema@.subscription, @schema@.lease, @schema@.tick, @schema@.progress,
-  @schema@.parked_key, @schema@.audit, @schema@.place, @schema@.relay, @schema@.emptied, @schema@.inbox
-  to @viewer@;
+  @schema@.parked_key, @schema@.audit, @schema@.place, @schema@.relay, @schema@.emptied, @schema@.inbox,
+  @schema@.incident to @viewer@;
 grant select (position, xid, id, topic, key, content_type, correlation_id, enqueued_at)
   on @schema@.log to @viewer@;
 grant select (n, id, topic, key, content_type, correlation_id, enqueued_at, deliver_at)

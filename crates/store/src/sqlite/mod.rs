@@ -13,6 +13,7 @@ mod connection;
 mod contracts;
 mod faults;
 mod headers;
+mod incidents;
 mod jobs;
 mod leases;
 mod machines;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use posthaste_core::{Message, MessageId};
-use posthaste_store::{Jobs, Operations, Store};
+use posthaste_store::{Incidents, Jobs, Operations, Store};
 
 /// How long messages are kept where a case is not about retention.
 pub(crate) const LONG: Duration = Duration::from_hours(1);
@@ -41,6 +41,9 @@ pub(crate) trait Harness: Sized {
 
     /// As [`Harness::open`], for an operator.
     async fn operations(&self) -> Arc<dyn Operations>;
+
+    /// As [`Harness::open`], for whoever tells people of incidents.
+    async fn incidents(&self) -> Arc<dyn Incidents>;
 
     /// As [`Harness::open`], for workers.
     async fn jobs(&self) -> Arc<dyn Jobs>;

@@ -139,6 +139,12 @@ macro_rules! every_case {
                 contract_out_of_bounds_is_refused_by_name,
                 contracts_are_bounded_together,
             }
+            incidents {
+                incident_is_told_by_one_and_ends_with_the_telling_of_its_end,
+                what_its_teller_has_left_untold_is_anothers_to_tell,
+                what_could_not_be_told_is_anybodys_to_tell_at_once,
+                incident_that_nobody_was_told_of_is_forgotten_at_its_end,
+            }
             views {
                 published_at_is_null_until_every_matching_subscription_has_settled,
                 message_that_no_subscription_matches_is_never_published,
@@ -175,6 +181,7 @@ mod concurrent;
 mod contracts;
 mod harness;
 mod inbox;
+mod incidents;
 mod jobs;
 mod leases;
 mod messages;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use posthaste_core::{Message, MessageId, SchemaName};
 use posthaste_store::{
-    Jobs, Operations, RingSizes, Store,
+    Incidents, Jobs, Operations, RingSizes, Store,
     postgres::{PostgresOptions, PostgresStore},
     statements::{PostgresWriter, array_literal},
 };
@@ -66,6 +66,11 @@ impl Harness for PostgresHarness {
     }
 
     async fn operations(&self) -> Arc<dyn Operations> {
+        let options = PostgresOptions { rings: RINGS, ..PostgresOptions::default() };
+        Arc::new(PostgresStore::connect(self.database.url(), &options).unwrap())
+    }
+
+    async fn incidents(&self) -> Arc<dyn Incidents> {
         let options = PostgresOptions { rings: RINGS, ..PostgresOptions::default() };
         Arc::new(PostgresStore::connect(self.database.url(), &options).unwrap())
     }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use posthaste_core::{Message, MessageId, RelayView, SchemaName};
 use posthaste_store::{
-    Acquired, Jobs, Operations, Store, StoreErrorKind,
+    Acquired, Incidents, Jobs, Operations, Store, StoreErrorKind,
     sqlite::{SqliteOptions, SqliteStore},
     statements::SqliteWriter,
 };
@@ -84,6 +84,11 @@ impl Harness for SqliteHarness {
     }
 
     async fn operations(&self) -> Arc<dyn Operations> {
+        let options = SqliteOptions { create: true, ..SqliteOptions::default() };
+        Arc::new(SqliteStore::open(self.path(), &options).await.unwrap())
+    }
+
+    async fn incidents(&self) -> Arc<dyn Incidents> {
         let options = SqliteOptions { create: true, ..SqliteOptions::default() };
         Arc::new(SqliteStore::open(self.path(), &options).await.unwrap())
     }
