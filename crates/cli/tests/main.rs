@@ -24,6 +24,7 @@ mod room;
 mod secrets;
 mod serve;
 mod servers;
+mod strain;
 mod telemetry;
 mod traces;
 mod workers;

@@ -399,7 +399,8 @@ begin
     return;
   end if;
   has_keys := @schema@.lock_job_keys(job_ids);
-  -- By their ids: `case` keeps the planner from the indexes of states, which it may believe to be empty.
+  -- By their ids: `case` keeps the planner from the indexes of states, which it may believe to be empty, and so does
+  -- `|| ''` below.
   update @schema@.job j
      set state = 'running', worker = begin_jobs.worker, attempt = j.attempt + 1, started_at = clock_timestamp()
     from (select * from unnest(job_ids, message_ids) a (job_id, message_id) order by a.job_id) a
@@ -407,7 +408,7 @@ begin
      and case when j.state in ('created', 'failed') and not j.is_blocked then not (j.key is not null and exists (
            -- Or a later one that runs: this one was dead, and a person retries it.
            select from @schema@.job e
-            where e.key = j.key and (e.n < j.n or e.state = 'running')
+            where e.key = j.key and (e.n < j.n or e.state || '' = 'running')
               and e.state not in ('completed', 'dead', 'cancelled'))) else false end;
   if has_keys then
     update @schema@.job j set is_blocked = true
@@ -415,7 +416,7 @@ begin
      where j.id = a.job_id and j.message_id = a.message_id
        and case when j.state in ('created', 'failed') and not j.is_blocked then exists (
              select from @schema@.job e
-              where e.key = j.key and (e.n < j.n or e.state = 'running')
+              where e.key = j.key and (e.n < j.n or e.state || '' = 'running')
                 and e.state not in ('completed', 'dead', 'cancelled')) else false end;
   end if;
   -- The rows tell what was done. A join to what the updates return would be a loop in a loop: the planner expects
@@ -671,7 +672,7 @@ begin
            j.message_position is not null or exists (select from @schema@.scheduled s where s.id = j.message_id),
            j.is_blocked and exists (
              select from @schema@.job e
-              where e.key = j.key and (e.n < j.n or e.state = 'running')
+              where e.key = j.key and (e.n < j.n or e.state || '' = 'running')
                 and e.state not in ('completed', 'dead', 'cancelled')),
            p.all_of_them, p.held, p.paused, f.reason, coalesce(f.is_dead, false),
            p.published_at is not null, w.all_of_them, w.idle,
