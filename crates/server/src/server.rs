@@ -7,7 +7,12 @@ use std::{
 
 use posthaste_core::contract::Contracts;
 use posthaste_store::{Jobs, Operations, Store};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::watch,
+    task::JoinSet,
+    time::timeout,
+};
 
 use crate::{
     app::App,
@@ -24,6 +29,9 @@ use crate::{
     tls::Certificates,
     tokens::Tokens,
 };
+
+/// Connections that wait to be accepted; the system's own limit is often the same or lower.
+const BACKLOG: u32 = 4_096;
 
 /// A server that does not listen yet.
 pub struct Server {
@@ -88,7 +96,7 @@ impl Server {
             );
             ServerError::address(what, error)
         };
-        let socket = TcpListener::bind(listen).await.map_err(in_use)?;
+        let socket = listen_on(listen).map_err(in_use)?;
         let address = socket.local_addr().unwrap_or(listen);
         Ok(Bound { socket, address, server: self, certificates })
     }
@@ -155,6 +163,15 @@ impl Bound {
         let _ = timeout(drain, writer.join_next()).await;
         Ok(())
     }
+}
+
+/// Listens, with room for a burst: the system drops what finds none, and its clients try again after a second.
+fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // The port of a server that has just ended.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 fn broken(ended: Result<(), tokio::task::JoinError>) -> ServerError {
