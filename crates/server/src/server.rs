@@ -82,11 +82,11 @@ impl Server {
         Self { parts, ..self }
     }
 
-    /// Listens on the address of the settings.
+    /// Listens on the address of the settings. To be called within a Tokio runtime.
     ///
     /// # Errors
     /// The address cannot be had, or the certificates cannot be used.
-    pub async fn bind(self) -> Result<Bound, ServerError> {
+    pub fn bind(self) -> Result<Bound, ServerError> {
         let certificates = Certificates::load(&self.settings.tls)?;
         let listen = self.settings.listen;
         let in_use = |error| {

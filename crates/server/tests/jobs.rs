@@ -243,7 +243,7 @@ async fn payload_that_breaks_its_contract_is_refused_before_anything_is_written(
     let contracts = Contracts::new([Contract::new("mail", 1, schema).unwrap()]).unwrap();
     let (_kept, known) = watch::channel(Arc::new(contracts));
     let server = Server::new(settings(), jobs, operations).unwrap().with_contracts(known);
-    let server = Running::of(server.bind().await.unwrap());
+    let server = Running::of(server.bind().unwrap());
     let send = async |payload: Value| {
         let headers = json!({ "posthaste-contract": "1" });
         let body = json!({ "topic": "mail", "payload": payload, "headers": headers });

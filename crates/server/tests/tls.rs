@@ -82,7 +82,7 @@ async fn certificates_are_used_and_read_again_while_the_server_runs() {
     let (old, new) = (Tls::generate(), Tls::generate());
     let files = Files::of(&old);
     let (jobs, operations) = place.store().await;
-    let bound = Server::new(files.settings(None), jobs, operations).unwrap().bind().await.unwrap();
+    let bound = Server::new(files.settings(None), jobs, operations).unwrap().bind().unwrap();
     let certificates = bound.certificates().unwrap();
     let server = Running::of(bound);
     assert!(is_ok(&livez(&server, &old, None).await));
@@ -118,7 +118,7 @@ async fn file_that_cannot_be_used_is_named() {
     std::fs::remove_file(files.path("key.pem")).unwrap();
     let (jobs, operations) = place.store().await;
     let server = Server::new(files.settings(None), jobs, operations).unwrap();
-    let error = server.bind().await.map(drop).unwrap_err();
+    let error = server.bind().map(drop).unwrap_err();
     assert_eq!(error.kind(), ServerErrorKind::Settings);
     assert!(error.to_string().starts_with("server.tls.key "), "{error}");
 }

@@ -40,7 +40,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .map_err(|error| format!("PAGE_ADDRESS {}: {error}", settings.page))?;
     let at = socket.local_addr()?;
     let secret = Arc::new(NewSecret::random());
-    let api = Api::start(&database, settings.api, at, &secret).await?;
+    let api = Api::start(&database, settings.api, at, &secret)?;
     let publishing = settings.redis.as_deref().map(|url| relay(&database, url, "")).transpose()?;
     let page = Page::new(Runs::new(database), api.address, secret, PACE)?;
     println!("page:    http://{at}");

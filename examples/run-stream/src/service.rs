@@ -77,7 +77,7 @@ impl Api {
     ///
     /// # Errors
     /// The address cannot be had.
-    pub async fn start(
+    pub fn start(
         database: &Database,
         address: SocketAddr,
         page: SocketAddr,
@@ -96,7 +96,7 @@ impl Api {
             ..ServerSettings::default()
         };
         let (jobs, operations) = (Arc::clone(&database.jobs), Arc::clone(&database.operations));
-        let bound = Server::new(settings, jobs, operations)?.bind().await?;
+        let bound = Server::new(settings, jobs, operations)?.bind()?;
         let address = bound.address();
         let (stop, stopping) = watch::channel(false);
         let task = tokio::spawn(bound.run(stopped(stopping)));

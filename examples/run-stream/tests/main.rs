@@ -47,7 +47,7 @@ impl Application {
         let socket = TcpListener::bind(local).await.unwrap();
         let page = socket.local_addr().unwrap();
         let secret = Arc::new(NewSecret::random());
-        let api = Api::start(&database, local, page, &secret).await.unwrap();
+        let api = Api::start(&database, local, page, &secret).unwrap();
         let runs = Runs::new(database.clone());
         let pace = Duration::from_millis(20);
         let router =
@@ -62,8 +62,7 @@ impl Application {
         let api = self.api.take().unwrap();
         let address = api.address;
         api.stop().await.unwrap();
-        self.api =
-            Some(Api::start(&self.database, address, self.page, &self.secret).await.unwrap());
+        self.api = Some(Api::start(&self.database, address, self.page, &self.secret).unwrap());
     }
 
     async fn post(&self, path: &str) -> reqwest::Response {

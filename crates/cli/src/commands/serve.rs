@@ -56,7 +56,7 @@ pub(crate) async fn run(_: &ServeArgs, config: &Config) -> Result {
     let settings = ServerSettings { connections_max, ..config.server.clone() };
     let server = Server::new(settings, jobs, operations).map_err(failure)?;
     let server = server.with_contracts(known).with_parts(Arc::clone(&told) as _);
-    let bound = server.bind().await.map_err(failure)?;
+    let bound = server.bind().map_err(failure)?;
     let stop = Stop::listen().map_err(|error| no_signals(&error))?;
     let mut background = JoinSet::new();
     if let Some(certificates) = bound.certificates() {

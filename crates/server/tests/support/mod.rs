@@ -124,7 +124,7 @@ impl Running {
     ) -> Self {
         let (jobs, operations) = place.store().await;
         let server = Server::new(settings, jobs, operations).unwrap().with_parts(parts);
-        Self::of(server.bind().await.unwrap())
+        Self::of(server.bind().unwrap())
     }
 
     pub(crate) fn of(bound: Bound) -> Self {
