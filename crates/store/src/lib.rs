@@ -27,7 +27,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use posthaste_core::{
     Epoch, Machine, Message, MessageId, Page, PageLimit, Place, RelayView, SchemaName, TickRef,
-    TopicFilter, Window,
+    Timestamp, TopicFilter, Window,
 };
 use uuid::Uuid;
 
@@ -108,6 +108,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// `Rewound` when `base` or `head` is not in the database: the source is another incarnation.
     async fn window(&self, base: TickRef, head: Option<TickRef>) -> Result<Option<Arc<Window>>>;
+
+    /// The newest tick before a time on the database's clock; the virtual one before the first where the ticks do not
+    /// reach as far back.
+    async fn tick_before(&self, time: Timestamp) -> Result<TickRef>;
 
     /// Reads the next page of `window` above the position `after`. `None` when nothing of the
     /// window lies above it. A page may be empty: its reach still moves the place.

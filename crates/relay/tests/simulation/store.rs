@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fmt, hash::Hash, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use posthaste_core::{
-    Epoch, Message, MessageId, Page, PageLimit, Place, RelayView, Snapshot, TickRef, TopicFilter,
-    Window,
+    Epoch, Message, MessageId, Page, PageLimit, Place, RelayView, Snapshot, TickRef, Timestamp,
+    TopicFilter, Window,
 };
 use posthaste_store::{
     Acquired, Aside, AsideState, ContractSet, ContractsMark, DueMessages, Lease, Leases, Lineage,
@@ -286,6 +286,11 @@ impl Store for SimStore {
             Ok(())
         })
         .await
+    }
+
+    /// A relay never asks.
+    async fn tick_before(&self, _: Timestamp) -> Result<TickRef> {
+        Ok(TickRef::BEGINNING)
     }
 
     async fn confirm(&self, name: &str, _: &Place, _: Option<&Place>) -> Result<Lineage> {

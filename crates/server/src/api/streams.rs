@@ -41,8 +41,8 @@ pub(crate) struct Following {
     topic: Option<String>,
     /// Messages with this ordering key alone.
     key: Option<String>,
-    /// Where to begin: `now`, `beginning`, or the id of the last event that was seen; now if not given. The header
-    /// `Last-Event-ID` goes before it.
+    /// Where to begin: `now`, `beginning`, a time in RFC 3339 (at what was committed from then on, or a little earlier),
+    /// or the id of the last event that was seen; now if not given. The header `Last-Event-ID` goes before it.
     since: Option<String>,
     /// Instead of a token. It names topics and key itself: those here must be the same, or be left out.
     ticket: Option<String>,
@@ -114,7 +114,7 @@ fn wish(
     let from = last.or(since.as_deref()).map_or(Some(From::Now), From::parse);
     let from = from.ok_or_else(|| {
         let field = if last.is_some() { "last-event-id" } else { "since" };
-        let detail = format!("{field} must be `now`, `beginning`, or the id of an event");
+        let detail = format!("{field} must be `now`, `beginning`, a time such as 2026-01-02T03:04:05Z, or the id of an event");
         Problem::of(Code::BadParameter, field, detail)
     })?;
     let topics = topics(principal, topic.as_deref())?;

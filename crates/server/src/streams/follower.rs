@@ -57,6 +57,10 @@ impl Follower {
         let place = match wish.from {
             From::Now => Place::at(newest(&hub, |_| true).await),
             From::Beginning => Place::beginning(),
+            From::Since(time) => {
+                let tick = hub.store.tick_before(time).await.map_err(StreamError::Store)?;
+                Place::at(tick)
+            }
             From::Behind(place) => {
                 check(&hub, &place).await?;
                 place

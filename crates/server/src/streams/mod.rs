@@ -16,11 +16,12 @@ mod tests;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use posthaste_core::{Place, TopicFilter};
+use posthaste_core::{Place, Timestamp, TopicFilter};
 use posthaste_store::{Store, StoreError};
 
 pub(crate) use self::{follower::Follower, open::Entry};
 use self::{hub::Hub, open::Open};
+use crate::clock;
 
 /// What a client wants to see.
 #[derive(Clone, Debug)]
@@ -39,17 +40,22 @@ pub(crate) enum From {
     Now,
     /// At the oldest message that the log still has.
     Beginning,
+    /// At the last tick before this time: at the messages that were committed from then on, or a little earlier.
+    Since(Timestamp),
     /// Behind the event with this id.
     Behind(Place),
 }
 
 impl From {
-    /// Reads `now`, `beginning`, or the id of an event.
+    /// Reads `now`, `beginning`, a time in RFC 3339, or the id of an event.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         match text {
             "now" => Some(Self::Now),
             "beginning" => Some(Self::Beginning),
-            id => frame::place_of(id).map(Self::Behind),
+            text => match clock::read(text) {
+                Some(time) => Some(Self::Since(time)),
+                None => frame::place_of(text).map(Self::Behind),
+            },
         }
     }
 }

@@ -18,6 +18,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{Follower, From, StreamError, StreamSettings, Streams, Wish, frame, hub::Joined};
+use crate::clock;
 
 /// Nothing here takes longer on a machine that is busy.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -142,6 +143,7 @@ macro_rules! on_both_stores {
 
 on_both_stores! {
     r36_clients_that_come_and_go_see_every_message_once_and_in_order,
+    client_of_a_time_sees_what_was_committed_from_then_on,
     client_of_now_sees_what_comes_of_its_topics_and_key,
     client_that_takes_nothing_is_cut_off_and_goes_on_where_it_was,
     client_that_sees_nothing_is_told_how_far_it_is,
@@ -195,6 +197,27 @@ async fn r36_clients_that_come_and_go_see_every_message_once_and_in_order(log: L
     stayed.has_all(&["a", "b"], COUNT);
     left.has_all(&["a", "b"], COUNT);
     changed.has_all(&["b"], COUNT);
+}
+
+async fn client_of_a_time_sees_what_was_committed_from_then_on(log: Log) {
+    let running = start(&log, StreamSettings::default());
+    let mut other = running.streams.follow(wish(None, From::Beginning)).await.unwrap();
+    log.write("a", 0..3).await;
+    // The log has ticked by then.
+    assert!(Memory::default().take_until(&mut other, 3).await);
+    sleep(Duration::from_millis(10)).await;
+    let time = clock::rfc3339(clock::now());
+    sleep(Duration::from_millis(10)).await;
+    log.write("a", 3..5).await;
+    let from = From::parse(&time).unwrap();
+    let mut memory = Memory::default();
+    let mut follower = running.streams.follow(wish(None, from)).await.unwrap();
+    assert!(memory.take_until(&mut follower, 2).await);
+    assert_eq!(memory.seen["a"], [3, 4]);
+    let early = From::parse("1970-01-01T00:00:00Z").unwrap();
+    let mut all = Memory::default();
+    let mut follower = running.streams.follow(wish(None, early)).await.unwrap();
+    assert!(all.take_until(&mut follower, 5).await);
 }
 
 async fn client_of_now_sees_what_comes_of_its_topics_and_key(log: Log) {

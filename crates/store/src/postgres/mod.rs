@@ -34,7 +34,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use posthaste_core::{
     Epoch, Limits, Message, MessageId, Page, PageLimit, Place, RelayView, SchemaName, TickRef,
-    TopicFilter, Window,
+    Timestamp, TopicFilter, Window,
 };
 use secrecy::SecretString;
 
@@ -233,6 +233,19 @@ impl Store for PostgresStore {
         remembered: Option<&Place>,
     ) -> Result<Lineage> {
         rewound::confirm(self, subscription, place, remembered).await
+    }
+
+    async fn tick_before(&self, time: Timestamp) -> Result<TickRef> {
+        let sql = format!(
+            "select n, id from {}.tick where at < to_timestamp({}::float8 / 1e6) order by n desc limit 1",
+            self.schema(),
+            time.0
+        );
+        let loan = self.shared.connections.lend().await?;
+        let rows = loan.bounded("find a tick", loan.client().query_typed(&sql, &[])).await?;
+        loan.give_back();
+        let tick = rows.first().map(|row| TickRef { n: row.get(0), id: row.get(1) });
+        Ok(tick.unwrap_or(TickRef::BEGINNING))
     }
 
     async fn confirm_mark(&self, mark: &Place) -> Result<()> {

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     ContractText, DeadLetter, Import, ImportSource, Operations, Rebased, ReplayChunk, Replayed,
-    Request, Result, RewindTo, Rewound, RoleNames, Selection, StoreError, StoreErrorKind,
+    Request, Result, RewindTo, Rewound, RoleNames, Selection, Store, StoreError, StoreErrorKind,
     TableColumn, TableName, WrittenTopic,
 };
 
@@ -326,22 +326,10 @@ impl Operations for PostgresStore {
     async fn rewind(&self, subscription: &str, to: RewindTo, request: &Request) -> Result<Rewound> {
         let id = self.unheld(subscription, false).await?;
         let schema = self.schema();
-        let loan = self.shared.connections.lend().await?;
         let base = match to {
             RewindTo::Beginning => TickRef::BEGINNING,
-            RewindTo::Time(time) => {
-                let sql = format!(
-                    "select n, id from {schema}.tick where at < to_timestamp({}::float8 / 1e6) \
-                     order by n desc limit 1",
-                    time.0
-                );
-                let rows =
-                    loan.bounded("find a tick", loan.client().query_typed(&sql, &[])).await?;
-                rows.first()
-                    .map_or(TickRef::BEGINNING, |row| TickRef { n: row.get(0), id: row.get(1) })
-            }
+            RewindTo::Time(time) => self.tick_before(time).await?,
         };
-        loan.give_back();
         let place = Place::at(base);
         let snapshot = self.tick_snapshot(base).await?;
         let count = format!(

@@ -40,7 +40,7 @@ use std::{
 use async_trait::async_trait;
 use posthaste_core::{
     Epoch, Machine, Message, MessageId, Page, PageLimit, Place, Position, RelayView, SchemaName,
-    TickRef, TopicFilter, Window,
+    TickRef, Timestamp, TopicFilter, Window,
 };
 use uuid::Uuid;
 
@@ -329,6 +329,10 @@ impl Store for SqliteStore {
             rewound::confirm(scope, &name, &place, remembered.as_ref())
         })
         .await
+    }
+
+    async fn tick_before(&self, time: Timestamp) -> Result<TickRef> {
+        self.observe("find a tick", move |scope| Ok(ticks::before(scope, time)?.at)).await
     }
 
     async fn confirm_mark(&self, mark: &Place) -> Result<()> {

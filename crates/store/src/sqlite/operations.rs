@@ -350,12 +350,7 @@ pub(super) fn rewind(
     let subscription = unheld(scope, name, false)?;
     let base = match to {
         RewindTo::Beginning => ticks::StoredTick::BEGINNING,
-        RewindTo::Time(Timestamp(time)) => {
-            let sql = "select n, id, position from @schema@_tick where at < ?1 \
-                       order by n desc limit 1";
-            let found = scope.first(sql, [time], ticks::StoredTick::from_row)?;
-            found.unwrap_or(ticks::StoredTick::BEGINNING)
-        }
+        RewindTo::Time(time) => ticks::before(scope, time)?,
     };
     let sql = "select count(*) from @schema@_delivery \
                where subscription = ?1 and state = 'published' and position > ?2";

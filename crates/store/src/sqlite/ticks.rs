@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use posthaste_core::{Position, Snapshot, Tick, TickRef, Window};
+use posthaste_core::{Position, Snapshot, Tick, TickRef, Timestamp, Window};
 use rusqlite::Row;
 use uuid::Uuid;
 
@@ -161,4 +161,11 @@ pub(super) fn newest(scope: &Scope<'_>) -> Result<StoredTick> {
 fn highest(scope: &Scope<'_>, bound: Position) -> Result<Option<Position>> {
     let sql = "select max(position) from @schema@_log where position <= ?1";
     Ok(scope.first(sql, [bound], |row| row.get(0))?.flatten())
+}
+
+/// The newest tick before a time.
+pub(super) fn before(scope: &Scope<'_>, time: Timestamp) -> Result<StoredTick> {
+    let sql = "select n, id, position from @schema@_tick where at < ?1 order by n desc limit 1";
+    let found = scope.first(sql, [time.0], StoredTick::from_row)?;
+    Ok(found.unwrap_or(StoredTick::BEGINNING))
 }
