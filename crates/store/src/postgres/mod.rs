@@ -5,6 +5,7 @@
 //! concern; [`PostgresStore`] ties them to the [`Store`] seam.
 
 mod aside;
+mod background;
 mod connect;
 mod contracts;
 mod errors;
@@ -15,6 +16,7 @@ mod log;
 mod machines;
 mod migrate;
 mod operations;
+mod oversight;
 mod preflight;
 mod rebase;
 mod retention;

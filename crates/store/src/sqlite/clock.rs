@@ -4,7 +4,7 @@ use super::session::Scope;
 use crate::Result;
 
 /// What relays and owners wait for: columns that hold a time.
-const WAITS: [(&str, &str); 7] = [
+const WAITS: [(&str, &str); 9] = [
     ("subscription", "expires_at"),
     ("relay", "seen_at"),
     ("parked_key", "due"),
@@ -12,6 +12,8 @@ const WAITS: [(&str, &str); 7] = [
     ("failed_message", "due"),
     ("command", "lease_until"),
     ("worker", "lease_until"),
+    ("operation", "lease_until"),
+    ("operation", "next_at"),
 ];
 
 /// Notes the time, and answers it. Where the clock was set back, whatever waits for a time would wait

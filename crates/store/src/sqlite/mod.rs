@@ -8,6 +8,7 @@
 
 mod append;
 mod aside;
+mod background;
 mod clock;
 mod connection;
 mod contracts;
@@ -18,6 +19,7 @@ mod leases;
 mod machines;
 mod mounts;
 mod operations;
+mod oversight;
 mod pages;
 mod rewound;
 mod scheduled;
