@@ -7,8 +7,8 @@ use posthaste_store::{Jobs, Operations};
 use tokio::sync::watch;
 
 use crate::{
-    batches::Batches, outlook::Outlook, parts::Parts, settings::ServerSettings, streams::Streams,
-    tickets::Tickets, tokens::Tokens,
+    batches::Batches, outlook::Outlook, parts::Parts, runner::Runner, settings::ServerSettings,
+    streams::Streams, tickets::Tickets, tokens::Tokens,
 };
 
 /// What all requests share. Nothing of it changes but through its own members.
@@ -25,6 +25,8 @@ pub(crate) struct App {
     /// The log, live; read by a task beside the listener.
     pub(crate) streams: Streams,
     pub(crate) tickets: Tickets,
+    /// What runs operations; read by a task beside the listener.
+    pub(crate) runner: Runner,
     /// The log's figures, read now and then.
     pub(crate) outlook: Outlook,
 }

@@ -8,7 +8,8 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use http_body_util::BodyExt as _;
-use posthaste_store::JobId;
+use posthaste_core::MessageId;
+use posthaste_store::{JobId, OperationId};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
@@ -140,6 +141,38 @@ impl FromRequestParts<Arc<App>> for OfJob {
         let id = path.ok().and_then(|Path(text)| text.parse().ok());
         let wrong = || Problem::of(Code::BadParameter, "id", "id must be a UUID");
         id.map(Self).ok_or_else(wrong)
+    }
+}
+
+/// The operation that the path names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OfOperation(pub(crate) OperationId);
+
+impl FromRequestParts<Arc<App>> for OfOperation {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        OfJob::from_request_parts(parts, app).await.map(|OfJob(id)| Self(id))
+    }
+}
+
+/// The subscription and the message that the path names.
+#[derive(Clone, Debug)]
+pub(crate) struct OfDeadLetter(pub(crate) String, pub(crate) MessageId);
+
+impl FromRequestParts<Arc<App>> for OfDeadLetter {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let path = Path::<(String, String)>::from_request_parts(parts, app).await;
+        let wrong = |field, detail| Problem::of(Code::BadParameter, field, detail);
+        let text = "subscription must be text in UTF-8 without control characters";
+        let Ok(Path((subscription, id))) = path else { return Err(wrong("subscription", text)) };
+        if subscription.chars().any(char::is_control) {
+            return Err(wrong("subscription", text));
+        }
+        let id = id.parse().map_err(|_| wrong("id", "id must be a UUID"))?;
+        Ok(Self(subscription, id))
     }
 }
 

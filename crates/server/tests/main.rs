@@ -5,10 +5,13 @@
 
 mod access;
 mod batches;
+mod dead_letters;
 mod health;
 mod hostile;
 mod jobs;
 mod openapi;
+mod operations;
+mod oversight;
 mod streams;
 mod subscriptions;
 mod support;

@@ -15,7 +15,10 @@ use utoipa::{
     },
 };
 
-use super::{health, jobs, shown, streams, submission, subscriptions};
+use super::{
+    audit, dead_letters, fleet, health, jobs, operations, rewinds, shown, streams, submission,
+    subscriptions,
+};
 use crate::{guard::Access, problem, routes, tokens::Scope};
 
 /// The types that answers and bodies are made of.
@@ -45,6 +48,30 @@ use crate::{guard::Access, problem, routes, tokens::Scope};
         subscriptions::Subscription,
         subscriptions::SubscriptionChange,
         subscriptions::SubscriptionChanged,
+        rewinds::Rewind,
+        rewinds::RewoundBody,
+        rewinds::Replay,
+        dead_letters::DeadLetters,
+        dead_letters::DeadLetterBody,
+        dead_letters::GroupedBody,
+        dead_letters::GroupBody,
+        dead_letters::WholeDeadLetter,
+        dead_letters::OneDeadLetterChange,
+        dead_letters::DeadLetterChanged,
+        dead_letters::DeadLetterChange,
+        operations::Operations,
+        operations::OperationBody,
+        operations::OperationFilter,
+        operations::OperationPreview,
+        operations::OperationChange,
+        operations::OperationChanged,
+        audit::Audit,
+        audit::AuditBody,
+        fleet::Relays,
+        fleet::RelayBody,
+        fleet::LeaseBody,
+        fleet::Workers,
+        fleet::WorkerBody,
         health::Liveness,
         health::ReadyState,
         health::Health,
