@@ -156,6 +156,28 @@ impl FromRequestParts<Arc<App>> for OfOperation {
     }
 }
 
+/// Texts of the path, each with the name that it has there; none with control characters, which no database keeps in
+/// a name.
+async fn texts<const N: usize>(
+    parts: &mut Parts,
+    app: &Arc<App>,
+    fields: [&str; N],
+) -> Result<[String; N], Problem> {
+    let wrong = |field: &str| {
+        let detail = format!("{field} must be text in UTF-8 without control characters");
+        Problem::of(Code::BadParameter, field, detail)
+    };
+    let path = Path::<Vec<(String, String)>>::from_request_parts(parts, app).await;
+    let Ok(Path(path)) = path else { return Err(wrong(fields[0])) };
+    let mut found = fields.map(|_| String::new());
+    for (field, text) in fields.into_iter().zip(&mut found) {
+        let given = path.iter().find(|(name, _)| name == field);
+        let given = given.filter(|(_, given)| !given.chars().any(char::is_control));
+        given.ok_or_else(|| wrong(field))?.1.clone_into(text);
+    }
+    Ok(found)
+}
+
 /// The subscription and the message that the path names.
 #[derive(Clone, Debug)]
 pub(crate) struct OfDeadLetter(pub(crate) String, pub(crate) MessageId);
@@ -164,15 +186,45 @@ impl FromRequestParts<Arc<App>> for OfDeadLetter {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let path = Path::<(String, String)>::from_request_parts(parts, app).await;
-        let wrong = |field, detail| Problem::of(Code::BadParameter, field, detail);
-        let text = "subscription must be text in UTF-8 without control characters";
-        let Ok(Path((subscription, id))) = path else { return Err(wrong("subscription", text)) };
-        if subscription.chars().any(char::is_control) {
-            return Err(wrong("subscription", text));
-        }
-        let id = id.parse().map_err(|_| wrong("id", "id must be a UUID"))?;
-        Ok(Self(subscription, id))
+        let [subscription, id] = texts(parts, app, ["subscription", "id"]).await?;
+        let wrong = |_| Problem::of(Code::BadParameter, "id", "id must be a UUID");
+        Ok(Self(subscription, id.parse().map_err(wrong)?))
+    }
+}
+
+/// The machine that the path names.
+#[derive(Clone, Debug)]
+pub(crate) struct OfName(pub(crate) String);
+
+impl FromRequestParts<Arc<App>> for OfName {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        texts(parts, app, ["name"]).await.map(|[name]| Self(name))
+    }
+}
+
+/// The machine and the entity that the path names.
+#[derive(Clone, Debug)]
+pub(crate) struct OfEntity(pub(crate) String, pub(crate) String);
+
+impl FromRequestParts<Arc<App>> for OfEntity {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        texts(parts, app, ["name", "id"]).await.map(|[name, id]| Self(name, id))
+    }
+}
+
+/// The topic that the path names.
+#[derive(Clone, Debug)]
+pub(crate) struct OfTopic(pub(crate) String);
+
+impl FromRequestParts<Arc<App>> for OfTopic {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        texts(parts, app, ["topic"]).await.map(|[topic]| Self(topic))
     }
 }
 

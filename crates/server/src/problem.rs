@@ -76,6 +76,12 @@ codes! {
     NoDeadLetter = "no-dead-letter", NOT_FOUND, "There is no such dead letter";
     /// There is no such operation.
     NoOperation = "no-operation", NOT_FOUND, "There is no such operation";
+    /// There is no such machine.
+    NoMachine = "no-machine", NOT_FOUND, "There is no such machine";
+    /// The machine has no such entity.
+    NoEntity = "no-entity", NOT_FOUND, "There is no such entity";
+    /// There is no such contract.
+    NoContract = "no-contract", NOT_FOUND, "There is no such contract";
     /// The log no longer has what follows the event.
     StreamGone = "stream-gone", GONE, "The log no longer has what follows";
     /// The route knows other methods.

@@ -14,8 +14,8 @@ use utoipa::openapi::path::{HttpMethod, Operation};
 
 use crate::{
     api::{
-        audit, dead_letters, fleet, health, jobs, openapi, operations, rewinds, streams,
-        subscriptions,
+        audit, contracts, dead_letters, fleet, health, jobs, machines, openapi, operations,
+        rewinds, streams, subscriptions,
     },
     app::App,
     context, guard,
@@ -98,6 +98,12 @@ pub(crate) fn table() -> Vec<Route> {
         route::<audit::__path_list, _, _>(Whole(Scope::View), audit::list),
         route::<fleet::__path_relays, _, _>(Whole(Scope::View), fleet::relays),
         route::<fleet::__path_workers, _, _>(Whole(Scope::View), fleet::workers),
+        route::<machines::__path_list, _, _>(Whole(Scope::View), machines::list),
+        route::<machines::__path_get, _, _>(Whole(Scope::View), machines::get),
+        route::<machines::__path_entities, _, _>(Whole(Scope::View), machines::entities),
+        route::<machines::__path_entity, _, _>(Whole(Scope::View), machines::entity),
+        route::<contracts::__path_list, _, _>(Whole(Scope::View), contracts::list),
+        route::<contracts::__path_get, _, _>(Whole(Scope::View), contracts::get),
     ]
 }
 

@@ -37,7 +37,8 @@ async fn call(server: &Running, method: &str, path: &str, token: Option<&str>) -
     let path = path
         .replace("{id}", "018f0000-0000-7000-8000-000000000001")
         .replace("{name}", "nobody")
-        .replace("{subscription}", "nobody");
+        .replace("{subscription}", "nobody")
+        .replace("{topic}", "nothing");
     let mut headers = vec![("content-type", "application/json")];
     headers.extend(token.map(|token| ("authorization", token)));
     let body: &[u8] = if path == "/api/v1/jobs" { br#"{"topic":"a","payload":1}"# } else { b"{}" };

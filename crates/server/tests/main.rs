@@ -9,6 +9,7 @@ mod dead_letters;
 mod health;
 mod hostile;
 mod jobs;
+mod machines;
 mod openapi;
 mod operations;
 mod oversight;

@@ -8,6 +8,7 @@ mod background;
 mod contracts;
 #[doc(hidden)]
 pub mod defect;
+mod entities;
 mod error;
 #[doc(hidden)]
 pub mod failpoint;
@@ -40,6 +41,10 @@ pub use crate::{
     contracts::{
         CONTRACT_BYTES_MAX, CONTRACTS_BYTES_MAX, CONTRACTS_MAX, ContractSet, ContractText,
         ContractsMark, StoredContract,
+    },
+    entities::{
+        ContractRow, EVENTS_MAX, Entities, Entity, MACHINES_MAX, StateEvent, StoredMachine,
+        VERSIONS_MAX,
     },
     error::{StoreError, StoreErrorKind},
     import::{
@@ -238,7 +243,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 /// What operators do by hand, with what they see and what goes on in the background. Every change leaves a row in the
 /// audit trail, in its transaction.
 #[async_trait]
-pub trait Operations: Oversight + Background {
+pub trait Operations: Oversight + Background + Entities {
     /// Dead letters, the oldest failure first.
     async fn dead_letters(&self, which: &Selection, limit: u32) -> Result<Vec<DeadLetter>>;
 

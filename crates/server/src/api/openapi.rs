@@ -16,8 +16,8 @@ use utoipa::{
 };
 
 use super::{
-    audit, dead_letters, fleet, health, jobs, operations, rewinds, shown, streams, submission,
-    subscriptions,
+    audit, contracts, dead_letters, fleet, health, jobs, machines, operations, rewinds, shown,
+    streams, submission, subscriptions,
 };
 use crate::{guard::Access, problem, routes, tokens::Scope};
 
@@ -72,6 +72,17 @@ use crate::{guard::Access, problem, routes, tokens::Scope};
         fleet::LeaseBody,
         fleet::Workers,
         fleet::WorkerBody,
+        machines::Machines,
+        machines::MachineBody,
+        machines::WholeMachine,
+        machines::StateCount,
+        machines::Entities,
+        machines::EntityBody,
+        machines::WholeEntity,
+        machines::EventBody,
+        contracts::ContractPage,
+        contracts::ContractBody,
+        contracts::WholeContract,
         health::Liveness,
         health::ReadyState,
         health::Health,

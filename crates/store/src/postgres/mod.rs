@@ -8,6 +8,7 @@ mod aside;
 mod background;
 mod connect;
 mod contracts;
+mod entities;
 mod errors;
 mod import;
 mod jobs;

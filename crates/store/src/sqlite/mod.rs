@@ -12,6 +12,7 @@ mod background;
 mod clock;
 mod connection;
 mod contracts;
+mod entities;
 mod faults;
 mod headers;
 mod jobs;

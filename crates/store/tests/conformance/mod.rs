@@ -105,6 +105,10 @@ macro_rules! every_case {
                 operation_that_cannot_go_on_says_why,
                 operations_are_bounded_and_listed_page_by_page,
             }
+            entities {
+                machines_and_their_entities_are_told,
+                contracts_are_told_page_by_page_and_one_by_one,
+            }
             scheduled {
                 due_messages_are_moved_in_due_order_and_others_wait,
                 moved_message_comes_byte_for_byte_with_its_id,
@@ -193,6 +197,7 @@ mod aside;
 mod background;
 mod concurrent;
 mod contracts;
+mod entities;
 mod harness;
 mod inbox;
 mod jobs;
