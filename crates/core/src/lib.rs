@@ -17,6 +17,7 @@ pub mod machine;
 pub mod message;
 pub mod page;
 pub mod place;
+pub mod reason;
 pub mod ring;
 pub mod schema;
 pub mod snapshot;

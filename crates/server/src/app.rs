@@ -8,8 +8,8 @@ use posthaste_store::{Jobs, Operations};
 use tokio::sync::watch;
 
 use crate::{
-    batches::Batches, outlook::Outlook, parts::Parts, settings::ServerSettings, streams::Streams,
-    tickets::Tickets, tokens::Tokens,
+    batches::Batches, outlook::Outlook, parts::Parts, runner::Runner, settings::ServerSettings,
+    streams::Streams, tickets::Tickets, tokens::Tokens,
 };
 
 /// What all requests share. Nothing of it changes but through its own members.
@@ -28,6 +28,8 @@ pub(crate) struct App {
     pub(crate) tickets: Tickets,
     /// The API's description, made when it is first asked for.
     pub(crate) description: OnceLock<Bytes>,
+    /// What runs operations; read by a task beside the listener.
+    pub(crate) runner: Runner,
     /// The log's figures, read now and then.
     pub(crate) outlook: Outlook,
 }

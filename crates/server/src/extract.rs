@@ -8,7 +8,8 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use http_body_util::BodyExt as _;
-use posthaste_store::JobId;
+use posthaste_core::MessageId;
+use posthaste_store::{JobId, OperationId};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
@@ -140,6 +141,90 @@ impl FromRequestParts<Arc<App>> for OfJob {
         let id = path.ok().and_then(|Path(text)| text.parse().ok());
         let wrong = || Problem::of(Code::BadParameter, "id", "id must be a UUID");
         id.map(Self).ok_or_else(wrong)
+    }
+}
+
+/// The operation that the path names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OfOperation(pub(crate) OperationId);
+
+impl FromRequestParts<Arc<App>> for OfOperation {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        OfJob::from_request_parts(parts, app).await.map(|OfJob(id)| Self(id))
+    }
+}
+
+/// Texts of the path, each with the name that it has there; none with control characters, which no database keeps in
+/// a name.
+async fn texts<const N: usize>(
+    parts: &mut Parts,
+    app: &Arc<App>,
+    fields: [&str; N],
+) -> Result<[String; N], Problem> {
+    let wrong = |field: &str| {
+        let detail = format!("{field} must be text in UTF-8 without control characters");
+        Problem::of(Code::BadParameter, field, detail)
+    };
+    let path = Path::<Vec<(String, String)>>::from_request_parts(parts, app).await;
+    let Ok(Path(path)) = path else { return Err(wrong(fields[0])) };
+    let mut found = fields.map(|_| String::new());
+    for (field, text) in fields.into_iter().zip(&mut found) {
+        let given = path.iter().find(|(name, _)| name == field);
+        let given = given.filter(|(_, given)| !given.chars().any(char::is_control));
+        given.ok_or_else(|| wrong(field))?.1.clone_into(text);
+    }
+    Ok(found)
+}
+
+/// The subscription and the message that the path names.
+#[derive(Clone, Debug)]
+pub(crate) struct OfDeadLetter(pub(crate) String, pub(crate) MessageId);
+
+impl FromRequestParts<Arc<App>> for OfDeadLetter {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let [subscription, id] = texts(parts, app, ["subscription", "id"]).await?;
+        let wrong = |_| Problem::of(Code::BadParameter, "id", "id must be a UUID");
+        Ok(Self(subscription, id.parse().map_err(wrong)?))
+    }
+}
+
+/// The machine that the path names.
+#[derive(Clone, Debug)]
+pub(crate) struct OfName(pub(crate) String);
+
+impl FromRequestParts<Arc<App>> for OfName {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        texts(parts, app, ["name"]).await.map(|[name]| Self(name))
+    }
+}
+
+/// The machine and the entity that the path names.
+#[derive(Clone, Debug)]
+pub(crate) struct OfEntity(pub(crate) String, pub(crate) String);
+
+impl FromRequestParts<Arc<App>> for OfEntity {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        texts(parts, app, ["name", "id"]).await.map(|[name, id]| Self(name, id))
+    }
+}
+
+/// The topic that the path names.
+#[derive(Clone, Debug)]
+pub(crate) struct OfTopic(pub(crate) String);
+
+impl FromRequestParts<Arc<App>> for OfTopic {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        texts(parts, app, ["topic"]).await.map(|[topic]| Self(topic))
     }
 }
 

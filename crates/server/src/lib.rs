@@ -2,7 +2,8 @@
 //!
 //! A request's way: `listen` accepts its connection, `context` gives it an id, a span and its time, `guard` asks
 //! where it comes from and who sends it, `routes` is the table of what is served and for whom, and `api` answers.
-//! Submissions go through `batches`, which writes them together; `streams` reads the log for all who follow it.
+//! Submissions go through `batches`, which writes them together; `streams` reads the log for all who follow it;
+//! `runner` does in the background what concerns many messages.
 //! Everything that is refused is a `problem`.
 //!
 //! It knows stores, but no relay, worker or sink: what they are doing it hears from whoever runs it ([`Parts`]).
@@ -21,6 +22,7 @@ mod parts;
 mod problem;
 mod proxy;
 mod routes;
+mod runner;
 mod server;
 mod settings;
 mod streams;

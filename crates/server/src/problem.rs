@@ -74,6 +74,16 @@ codes! {
     NoJob = "no-job", NOT_FOUND, "There is no such job";
     /// There is no such subscription.
     NoSubscription = "no-subscription", NOT_FOUND, "There is no such subscription";
+    /// There is no such dead letter.
+    NoDeadLetter = "no-dead-letter", NOT_FOUND, "There is no such dead letter";
+    /// There is no such operation.
+    NoOperation = "no-operation", NOT_FOUND, "There is no such operation";
+    /// There is no such machine.
+    NoMachine = "no-machine", NOT_FOUND, "There is no such machine";
+    /// The machine has no such entity.
+    NoEntity = "no-entity", NOT_FOUND, "There is no such entity";
+    /// There is no such contract.
+    NoContract = "no-contract", NOT_FOUND, "There is no such contract";
     /// The log no longer has what follows the event.
     StreamGone = "stream-gone", GONE, "The log no longer has what follows";
     /// The route knows other methods.
@@ -82,6 +92,10 @@ codes! {
     SlowBody = "slow-body", REQUEST_TIMEOUT, "The body took too long";
     /// The job is over, or not far enough.
     JobState = "job-state", CONFLICT, "The job's state does not allow it";
+    /// A relay holds the subscription.
+    SubscriptionHeld = "subscription-held", CONFLICT, "A relay holds the subscription";
+    /// The operation is over.
+    OperationState = "operation-state", CONFLICT, "The operation's state does not allow it";
     /// The body is too large.
     BodyTooLarge = "body-too-large", PAYLOAD_TOO_LARGE, "The body is too large";
     /// The body is of another type.
@@ -96,6 +110,8 @@ codes! {
     RefusedByDatabase = "refused-by-database", UNPROCESSABLE_ENTITY, "The database refuses it";
     /// As many streams are open as may be.
     TooManyStreams = "too-many-streams", TOO_MANY_REQUESTS, "Too many streams are open";
+    /// As many operations wait or run as may.
+    TooManyOperations = "too-many-operations", TOO_MANY_REQUESTS, "Too many operations are not over";
     /// Too much waits to be written.
     Busy = "busy", SERVICE_UNAVAILABLE, "Too much is waiting";
     /// The database is away, or did not answer in time.

@@ -13,7 +13,10 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::openapi::path::{HttpMethod, Operation};
 
 use crate::{
-    api::{health, jobs, openapi, streams, subscriptions},
+    api::{
+        audit, contracts, dead_letters, fleet, health, jobs, machines, openapi, operations,
+        rewinds, streams, subscriptions,
+    },
     app::App,
     context, guard,
     guard::Access,
@@ -74,6 +77,33 @@ pub(crate) fn table() -> Vec<Route> {
         route::<subscriptions::__path_get, _, _>(Whole(Scope::View), subscriptions::get),
         route::<subscriptions::__path_pause, _, _>(Whole(Scope::Operate), subscriptions::pause),
         route::<subscriptions::__path_resume, _, _>(Whole(Scope::Operate), subscriptions::resume),
+        route::<rewinds::__path_rewind, _, _>(Whole(Scope::Operate), rewinds::rewind),
+        route::<rewinds::__path_replay, _, _>(Whole(Scope::Operate), rewinds::replay),
+        route::<dead_letters::__path_list, _, _>(Whole(Scope::View), dead_letters::list),
+        route::<dead_letters::__path_groups, _, _>(Whole(Scope::View), dead_letters::groups),
+        route::<dead_letters::__path_replay, _, _>(Whole(Scope::Operate), dead_letters::replay),
+        route::<dead_letters::__path_discard, _, _>(Whole(Scope::Operate), dead_letters::discard),
+        route::<dead_letters::__path_get, _, _>(Whole(Scope::View), dead_letters::get),
+        route::<dead_letters::__path_replay_one, _, _>(
+            Whole(Scope::Operate),
+            dead_letters::replay_one,
+        ),
+        route::<dead_letters::__path_discard_one, _, _>(
+            Whole(Scope::Operate),
+            dead_letters::discard_one,
+        ),
+        route::<operations::__path_list, _, _>(Whole(Scope::View), operations::list),
+        route::<operations::__path_get, _, _>(Whole(Scope::View), operations::get),
+        route::<operations::__path_cancel, _, _>(Whole(Scope::Operate), operations::cancel),
+        route::<audit::__path_list, _, _>(Whole(Scope::View), audit::list),
+        route::<fleet::__path_relays, _, _>(Whole(Scope::View), fleet::relays),
+        route::<fleet::__path_workers, _, _>(Whole(Scope::View), fleet::workers),
+        route::<machines::__path_list, _, _>(Whole(Scope::View), machines::list),
+        route::<machines::__path_get, _, _>(Whole(Scope::View), machines::get),
+        route::<machines::__path_entities, _, _>(Whole(Scope::View), machines::entities),
+        route::<machines::__path_entity, _, _>(Whole(Scope::View), machines::entity),
+        route::<contracts::__path_list, _, _>(Whole(Scope::View), contracts::list),
+        route::<contracts::__path_get, _, _>(Whole(Scope::View), contracts::get),
     ]
 }
 

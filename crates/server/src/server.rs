@@ -23,6 +23,7 @@ use crate::{
     parts::{NoParts, Parts},
     proxy::Ways,
     routes,
+    runner::Runner,
     settings::ServerSettings,
     streams::Streams,
     tickets::Tickets,
@@ -117,7 +118,7 @@ impl Bound {
     /// ends.
     ///
     /// # Errors
-    /// The task that writes jobs ended in the middle: nothing could be submitted any more.
+    /// A task that writes jobs or runs operations ended in the middle.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServerError> {
         let Server { settings, jobs, operations, contracts, parts } = self.server;
         let (batches, writing) =
@@ -132,6 +133,10 @@ impl Bound {
         let store: Arc<dyn Store> = Arc::clone(&operations) as _;
         let streams = Streams::new(store, settings.streams());
         let tickets = Tickets::new(settings.ticket_lifetime);
+        let runner = Runner::default();
+        let (end, ending) = watch::channel(false);
+        let mut background = JoinSet::new();
+        background.spawn(runner.clone().run(Arc::clone(&operations), ending));
         let app = App {
             settings,
             tokens,
@@ -143,6 +148,7 @@ impl Bound {
             streams: streams.clone(),
             tickets,
             description: OnceLock::new(),
+            runner,
             outlook,
         };
         let router = routes::router(&Arc::new(app));
@@ -159,8 +165,11 @@ impl Bound {
             () = serve => {}
             never = streams.run() => match never {},
             Some(ended) = writer.join_next() => return Err(broken(ended)),
+            Some(ended) = background.join_next() => return Err(broken(ended)),
         }
-        let _ = timeout(drain, writer.join_next()).await;
+        end.send_replace(true);
+        let _ = timeout(drain, async { tokio::join!(writer.join_next(), background.join_next()) })
+            .await;
         Ok(())
     }
 }
@@ -175,9 +184,9 @@ fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 fn broken(ended: Result<(), tokio::task::JoinError>) -> ServerError {
-    let what = "the task that writes jobs ended in the middle";
+    let what = "a task that writes jobs or runs operations ended in the middle";
     match ended {
-        Ok(()) => ServerError::broken(what, "nobody can submit any more"),
+        Ok(()) => ServerError::broken(what, "nobody does its work any more"),
         Err(error) => ServerError::broken(what, error),
     }
 }

@@ -25,13 +25,13 @@ const SECRET_BYTES_MAX: usize = 256;
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
-    /// See jobs without their payloads, subscriptions, health and metrics.
+    /// See jobs and dead letters without their payloads, subscriptions, operations, the audit trail, health and metrics.
     View,
     /// See payloads, headers and receipts as well.
     Payloads,
     /// Submit jobs.
     Enqueue,
-    /// Cancel and retry jobs, pause and resume subscriptions.
+    /// Cancel and retry jobs, pause, resume and rewind subscriptions, replay and discard messages.
     Operate,
     /// Everything.
     Admin,

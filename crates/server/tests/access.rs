@@ -34,8 +34,11 @@ async fn with_tokens(place: &Place, tokens: &[Asked<'_>]) -> (Running, Secrets) 
 async fn call(server: &Running, method: &str, path: &str, token: Option<&str>) -> Answer {
     // A stream that begins does not end by itself.
     let path = if path == "/api/v1/streams" { "/api/v1/streams?since=7" } else { path };
-    let path =
-        path.replace("{id}", "018f0000-0000-7000-8000-000000000001").replace("{name}", "nobody");
+    let path = path
+        .replace("{id}", "018f0000-0000-7000-8000-000000000001")
+        .replace("{name}", "nobody")
+        .replace("{subscription}", "nobody")
+        .replace("{topic}", "nothing");
     let mut headers = vec![("content-type", "application/json")];
     headers.extend(token.map(|token| ("authorization", token)));
     let body: &[u8] = if path == "/api/v1/jobs" { br#"{"topic":"a","payload":1}"# } else { b"{}" };

@@ -5,11 +5,15 @@
 
 mod access;
 mod batches;
+mod dead_letters;
 mod health;
 mod hostile;
 mod jobs;
+mod machines;
 mod openapi;
 mod proxies;
+mod operations;
+mod oversight;
 mod streams;
 mod subscriptions;
 mod support;

@@ -4,9 +4,11 @@
 //! only [`statements`] remains: the texts that applications send inside their own transactions.
 //! Nothing here knows sinks, HTTP or configuration files.
 
+mod background;
 mod contracts;
 #[doc(hidden)]
 pub mod defect;
+mod entities;
 mod error;
 #[doc(hidden)]
 pub mod failpoint;
@@ -14,6 +16,7 @@ pub mod import;
 mod incidents;
 mod jobs;
 mod model;
+mod oversight;
 mod rewound;
 pub mod statements;
 
@@ -32,9 +35,17 @@ use posthaste_core::{
 use uuid::Uuid;
 
 pub use crate::{
+    background::{
+        Advanced, Background, COUNTED_MAX, KEPT_MAX, Operation, OperationBegun, OperationCancelled,
+        OperationClaim, OperationId, OperationKind, OperationSpec, OperationState, UNFINISHED_MAX,
+    },
     contracts::{
         CONTRACT_BYTES_MAX, CONTRACTS_BYTES_MAX, CONTRACTS_MAX, ContractSet, ContractText,
         ContractsMark, StoredContract,
+    },
+    entities::{
+        ContractRow, EVENTS_MAX, Entities, Entity, MACHINES_MAX, StateEvent, StoredMachine,
+        VERSIONS_MAX,
     },
     error::{StoreError, StoreErrorKind},
     import::{
@@ -52,6 +63,11 @@ pub use crate::{
         Replayed, Request, RewindTo, Rewound, RingSizes, RoleNames, SchemaState, Selection,
         Settled, SlotCounts, Start, Status, StoredMessage, SubscriptionSpec, SubscriptionStatus,
         SweepReport, WrittenTopic,
+    },
+    oversight::{
+        AuditEntry, AuditFilter, DeadLetterFilter, DeadLetterGroup, DeadLetterGroups,
+        DeadLetterPlace, DeadLetterRow, FLEET_MAX, GROUPED_MAX, HeldLease, Order, Oversight,
+        RelayStatus, WorkerStatus,
     },
     rewound::{Lineage, Rebased},
 };
@@ -230,9 +246,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     }
 }
 
-/// What operators do by hand. Every change leaves a row in the audit trail, in its transaction.
+/// What operators do by hand, with what they see and what goes on in the background. Every change leaves a row in the
+/// audit trail, in its transaction.
 #[async_trait]
-pub trait Operations: Store {
+pub trait Operations: Oversight + Background + Entities {
     /// Dead letters, the oldest failure first.
     async fn dead_letters(&self, which: &Selection, limit: u32) -> Result<Vec<DeadLetter>>;
 
@@ -337,7 +354,7 @@ pub trait Operations: Store {
     /// Pauses a subscription, or lets it go on.
     async fn pause(&self, subscription: &str, paused: bool, request: &Request) -> Result<()>;
 
-    /// Moves a subscription's place back.
+    /// Moves a subscription's place back. What that would publish again is told at any time.
     ///
     /// # Errors
     /// `Conflict` while a relay holds it.

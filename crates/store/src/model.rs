@@ -254,6 +254,8 @@ pub struct Rewound {
     pub place: Place,
     /// Messages that are published again.
     pub messages: u64,
+    /// The position of the first of them, and when the oldest was written.
+    pub oldest: Option<(Position, Timestamp)>,
 }
 
 /// Names of the group roles with no more than their task needs.

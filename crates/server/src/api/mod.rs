@@ -1,8 +1,16 @@
 //! What the routes answer, one file per kind of thing. Which routes there are stands in [`crate::routes`].
 
+pub(crate) mod audit;
+pub(crate) mod contracts;
+pub(crate) mod dead_letters;
+mod filters;
+pub(crate) mod fleet;
 pub(crate) mod health;
 pub(crate) mod jobs;
+pub(crate) mod machines;
 pub(crate) mod openapi;
+pub(crate) mod operations;
+pub(crate) mod rewinds;
 mod shown;
 pub(crate) mod streams;
 mod submission;

@@ -16,7 +16,10 @@ use utoipa::{
     },
 };
 
-use super::{health, jobs, shown, streams, submission, subscriptions};
+use super::{
+    audit, contracts, dead_letters, fleet, health, jobs, machines, operations, rewinds, shown,
+    streams, submission, subscriptions,
+};
 use crate::{app::App, guard::Access, problem, routes, tokens::Scope};
 
 /// The types that answers and bodies are made of.
@@ -46,6 +49,41 @@ use crate::{app::App, guard::Access, problem, routes, tokens::Scope};
         subscriptions::Subscription,
         subscriptions::SubscriptionChange,
         subscriptions::SubscriptionChanged,
+        rewinds::Rewind,
+        rewinds::RewoundBody,
+        rewinds::Replay,
+        dead_letters::DeadLetters,
+        dead_letters::DeadLetterBody,
+        dead_letters::GroupedBody,
+        dead_letters::GroupBody,
+        dead_letters::WholeDeadLetter,
+        dead_letters::OneDeadLetterChange,
+        dead_letters::DeadLetterChanged,
+        dead_letters::DeadLetterChange,
+        operations::Operations,
+        operations::OperationBody,
+        operations::OperationFilter,
+        operations::OperationPreview,
+        operations::OperationChange,
+        operations::OperationChanged,
+        audit::Audit,
+        audit::AuditBody,
+        fleet::Relays,
+        fleet::RelayBody,
+        fleet::LeaseBody,
+        fleet::Workers,
+        fleet::WorkerBody,
+        machines::Machines,
+        machines::MachineBody,
+        machines::WholeMachine,
+        machines::StateCount,
+        machines::Entities,
+        machines::EntityBody,
+        machines::WholeEntity,
+        machines::EventBody,
+        contracts::ContractPage,
+        contracts::ContractBody,
+        contracts::WholeContract,
         health::Liveness,
         health::ReadyState,
         health::Health,

@@ -98,7 +98,7 @@ pub(crate) async fn get(
     Ok(as_json(&find(&app, &name).await?).into_response())
 }
 
-async fn find(app: &App, name: &str) -> Result<Subscription, Problem> {
+pub(crate) async fn find(app: &App, name: &str) -> Result<Subscription, Problem> {
     let status = app.outlook.status(&*app.operations, app.settings.request_timeout).await?;
     let found = status.subscriptions.iter().find(|found| found.name == name);
     found.map(Subscription::of).ok_or_else(|| {
@@ -127,7 +127,7 @@ pub(crate) struct SubscriptionChanged {
 
 /// Pause a subscription
 ///
-/// Its relay publishes nothing more within ten seconds. It stands in the audit trail under the token's name.
+/// Its relay publishes nothing more within ten seconds, and keeps its lease. It stands in the audit trail under the token's name.
 #[utoipa::path(post, path = "/api/v1/subscriptions/{name}/pause", tag = "subscriptions",
     params(("name" = String, Path, description = "Its name")), request_body = Option<SubscriptionChange>,
     responses((status = 200, description = "It is paused", body = SubscriptionChanged)))]

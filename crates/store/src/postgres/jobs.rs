@@ -26,7 +26,12 @@ const COLUMNS: &str = "id, n, state, topic, key, correlation_id, message_id, att
 
 impl PostgresStore {
     /// Runs one statement of its own transaction.
-    async fn rows(&self, doing: &str, sql: &str, params: Params<'_>) -> Result<Vec<Row>> {
+    pub(super) async fn rows(
+        &self,
+        doing: &str,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>> {
         let loan = self.shared.connections.lend().await?;
         let rows = loan.bounded(doing, loan.client().query_typed(sql, params)).await?;
         loan.give_back();

@@ -24,6 +24,7 @@ const FILES: &[(&str, &str)] = &[
     ("entities", include_str!("../../migrations/postgres/0015_entities.sql")),
     ("jobs", include_str!("../../migrations/postgres/0016_jobs.sql")),
     ("incidents", include_str!("../../migrations/postgres/0017_incidents.sql")),
+    ("operations", include_str!("../../migrations/postgres/0018_operations.sql")),
 ];
 
 /// Lock space of Posthaste's advisory locks ("PHST"), and the lock that orders migrations.

@@ -5,8 +5,10 @@
 //! concern; [`PostgresStore`] ties them to the [`Store`] seam.
 
 mod aside;
+mod background;
 mod connect;
 mod contracts;
+mod entities;
 mod errors;
 mod import;
 mod incidents;
@@ -16,6 +18,7 @@ mod log;
 mod machines;
 mod migrate;
 mod operations;
+mod oversight;
 mod preflight;
 mod rebase;
 mod retention;

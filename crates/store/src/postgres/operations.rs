@@ -2,8 +2,8 @@
 //!
 //! Each change and its row in the audit trail are one statement.
 
-mod replay;
-mod selection;
+pub(super) mod replay;
+pub(super) mod selection;
 
 use async_trait::async_trait;
 use posthaste_core::{Machine, MessageId, Place, Position, SchemaName, TickRef, Timestamp};
@@ -324,7 +324,7 @@ impl Operations for PostgresStore {
     }
 
     async fn rewind(&self, subscription: &str, to: RewindTo, request: &Request) -> Result<Rewound> {
-        let id = self.unheld(subscription, false).await?;
+        let id = self.unheld(subscription, request.is_dry_run).await?;
         let schema = self.schema();
         let base = match to {
             RewindTo::Beginning => TickRef::BEGINNING,
@@ -333,13 +333,20 @@ impl Operations for PostgresStore {
         let place = Place::at(base);
         let snapshot = self.tick_snapshot(base).await?;
         let count = format!(
-            "select count(*) from {schema}.log l join {schema}.place p on p.subscription_id = {id} \
+            "select count(*), min(l.position), min(l.enqueued_at) \
+             from {schema}.log l join {schema}.place p on p.subscription_id = {id} \
              where (l.topic = any (p.topics) or l.topic ^@ any (p.prefixes)) \
              and not pg_visible_in_snapshot(l.xid, p.start_snapshot) \
              and not pg_visible_in_snapshot(l.xid, '{snapshot}') \
              and {schema}.is_published(p, l.xid, l.position, l.id, l.key)"
         );
-        let messages = self.count("count messages", &count, &[]).await?;
+        let counted = self.rows("count messages", &count, &[]).await?;
+        let counted = counted.first();
+        let messages = counted.map_or(0, |row| row.get::<_, i64>(0).cast_unsigned());
+        let oldest = counted.and_then(|row| {
+            let at: Option<Micros> = row.get(2);
+            Some((row.get::<_, Option<Position>>(1)?, Timestamp(at?.0)))
+        });
         if !request.is_dry_run {
             // The epoch is raised: a relay that was on its way in starts anew.
             let sql = format!(
@@ -365,7 +372,7 @@ impl Operations for PostgresStore {
                 return Err(StoreError::new(StoreErrorKind::Conflict, doing));
             }
         }
-        Ok(Rewound { place, messages })
+        Ok(Rewound { place, messages, oldest })
     }
 
     async fn rebase(&self, subscription: &str, request: &Request) -> Result<Rebased> {

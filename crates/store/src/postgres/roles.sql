@@ -73,7 +73,7 @@ $$;
 grant select on sequence @schema@.log_position_seq to @viewer@;
 grant select on @schema@.subscription, @schema@.lease, @schema@.tick, @schema@.progress,
   @schema@.parked_key, @schema@.audit, @schema@.place, @schema@.relay, @schema@.emptied, @schema@.inbox,
-  @schema@.incident to @viewer@;
+  @schema@.incident, @schema@.operation to @viewer@;
 grant select (position, xid, id, topic, key, content_type, correlation_id, enqueued_at)
   on @schema@.log to @viewer@;
 grant select (n, id, topic, key, content_type, correlation_id, enqueued_at, deliver_at)

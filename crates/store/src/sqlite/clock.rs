@@ -4,7 +4,7 @@ use super::session::Scope;
 use crate::Result;
 
 /// What relays and owners wait for: columns that hold a time.
-const WAITS: [(&str, &str); 8] = [
+const WAITS: [(&str, &str); 10] = [
     ("subscription", "expires_at"),
     ("relay", "seen_at"),
     ("parked_key", "due"),
@@ -13,6 +13,8 @@ const WAITS: [(&str, &str); 8] = [
     ("command", "lease_until"),
     ("worker", "lease_until"),
     ("incident", "claimed_until"),
+    ("operation", "lease_until"),
+    ("operation", "next_at"),
 ];
 
 /// Notes the time, and answers it. Where the clock was set back, whatever waits for a time would wait

@@ -8,9 +8,11 @@
 
 mod append;
 mod aside;
+mod background;
 mod clock;
 mod connection;
 mod contracts;
+mod entities;
 mod faults;
 mod headers;
 mod incidents;
@@ -19,6 +21,7 @@ mod leases;
 mod machines;
 mod mounts;
 mod operations;
+mod oversight;
 mod pages;
 mod rewound;
 mod scheduled;

@@ -29,7 +29,7 @@ const CONDITIONS: &str = "(:subscription is null or s.name = :subscription) \
     and (:key is null or m.key = :key)";
 
 /// The dead letters that a selection means.
-fn dead() -> String {
+pub(super) fn dead() -> String {
     format!(
         "@schema@_failed_message m join @schema@_subscription s on s.id = m.subscription \
          where m.due is null and {CONDITIONS} \
@@ -49,7 +49,7 @@ fn written() -> String {
 }
 
 /// A selection as SQLite takes it.
-struct Params {
+pub(super) struct Params {
     subscription: Option<String>,
     ids: String,
     topics: Option<String>,
@@ -61,7 +61,7 @@ struct Params {
 }
 
 impl Params {
-    fn new(which: &Selection) -> Self {
+    pub(super) fn new(which: &Selection) -> Self {
         let hex = |id: &MessageId| id.simple().to_string().to_uppercase();
         let ids: Vec<String> = which.ids.iter().map(hex).collect();
         let list = |list: &[String]| json!(list).to_string();
@@ -78,7 +78,7 @@ impl Params {
     }
 
     /// Every statement names all of them.
-    fn named(&self) -> Vec<(&'static str, &dyn ToSql)> {
+    pub(super) fn named(&self) -> Vec<(&'static str, &dyn ToSql)> {
         named_params! {
             ":subscription": self.subscription,
             ":ids": self.ids,
@@ -206,66 +206,90 @@ pub(super) fn replay(
     chunk: &ReplayChunk,
     request: &Request,
 ) -> Result<Replayed> {
-    let target = subscriptions::by_name(scope, target)?;
-    let source = match &which.subscription {
-        Some(name) => Some(subscriptions::by_name(scope, name)?),
-        None => None,
-    };
     let head = "select coalesce(max(position), 0) from @schema@_log";
     let through = match chunk.through {
         Some(through) => through,
         None => scope.first(head, [], |row| row.get(0))?.unwrap_or_default(),
     };
+    let (target, chosen) = chosen(scope, which, target, (chunk.after, through), chunk.limit)?;
+    let reached = chosen.last().map(|(position, _)| *position);
+    if !request.is_dry_run && !chosen.is_empty() {
+        let starts_in = chunk.starts_in.as_micros() as i64;
+        for (nth, (position, id)) in chosen.iter().enumerate() {
+            let due = due(scope, chunk.rate, nth)? + starts_in;
+            copy(scope, target, *position, *id, due)?;
+        }
+        let detail = json!({ "messages": chosen.len(), "reached": reached });
+        audit(scope, "replay", which, detail, request)?;
+    }
+    Ok(Replayed { messages: chosen.len() as u64, reached, through })
+}
+
+/// The target's number and, of the messages in `(after, through]`, the first `limit` that it has published, or does
+/// not read.
+pub(super) fn chosen(
+    scope: &Scope<'_>,
+    which: &Selection,
+    target: &str,
+    (after, through): (i64, i64),
+    limit: u32,
+) -> Result<(i64, Vec<(i64, MessageId)>)> {
+    let target = subscriptions::by_name(scope, target)?;
+    let source = match &which.subscription {
+        Some(name) => Some(subscriptions::by_name(scope, name)?),
+        None => None,
+    };
     let sql = format!(
-        "select 0, m.position, m.id, m.topic from @schema@_log m \
+        "select m.position, m.id, m.topic from @schema@_log m \
          cross join (select :subscription as name) s \
-         where m.position > {} and m.position <= {through} and {} order by m.position",
-        chunk.after,
+         where m.position > {after} and m.position <= {through} and {} order by m.position",
         written()
     );
     let params = Params::new(which);
-    let all = scope.all(&sql, params.named().as_slice(), |row| {
-        Ok((row.get(1)?, MessageId::from_bytes(row.get(2)?), row.get::<_, String>(3)?))
-    })?;
-    let mut chosen: Vec<(i64, MessageId)> = Vec::new();
-    for (position, id, topic) in all {
+    let mut statement = scope.prepare(&sql)?;
+    let mut rows = statement.query(params.named().as_slice())?;
+    let mut chosen = Vec::new();
+    while chosen.len() < limit as usize
+        && let Some(row) = rows.next()?
+    {
+        let (position, topic): (i64, String) = (row.get(0)?, row.get(2)?);
         let is_of = |subscription: &Subscription| {
             subscription.filter.matches(&topic) && position > subscription.start_position
         };
         // A message that the target reads and has not published comes by itself.
         if source.as_ref().is_none_or(is_of)
             && (!is_of(&target) || is_published(scope, &target, position)?)
-            && chosen.len() < chunk.limit as usize
         {
-            chosen.push((position, id));
+            chosen.push((position, MessageId::from_bytes(row.get(1)?)));
         }
     }
-    let reached = chosen.last().map(|(position, _)| *position);
-    if !request.is_dry_run && !chosen.is_empty() {
-        for (nth, (position, id)) in chosen.iter().enumerate() {
-            scope.run(
-                "insert into @schema@_failed_message (subscription, position, id, tick, topic, \
-                 key, content_type, headers, correlation_id, enqueued_at, attempts, reason, due, \
-                 payload) select ?1, position, id, 0, topic, key, content_type, headers, \
-                 correlation_id, enqueued_at, 0, 'replay', ?4, payload \
-                 from @schema@_log where position = ?2 and id = ?3 on conflict do nothing",
-                (
-                    target.id,
-                    position,
-                    id.as_bytes(),
-                    due(scope, chunk.rate, nth)? + chunk.starts_in.as_micros() as i64,
-                ),
-            )?;
-        }
-        audit(
-            scope,
-            "replay",
-            which,
-            json!({ "messages": chosen.len(), "reached": reached }),
-            request,
-        )?;
-    }
-    Ok(Replayed { messages: chosen.len() as u64, reached, through })
+    Ok((target.id, chosen))
+}
+
+/// Whether a subscription has set a message aside.
+pub(super) fn is_there(scope: &Scope<'_>, of: i64, position: i64, id: MessageId) -> Result<bool> {
+    let sql = "select 1 from @schema@_failed_message \
+               where subscription = ?1 and position = ?2 and id = ?3";
+    Ok(scope.first(sql, (of, position, id.as_bytes()), |_| Ok(()))?.is_some())
+}
+
+/// Copies a message of the log to what a subscription has set aside, due at a time.
+pub(super) fn copy(
+    scope: &Scope<'_>,
+    of: i64,
+    position: i64,
+    id: MessageId,
+    due: i64,
+) -> Result<()> {
+    scope.run(
+        "insert into @schema@_failed_message (subscription, position, id, tick, topic, \
+         key, content_type, headers, correlation_id, enqueued_at, attempts, reason, due, \
+         payload) select ?1, position, id, 0, topic, key, content_type, headers, \
+         correlation_id, enqueued_at, 0, 'replay', ?4, payload \
+         from @schema@_log where position = ?2 and id = ?3 on conflict do nothing",
+        (of, position, id.as_bytes(), due),
+    )?;
+    Ok(())
 }
 
 pub(super) fn cancel(scope: &Scope<'_>, id: MessageId, request: &Request) -> Result<bool> {
@@ -347,15 +371,19 @@ pub(super) fn rewind(
     to: RewindTo,
     request: &Request,
 ) -> Result<Rewound> {
-    let subscription = unheld(scope, name, false)?;
+    let subscription = unheld(scope, name, request.is_dry_run)?;
     let base = match to {
         RewindTo::Beginning => ticks::StoredTick::BEGINNING,
         RewindTo::Time(time) => ticks::before(scope, time)?,
     };
-    let sql = "select count(*) from @schema@_delivery \
-               where subscription = ?1 and state = 'published' and position > ?2";
-    let messages: i64 =
-        scope.first(sql, (name, base.position), |row| row.get(0))?.unwrap_or_default();
+    let sql = "select count(*), min(d.position), min(l.enqueued_at) from @schema@_delivery d \
+               join @schema@_log l on l.position = d.position \
+               where d.subscription = ?1 and d.state = 'published' and d.position > ?2";
+    let counted = scope.first(sql, (name, base.position), |row| {
+        let (first, at): (Option<i64>, Option<i64>) = (row.get(1)?, row.get(2)?);
+        Ok((row.get::<_, i64>(0)?, first.zip(at.map(Timestamp))))
+    })?;
+    let (messages, oldest) = counted.unwrap_or_default();
     let place = Place::at(base.at);
     if !request.is_dry_run {
         scope.run(
@@ -366,7 +394,7 @@ pub(super) fn rewind(
         let which = Selection { subscription: Some(name.to_owned()), ..Selection::default() };
         note(scope, "rewind", &which, messages as usize, request)?;
     }
-    Ok(Rewound { place, messages: messages.cast_unsigned() })
+    Ok(Rewound { place, messages: messages.cast_unsigned(), oldest })
 }
 
 pub(super) fn remove(scope: &Scope<'_>, name: &str, request: &Request) -> Result<()> {

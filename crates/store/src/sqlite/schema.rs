@@ -20,6 +20,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("clock", include_str!("../../migrations/sqlite/0011_clock.sql")),
     ("jobs", include_str!("../../migrations/sqlite/0012_jobs.sql")),
     ("incidents", include_str!("../../migrations/sqlite/0013_incidents.sql")),
+    ("operations", include_str!("../../migrations/sqlite/0014_operations.sql")),
 ];
 
 /// Version that this build reads.

@@ -86,6 +86,29 @@ macro_rules! every_case {
                 r19_written_topics_are_told_with_their_counts,
                 r10b_compatibility_view_counts_what_is_not_processed,
             }
+            oversight {
+                r14_pages_of_dead_letters_hold_each_once_in_both_orders,
+                r14_dead_letters_whose_reasons_differ_in_numbers_fall_together,
+                r14_reasons_are_grouped_alike_everywhere,
+                audit_trail_is_read_by_every_condition_and_page_by_page,
+                relays_and_workers_are_told_with_what_they_have,
+            }
+            background {
+                r14_operation_replays_what_was_dead_when_it_began_and_each_once,
+                operation_of_a_killed_runner_goes_on_with_the_next_and_never_with_both,
+                operation_that_is_given_up_is_taken_up_at_once,
+                cancelled_operation_ends_before_its_next_piece,
+                operation_discards_what_its_filter_means,
+                operation_keeps_to_its_rate,
+                rate_holds_within_a_piece,
+                r14_operation_replays_messages_of_the_log_in_pieces,
+                operation_that_cannot_go_on_says_why,
+                operations_are_bounded_and_listed_page_by_page,
+            }
+            entities {
+                machines_and_their_entities_are_told,
+                contracts_are_told_page_by_page_and_one_by_one,
+            }
             scheduled {
                 due_messages_are_moved_in_due_order_and_others_wait,
                 moved_message_comes_byte_for_byte_with_its_id,
@@ -177,8 +200,10 @@ macro_rules! every_concurrent_case {
 
 #[cfg(feature = "postgres")]
 mod aside;
+mod background;
 mod concurrent;
 mod contracts;
+mod entities;
 mod harness;
 mod inbox;
 mod incidents;
@@ -187,6 +212,7 @@ mod leases;
 mod messages;
 mod migrations;
 mod operations;
+mod oversight;
 mod pages;
 mod random;
 mod reader;

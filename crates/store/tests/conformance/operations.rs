@@ -285,13 +285,16 @@ pub(crate) async fn rewound_subscription_gets_again_what_it_had<H: Harness>() {
     let store = &scene.store;
     let error = store.rewind("s", RewindTo::Beginning, &request()).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Conflict, "{error}");
-    store.release("s", scene.epoch).await.unwrap();
-
+    // What it would be is told at any time.
     let seen = store.rewind("s", RewindTo::Beginning, &preview()).await.unwrap();
     assert_eq!((seen.messages, seen.place), (3, Place::beginning()));
+    let first = &store.recent(Some(1), 1).await.unwrap()[0];
+    assert_eq!(seen.oldest, Some((2, first.enqueued_at)));
+    store.release("s", scene.epoch).await.unwrap();
+
     let later = Timestamp(i64::MAX / 2);
     let none = store.rewind("s", RewindTo::Time(later), &preview()).await.unwrap();
-    assert_eq!((none.messages, none.place.base), (0, scene.head));
+    assert_eq!((none.messages, none.oldest, none.place.base), (0, None, scene.head));
     store.rewind("s", RewindTo::Beginning, &request()).await.unwrap();
     let (epoch, place) = taken(&**store, "s", "two").await;
     assert_eq!(place, Place::beginning());

@@ -15,7 +15,7 @@ use tokio_postgres::{Client, error::SqlState};
 const ROLES: [&str; 4] = ["writer", "relay", "worker", "viewer"];
 
 /// What viewers see whole.
-const SEEN: [&str; 15] = [
+const SEEN: [&str; 16] = [
     "subscription",
     "lease",
     "tick",
@@ -30,6 +30,7 @@ const SEEN: [&str; 15] = [
     "inbox",
     "execution",
     "jobs",
+    "operation",
     "worker",
 ];
 

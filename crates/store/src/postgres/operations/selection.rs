@@ -12,8 +12,8 @@ const CONDITIONS: &str = "($1::text is null or s.name = $1) \
      and ($5::text is null or m.key = $5)";
 
 /// A selection as parameters.
-pub(super) struct Params<'a> {
-    pub(super) which: &'a Selection,
+pub(in crate::postgres) struct Params<'a> {
+    pub(in crate::postgres) which: &'a Selection,
     topics: Option<&'a [String]>,
     prefixes: Option<&'a [String]>,
     since: Option<f64>,
@@ -21,7 +21,7 @@ pub(super) struct Params<'a> {
 }
 
 impl<'a> Params<'a> {
-    pub(super) fn new(which: &'a Selection) -> Self {
+    pub(in crate::postgres) fn new(which: &'a Selection) -> Self {
         let seconds = |time: Timestamp| time.0 as f64 / 1e6;
         Self {
             which,
@@ -33,7 +33,7 @@ impl<'a> Params<'a> {
     }
 
     /// The parameters `$1` to `$8`, and `rest` behind them.
-    pub(super) fn with<'p>(
+    pub(in crate::postgres) fn with<'p>(
         &'p self,
         rest: &[(&'p (dyn ToSql + Sync), Type)],
     ) -> Vec<(&'p (dyn ToSql + Sync), Type)> {
@@ -53,7 +53,7 @@ impl<'a> Params<'a> {
 }
 
 /// The dead letters that a selection means, as the table expression `m` with `s`.
-pub(super) fn dead_letters_sql(schema: impl std::fmt::Display) -> String {
+pub(in crate::postgres) fn dead_letters_sql(schema: impl std::fmt::Display) -> String {
     format!(
         "{schema}.failed_message m join {schema}.subscription s on s.id = m.subscription \
          where m.due is null and {CONDITIONS} \

@@ -1,0 +1,164 @@
+//! Machines with their entities, and contracts, as people see them.
+
+use async_trait::async_trait;
+use posthaste_core::Timestamp;
+use rusqlite::Row;
+
+use super::{SqliteStore, subscriptions::uuid};
+use crate::{
+    ContractRow, EVENTS_MAX, Entities, Entity, MACHINES_MAX, Result, StateEvent, StoredContract,
+    StoredMachine, VERSIONS_MAX,
+};
+
+/// What [`entity`] reads, in its order.
+const ENTITY: &str = "entity_id, state, version, user_id, organization_id, started_at, changed_at";
+
+#[async_trait]
+impl Entities for SqliteStore {
+    async fn machines(&self) -> Result<Vec<StoredMachine>> {
+        self.observe("read the machines", |scope| {
+            let sql = format!(
+                "select name, definition, pushed_at from @schema@_machine \
+                 order by name limit {MACHINES_MAX}"
+            );
+            scope.all(&sql, [], machine)
+        })
+        .await
+    }
+
+    async fn machine(&self, name: &str) -> Result<Option<(StoredMachine, Vec<(String, u64)>)>> {
+        let name = name.to_owned();
+        self.observe("read a machine", move |scope| {
+            let own = "select name, definition, pushed_at from @schema@_machine where name = ?1";
+            let Some(own) = scope.first(own, [&name], machine)? else { return Ok(None) };
+            let states = format!(
+                "select state, count(*) from @schema@_entity where machine = ?1 \
+                 group by state order by state limit {MACHINES_MAX}"
+            );
+            let states = scope.all(&states, [&name], |row| {
+                Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs()))
+            })?;
+            Ok(Some((own, states)))
+        })
+        .await
+    }
+
+    async fn entities(
+        &self,
+        machine: &str,
+        state: Option<&str>,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Entity>> {
+        let (machine, state) = (machine.to_owned(), state.map(str::to_owned));
+        let after = after.map(str::to_owned);
+        self.observe("read the entities", move |scope| {
+            let sql = format!(
+                "select {ENTITY} from @schema@_entity where machine = ?1 \
+                 and (?2 is null or state = ?2) and (?3 is null or entity_id > ?3) \
+                 order by entity_id limit {limit}"
+            );
+            scope.all(&sql, (&machine, &state, &after), entity)
+        })
+        .await
+    }
+
+    async fn entity(&self, machine: &str, id: &str) -> Result<Option<(Entity, Vec<StateEvent>)>> {
+        let (machine, id) = (machine.to_owned(), id.to_owned());
+        self.observe("read an entity", move |scope| {
+            let own = format!(
+                "select {ENTITY} from @schema@_entity where machine = ?1 and entity_id = ?2"
+            );
+            let Some(own) = scope.first(&own, (&machine, &id), entity)? else { return Ok(None) };
+            let events = format!(
+                "select id, version, from_state, to_state, initiated_by, correlation_id, \
+                 metadata, at from @schema@_state_event where machine = ?1 and entity_id = ?2 \
+                 order by version desc limit {EVENTS_MAX}"
+            );
+            let events = scope.all(&events, (&machine, &id), |row| {
+                Ok(StateEvent {
+                    id: uuid(row, 0)?,
+                    version: row.get(1)?,
+                    from: row.get(2)?,
+                    to: row.get(3)?,
+                    initiated_by: row.get(4)?,
+                    correlation_id: row.get(5)?,
+                    metadata: row.get(6)?,
+                    at: Timestamp(row.get(7)?),
+                })
+            })?;
+            Ok(Some((own, events)))
+        })
+        .await
+    }
+
+    async fn contract_page(
+        &self,
+        after: Option<(&str, u32)>,
+        limit: u32,
+    ) -> Result<Vec<ContractRow>> {
+        let (topic, version) = after.unwrap_or_default();
+        let topic = topic.to_owned();
+        self.observe("read the contracts", move |scope| {
+            let sql = format!(
+                "select topic, version, length(cast(schema as blob)), pushed_at \
+                 from @schema@_contract where (topic, version) > (?1, ?2) \
+                 order by topic, version limit {limit}"
+            );
+            scope.all(&sql, (&topic, version), |row| {
+                Ok(ContractRow {
+                    topic: row.get(0)?,
+                    version: row.get(1)?,
+                    schema_bytes: row.get::<_, i64>(2)?.unsigned_abs(),
+                    pushed_at: Timestamp(row.get(3)?),
+                })
+            })
+        })
+        .await
+    }
+
+    async fn contract(
+        &self,
+        topic: &str,
+        version: Option<u32>,
+    ) -> Result<Option<(StoredContract, Vec<u32>)>> {
+        let topic = topic.to_owned();
+        self.observe("read a contract", move |scope| {
+            let sql = "select topic, version, schema, pushed_at from @schema@_contract \
+                       where topic = ?1 and (?2 is null or version = ?2) \
+                       order by version desc limit 1";
+            let found = scope.first(sql, (&topic, version), |row| {
+                Ok(StoredContract {
+                    topic: row.get(0)?,
+                    version: row.get(1)?,
+                    schema: row.get(2)?,
+                    pushed_at: Timestamp(row.get(3)?),
+                })
+            })?;
+            let Some(found) = found else { return Ok(None) };
+            let versions = format!(
+                "select version from @schema@_contract where topic = ?1 \
+                 order by version desc limit {VERSIONS_MAX}"
+            );
+            Ok(Some((found, scope.all(&versions, [&topic], |row| row.get(0))?)))
+        })
+        .await
+    }
+}
+
+fn machine(row: &Row<'_>) -> rusqlite::Result<StoredMachine> {
+    let pushed_at = Timestamp(row.get(2)?);
+    Ok(StoredMachine { name: row.get(0)?, definition: row.get(1)?, pushed_at })
+}
+
+fn entity(row: &Row<'_>) -> rusqlite::Result<Entity> {
+    Ok(Entity {
+        id: row.get(0)?,
+        state: row.get(1)?,
+        version: row.get(2)?,
+        user: row.get(3)?,
+        organization: row.get(4)?,
+        started_at: Timestamp(row.get(5)?),
+        changed_at: Timestamp(row.get(6)?),
+    })
+}
