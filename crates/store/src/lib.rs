@@ -4,6 +4,7 @@
 //! only [`statements`] remains: the texts that applications send inside their own transactions.
 //! Nothing here knows sinks, HTTP or configuration files.
 
+pub mod browse;
 mod contracts;
 #[doc(hidden)]
 pub mod defect;
@@ -31,6 +32,10 @@ use posthaste_core::{
 use uuid::Uuid;
 
 pub use crate::{
+    browse::{
+        Browse, BrowsePlace, ListedMessage, MessageDelivery, MessageDetail, MessageFailure,
+        MessageFilter, MessagePage, MessageState,
+    },
     contracts::{
         CONTRACT_BYTES_MAX, CONTRACTS_BYTES_MAX, CONTRACTS_MAX, ContractSet, ContractText,
         ContractsMark, StoredContract,
@@ -226,7 +231,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
 /// What operators do by hand. Every change leaves a row in the audit trail, in its transaction.
 #[async_trait]
-pub trait Operations: Store {
+pub trait Operations: Browse {
     /// Dead letters, the oldest failure first.
     async fn dead_letters(&self, which: &Selection, limit: u32) -> Result<Vec<DeadLetter>>;
 

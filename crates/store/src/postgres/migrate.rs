@@ -23,6 +23,7 @@ const FILES: &[(&str, &str)] = &[
     ("contracts", include_str!("../../migrations/postgres/0014_contracts.sql")),
     ("entities", include_str!("../../migrations/postgres/0015_entities.sql")),
     ("jobs", include_str!("../../migrations/postgres/0016_jobs.sql")),
+    ("browse", include_str!("../../migrations/postgres/0017_browse.sql")),
 ];
 
 /// Lock space of Posthaste's advisory locks ("PHST"), and the lock that orders migrations.

@@ -5,6 +5,7 @@
 //! concern; [`PostgresStore`] ties them to the [`Store`] seam.
 
 mod aside;
+mod browse;
 mod connect;
 mod contracts;
 mod errors;

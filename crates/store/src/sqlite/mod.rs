@@ -8,6 +8,7 @@
 
 mod append;
 mod aside;
+mod browse;
 mod clock;
 mod connection;
 mod contracts;

@@ -19,6 +19,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("contracts", include_str!("../../migrations/sqlite/0010_contracts.sql")),
     ("clock", include_str!("../../migrations/sqlite/0011_clock.sql")),
     ("jobs", include_str!("../../migrations/sqlite/0012_jobs.sql")),
+    ("browse", include_str!("../../migrations/sqlite/0013_browse.sql")),
 ];
 
 /// Version that this build reads.
