@@ -8,6 +8,7 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use http_body_util::BodyExt as _;
+use posthaste_core::MessageId;
 use posthaste_store::JobId;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -140,6 +141,18 @@ impl FromRequestParts<Arc<App>> for OfJob {
         let id = path.ok().and_then(|Path(text)| text.parse().ok());
         let wrong = || Problem::of(Code::BadParameter, "id", "id must be a UUID");
         id.map(Self).ok_or_else(wrong)
+    }
+}
+
+/// The message that the path names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OfMessage(pub(crate) MessageId);
+
+impl FromRequestParts<Arc<App>> for OfMessage {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        OfJob::from_request_parts(parts, app).await.map(|OfJob(id)| Self(id))
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 
 use crate::{
     app::App,
-    batches::Batches,
+    batches::{Batches, room},
     error::ServerError,
     listen::{self, Serving},
     outlook::Outlook,
@@ -105,13 +105,15 @@ impl Bound {
     /// ends.
     ///
     /// # Errors
-    /// The task that writes jobs ended in the middle: nothing could be submitted any more.
+    /// A task that writes submissions ended in the middle: nothing could be submitted any more.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServerError> {
         let Server { settings, jobs, operations, contracts, parts } = self.server;
-        let (batches, writing) =
-            Batches::new(Arc::clone(&jobs), settings.queue_jobs_max, settings.queue_bytes_max);
-        let mut writer = JoinSet::new();
-        writer.spawn(writing);
+        let (room, len_max) = (room(settings.queue_bytes_max), settings.queue_jobs_max);
+        let (batches, writing_jobs) = Batches::new(Arc::clone(&jobs), len_max, Arc::clone(&room));
+        let (messages, writing) = Batches::new(Arc::clone(&operations), len_max, room);
+        let mut writers = JoinSet::new();
+        writers.spawn(writing_jobs);
+        writers.spawn(writing);
         let anybody = if settings.is_loopback() { "loopback" } else { "anonymous" };
         let tokens = Tokens::new(&settings.tokens, anybody);
         let shared = Arc::new(settings.clone());
@@ -126,6 +128,7 @@ impl Bound {
             jobs,
             operations,
             batches,
+            messages,
             contracts,
             parts,
             streams: streams.clone(),
@@ -141,18 +144,18 @@ impl Bound {
         };
         let serve = listen::serve(self.socket, serving, shutdown);
         tokio::select! {
-            // The listener owns the last way to submit: the writer ends after it, or too early.
+            // The listener owns the last ways to submit: the writers end after it, or too early.
             () = serve => {}
             never = streams.run() => match never {},
-            Some(ended) = writer.join_next() => return Err(broken(ended)),
+            Some(ended) = writers.join_next() => return Err(broken(ended)),
         }
-        let _ = timeout(drain, writer.join_next()).await;
+        let _ = timeout(drain, async { while writers.join_next().await.is_some() {} }).await;
         Ok(())
     }
 }
 
 fn broken(ended: Result<(), tokio::task::JoinError>) -> ServerError {
-    let what = "the task that writes jobs ended in the middle";
+    let what = "a task that writes submissions ended in the middle";
     match ended {
         Ok(()) => ServerError::broken(what, "nobody can submit any more"),
         Err(error) => ServerError::broken(what, error),

@@ -8,6 +8,7 @@ mod batches;
 mod health;
 mod hostile;
 mod jobs;
+mod messages;
 mod openapi;
 mod streams;
 mod subscriptions;

@@ -2,8 +2,11 @@
 
 pub(crate) mod health;
 pub(crate) mod jobs;
+pub(crate) mod messages;
+mod new_message;
 pub(crate) mod openapi;
 mod shown;
+mod shown_messages;
 pub(crate) mod streams;
 mod submission;
 pub(crate) mod subscriptions;

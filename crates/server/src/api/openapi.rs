@@ -15,7 +15,9 @@ use utoipa::{
     },
 };
 
-use super::{health, jobs, shown, streams, submission, subscriptions};
+use super::{
+    health, jobs, messages, new_message, shown, shown_messages, streams, submission, subscriptions,
+};
 use crate::{guard::Access, problem, routes, tokens::Scope};
 
 /// The types that answers and bodies are made of.
@@ -23,7 +25,7 @@ use crate::{guard::Access, problem, routes, tokens::Scope};
 #[openapi(
     info(
         title = "Posthaste",
-        description = "Jobs, subscriptions and health of a transactional outbox. Every refusal is a Problem (RFC 9457).",
+        description = "Messages, jobs, subscriptions and health of a transactional outbox. Every refusal is a Problem (RFC 9457).",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     components(schemas(
@@ -39,6 +41,16 @@ use crate::{guard::Access, problem, routes, tokens::Scope};
         jobs::JobChange,
         jobs::JobRetry,
         jobs::JobChanged,
+        new_message::NewMessageBody,
+        messages::Enqueued,
+        messages::Messages,
+        messages::MessageChange,
+        messages::MessageChanged,
+        shown_messages::MessageStatus,
+        shown_messages::MessageBody,
+        shown_messages::WholeMessage,
+        shown_messages::Delivery,
+        shown_messages::Failure,
         streams::TicketBody,
         streams::TicketMade,
         subscriptions::Subscriptions,

@@ -175,7 +175,7 @@ impl WholeJob {
     }
 }
 
-fn readable(content_type: &str, bytes: &[u8]) -> Value {
+pub(super) fn readable(content_type: &str, bytes: &[u8]) -> Value {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return base64::engine::general_purpose::STANDARD.encode(bytes).into();
     };

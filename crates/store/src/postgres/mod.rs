@@ -10,6 +10,7 @@ mod connect;
 mod contracts;
 mod errors;
 mod import;
+mod indexing;
 mod jobs;
 mod leases;
 mod log;

@@ -86,6 +86,9 @@ async fn page(session: &Session, which: &MessageFilter, limit: usize) -> Result<
     let is_scheduled_asked = matches!(which.state, None | Some(MessageState::Scheduled));
     let mut messages = Vec::new();
     let before = match which.before {
+        Some(BrowsePlace::Log(_)) if which.state == Some(MessageState::Scheduled) => {
+            return Ok(MessagePage::default());
+        }
         Some(BrowsePlace::Log(position)) => Some(position),
         place if is_scheduled_asked => {
             let before = match place {

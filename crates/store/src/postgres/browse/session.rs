@@ -24,11 +24,12 @@ impl Session {
     pub(super) async fn begin(store: &PostgresStore) -> Result<Self> {
         let loan = store.shared.connections.lend().await?;
         let geometry = store.geometry(&loan).await?;
-        // Whoever has not been analysed since it was empty would be read from end to end; and expressions would be
-        // compiled for longer than they run.
+        // What has not been analysed since it was empty would be read from end to end, though there is an index; and
+        // expressions would be compiled, and processes started, for longer than they run.
         let begin = format!(
             "begin isolation level repeatable read read only; set local jit = off; \
-             set local enable_seqscan = off; {}",
+             set local enable_seqscan = off; \
+             set local max_parallel_workers_per_gather = 0; {}",
             loan.idle_limit()
         );
         loan.bounded("begin to read messages", loan.client().simple_query(&begin)).await?;

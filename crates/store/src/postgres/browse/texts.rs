@@ -53,6 +53,8 @@ pub(super) fn found(row: &Row, at: usize, state: MessageState) -> Found {
 pub(super) struct Driver {
     /// Conditions, each served by one index, which together find them all.
     pub(super) any_of: Vec<String>,
+    /// Whether every slot has the index, also one that is being filled.
+    pub(super) is_always_there: bool,
 }
 
 /// The parameters of a page's statements, and what all of its messages meet.
@@ -202,7 +204,10 @@ pub(super) fn drivers(
     keys: Option<Vec<String>>,
 ) -> Vec<Driver> {
     let mut drivers = Vec::new();
-    let mut one = |text: String| drivers.push(Driver { any_of: vec![text] });
+    let mut one = |text: String| {
+        let is_always_there = text.starts_with("xid ");
+        drivers.push(Driver { any_of: vec![text], is_always_there });
+    };
     if let Some(id) = which.id {
         one(format!("id = {}", conditions.param(id, Type::UUID)));
     }
@@ -258,5 +263,5 @@ fn by_topics(conditions: &mut Conditions, filter: &TopicFilter) -> Driver {
         }
         any_of.push(text);
     }
-    Driver { any_of }
+    Driver { any_of, is_always_there: false }
 }

@@ -19,6 +19,8 @@ use crate::{MessageFilter, MessageState, Result};
 const DRIVEN_MAX: i64 = 4_000;
 /// Rows that one page may look at, wherever they are.
 const EXAMINED_MAX: i64 = 150_000;
+/// Rows that are passed by in the time of one that is read by its position, where a slot is read from end to end.
+const PASSED_PER_EXAMINED: i64 = 4;
 /// Slots that are asked at once after the first one.
 const SLOTS_AT_ONCE: usize = 8;
 /// A time is read after the position is handed out: so far apart may two messages' times and positions be.
@@ -45,6 +47,8 @@ struct Stretch {
     high: Position,
     /// When its messages were written, if that is known.
     written: Option<(Timestamp, Timestamp)>,
+    /// Whether it has the indexes of `0017_browse.sql`; without them all of it is read.
+    is_indexed: bool,
 }
 
 /// What a slot holds.
@@ -54,6 +58,7 @@ struct Outline {
     last: (Position, Timestamp),
     min_xid: u64,
     max_xid: u64,
+    is_indexed: bool,
 }
 
 impl Outline {
@@ -120,7 +125,8 @@ impl Walk<'_> {
                 if low <= high {
                     let is_one_lap = outline.is_one_lap(ring);
                     let written = is_one_lap.then_some((outline.first.1, outline.last.1));
-                    stretches.push(Stretch { slot: outline.slot, low, high, written });
+                    let Outline { slot, is_indexed, .. } = outline;
+                    stretches.push(Stretch { slot, low, high, written, is_indexed });
                 }
                 lap -= ring.slots;
             }
@@ -235,7 +241,11 @@ impl Walk<'_> {
                     Some(driven) => driven,
                     None => self.driven(driver, stretch, progress.wanted).await?,
                 };
-                progress.left -= named;
+                progress.left -= if stretch.is_indexed || driver.is_always_there {
+                    named
+                } else {
+                    (stretch.high - stretch.low + 1) / PASSED_PER_EXAMINED
+                };
                 if named > DRIVEN_MAX {
                     break;
                 }
@@ -350,7 +360,7 @@ async fn outlines(session: &Session, ring: Ring) -> Result<Vec<Outline>> {
         let _ = write!(
             sql,
             "{union}select {slot}::int8, f.position, f.enqueued_at, l.position, l.enqueued_at, \
-             x.xid::text, y.xid::text \
+             x.xid::text, y.xid::text, to_regclass('{schema}.log_{slot}_by_id') is not null \
              from (select position, enqueued_at from {schema}.log_{slot} order by position limit 1) f, \
              (select position, enqueued_at from {schema}.log_{slot} order by position desc limit 1) l, \
              (select xid from {schema}.log_{slot} g order by g.xid limit 1) x, \
@@ -365,6 +375,7 @@ async fn outlines(session: &Session, ring: Ring) -> Result<Vec<Outline>> {
             last: (row.get(3), time(4)),
             min_xid: rows::xid(row.get(5))?,
             max_xid: rows::xid(row.get(6))?,
+            is_indexed: row.get(7),
         })
     };
     session.rows(&sql, &[]).await?.iter().map(outline).collect()

@@ -61,6 +61,9 @@ fn page(scope: &Scope<'_>, which: &MessageFilter, limit: usize) -> Result<Messag
     let is_scheduled_asked = matches!(which.state, None | Some(MessageState::Scheduled));
     let mut messages = Vec::new();
     let before = match which.before {
+        Some(BrowsePlace::Log(_)) if which.state == Some(MessageState::Scheduled) => {
+            return Ok(MessagePage::default());
+        }
         Some(BrowsePlace::Log(position)) => position,
         place if is_scheduled_asked => {
             let before = match place {
