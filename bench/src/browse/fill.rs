@@ -64,8 +64,8 @@ const ASIDE: &str = "\
 const PARKED: &str = "\
     insert into posthaste.parked_key (subscription, key, base_tick, base_id, head_tick, head_id, position, message_id, \
         attempts, reason) \
-    select p.subscription_id, 'key-' || n, p.base_tick, p.base_id, h.n, h.id, 0, gen_random_uuid(), 1, 'no' \
-      from posthaste.place p cross join generate_series(1, 500) n \
+    select p.subscription_id, 'key-' || g, p.base_tick, p.base_id, h.n, h.id, 0, gen_random_uuid(), 1, 'no' \
+      from posthaste.place p cross join generate_series(1, 500) g \
      cross join (select n, id from posthaste.tick order by n limit 1) h where p.subscription = 'orders'";
 
 pub(super) async fn log(servers: &Servers, count: u64) -> Result<Log> {

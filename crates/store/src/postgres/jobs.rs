@@ -17,7 +17,7 @@ use crate::{
     WaitingJob, WorkerId, WorkerSpec, defect, jobs::unregistered,
 };
 
-type Params<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
+pub(super) type Params<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
 
 /// What [`job`] reads, in its order.
 const COLUMNS: &str = "id, n, state, topic, key, correlation_id, message_id, attempt, attempts_max, \
@@ -29,38 +29,6 @@ impl PostgresStore {
     async fn rows(&self, doing: &str, sql: &str, params: Params<'_>) -> Result<Vec<Row>> {
         let loan = self.shared.connections.lend().await?;
         let rows = loan.bounded(doing, loan.client().query_typed(sql, params)).await?;
-        loan.give_back();
-        Ok(rows)
-    }
-
-    /// Submits jobs of which some have a key on a strict topic: the keys are locked in an earlier statement, as the log
-    /// asks. Only these need a transaction of several statements, so nobody else pays for it.
-    async fn submit_locked(
-        &self,
-        jobs: &[NewJob],
-        sql: &str,
-        params: Params<'_>,
-    ) -> Result<Vec<Row>> {
-        let lock = format!("select {}.lock_keys($1)", self.schema());
-        let keys: Vec<Option<&str>> = jobs.iter().map(|job| job.message().ordering_key()).collect();
-        let mut loan = self.shared.connections.lend().await?;
-        let limit = loan.operation_timeout();
-        let work = async {
-            let transaction = loan.begin().await?;
-            // A client that gives up is not noticed while this waits.
-            transaction.batch_execute("set local lock_timeout = '2s'").await?;
-            transaction.query_typed(&lock, &[(&keys, Type::TEXT_ARRAY)]).await?;
-            let rows = transaction.query_typed(sql, params).await?;
-            transaction.commit().await?;
-            Ok(rows)
-        };
-        let rows = bounded(limit, "submit jobs", work).await;
-        if jobs.len() > 1 && rows.as_ref().is_err_and(|error| error.kind() == StoreErrorKind::Held)
-        {
-            let doing = "submit jobs: a key of one of them is held";
-            return Err(StoreError::new(StoreErrorKind::Conflict, doing));
-        }
-        let rows = rows?;
         loan.give_back();
         Ok(rows)
     }

@@ -25,6 +25,7 @@ mod rows;
 mod scheduled;
 mod slots;
 mod status;
+mod strict;
 mod subscriptions;
 mod sweep;
 mod ticker;
