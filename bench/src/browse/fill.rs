@@ -64,9 +64,9 @@ const ASIDE: &str = "\
 const PARKED: &str = "\
     insert into posthaste.parked_key (subscription, key, base_tick, base_id, head_tick, head_id, position, message_id, \
         attempts, reason) \
-    select p.subscription_id, 'key-' || g, p.base_tick, p.base_id, h.n, h.id, 0, gen_random_uuid(), 1, 'no' \
-      from posthaste.place p cross join generate_series(1, 500) g \
-     cross join (select n, id from posthaste.tick order by n limit 1) h where p.subscription = 'orders'";
+    select o.subscription_id, 'key-' || g, r.base_tick, r.base_id, r.base_tick, r.base_id, 0, gen_random_uuid(), 1, 'no' \
+      from posthaste.place o cross join posthaste.place r cross join generate_series(1, 500) g \
+     where o.subscription = 'orders' and r.subscription = 'rare'";
 
 pub(super) async fn log(servers: &Servers, count: u64) -> Result<Log> {
     let slots = u32::try_from(count.div_ceil(u64::from(SLOT_SIZE))).during("count the slots")? + 2;

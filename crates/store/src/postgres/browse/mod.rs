@@ -14,7 +14,12 @@ mod walk;
 use async_trait::async_trait;
 use posthaste_core::{MessageId, Position};
 
-use self::{places::Readers, session::Session, texts::Conditions, walk::Walk};
+use self::{
+    places::{ParkedKeys, Readers},
+    session::Session,
+    texts::Conditions,
+    walk::Walk,
+};
 use super::PostgresStore;
 use crate::{
     Browse, BrowsePlace, ListedMessage, MessageDetail, MessageFilter, MessagePage, MessageState,
@@ -132,19 +137,20 @@ async fn of_log(
         return Ok(dead.cut(limit));
     }
     let readers = Readers::read(session).await?;
-    let walk = async |keys: Option<Vec<String>>| {
+    let walk = async |parked: Option<&ParkedKeys>| {
         let mut conditions = Conditions::new(which, &readers, "m");
+        let keys = parked.map(|parked| parked.keys.clone());
         let drivers = texts::drivers(&mut conditions, which, &readers, keys);
-        let walk = Walk { session, which, readers: &readers, conditions, drivers };
+        let walk = Walk { session, which, readers: &readers, conditions, drivers, parked };
         walk.run(before, limit + 1).await
     };
     if which.state != Some(MessageState::Parked) {
         return Ok(walk(None).await?.cut(limit));
     }
-    let parked = copies::set_aside(session, which, before, limit + 1, false).await?;
-    let keys = places::parked_keys(session).await?;
-    if keys.is_empty() {
-        return Ok(parked.cut(limit));
+    let alone = copies::set_aside(session, which, before, limit + 1, false).await?;
+    let parked = readers.parked_keys(session).await?;
+    if parked.keys.is_empty() {
+        return Ok(alone.cut(limit));
     }
-    Ok(parked.merged(walk(Some(keys)).await?).cut(limit))
+    Ok(alone.merged(walk(Some(&parked)).await?).cut(limit))
 }

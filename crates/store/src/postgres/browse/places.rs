@@ -237,8 +237,36 @@ pub(super) fn failure(row: &Row, at: usize) -> MessageFailure {
     }
 }
 
-/// The keys that some subscription has parked.
-pub(super) async fn parked_keys(session: &Session) -> Result<Vec<String>> {
-    let sql = format!("select distinct key from {}.parked_key", session.schema);
-    Ok(session.rows(&sql, &[]).await?.iter().map(|row| row.get(0)).collect())
+/// The keys that are parked, and where their messages are.
+pub(super) struct ParkedKeys {
+    pub(super) keys: Vec<String>,
+    /// Of no earlier transaction than this one.
+    pub(super) from: u64,
+    /// Of an earlier one than this: the subscriptions have come no further.
+    pub(super) until: u64,
+}
+
+impl Readers {
+    /// The keys that some subscription has parked.
+    pub(super) async fn parked_keys(&self, session: &Session) -> Result<ParkedKeys> {
+        let sql = format!(
+            "select coalesce(array_agg(distinct k.key), '{{}}'), \
+             coalesce(array_agg(distinct k.subscription), '{{}}'), \
+             coalesce(min(pg_snapshot_xmin(coalesce(b.snapshot, '1:1:')))::text, '0') \
+             from {0}.parked_key k \
+             left join lateral (select snapshot from {0}.tick t where t.n = k.base_tick) b on true",
+            session.schema
+        );
+        let rows = session.rows(&sql, &[]).await?;
+        let Some(row) = rows.first() else {
+            return Ok(ParkedKeys { keys: Vec::new(), from: 0, until: 0 });
+        };
+        let subscriptions: Vec<i32> = row.get(1);
+        let of = self.all.iter().filter(|reader| subscriptions.contains(&reader.id));
+        Ok(ParkedKeys {
+            keys: row.get(0),
+            from: rows::xid(row.get(2))?,
+            until: of.map(Reader::end).max().unwrap_or(0),
+        })
+    }
 }

@@ -9,7 +9,7 @@ use tokio_postgres::{Row, types::Type};
 use super::{
     super::rows::{self, Micros},
     Found, Part,
-    places::Readers,
+    places::{ParkedKeys, Readers},
     session::{Param, Session},
     texts::{Conditions, Driver, READ, SHOWN, found},
 };
@@ -18,10 +18,10 @@ use crate::{MessageFilter, MessageState, Result};
 /// Rows that an index may name in one slot: above it, reading by position finds a page sooner.
 const DRIVEN_MAX: i64 = 4_000;
 /// Rows that one page may look at, wherever they are.
-const EXAMINED_MAX: i64 = 150_000;
+const EXAMINED_MAX: i64 = 80_000;
 /// Rows that are passed by in the time of one that is read by its position, where a slot is read from end to end.
-const PASSED_PER_EXAMINED: i64 = 4;
-/// Slots that are asked at once after the first one.
+const PASSED_PER_EXAMINED: i64 = 6;
+/// Slots that are asked at once, at most: one first, then two, then four.
 const SLOTS_AT_ONCE: usize = 8;
 /// A time is read after the position is handed out: so far apart may two messages' times and positions be.
 const SLACK_MICROS: i64 = 5_000_000;
@@ -37,6 +37,8 @@ pub(super) struct Walk<'a> {
     pub(super) readers: &'a Readers,
     pub(super) conditions: Conditions,
     pub(super) drivers: Vec<Driver>,
+    /// Only messages of these are looked for.
+    pub(super) parked: Option<&'a ParkedKeys>,
 }
 
 /// Positions of one slot that follow each other.
@@ -73,11 +75,18 @@ struct Progress {
     wanted: usize,
     /// Rows that may still be looked at.
     left: i64,
+    /// The drivers, those that named too many in some slot behind those that did not.
+    order: Vec<usize>,
 }
 
 impl Progress {
     fn is_full(&self) -> bool {
         self.found.len() >= self.wanted
+    }
+
+    fn demote(&mut self, driver: usize) {
+        self.order.retain(|other| *other != driver);
+        self.order.push(driver);
     }
 }
 
@@ -85,11 +94,12 @@ impl Walk<'_> {
     /// The newest `wanted` messages below `before`.
     pub(super) async fn run(&self, before: Position, wanted: usize) -> Result<Part> {
         let mut stretches = self.stretches(before).await?;
-        let mut progress = Progress { found: Vec::new(), wanted, left: EXAMINED_MAX };
+        let order = (0..self.drivers.len()).collect();
+        let mut progress = Progress { found: Vec::new(), wanted, left: EXAMINED_MAX, order };
         let mut at_once = 1;
         while !stretches.is_empty() && !progress.is_full() {
             let mut some: Vec<Stretch> = stretches.drain(..at_once.min(stretches.len())).collect();
-            at_once = SLOTS_AT_ONCE;
+            at_once = (2 * at_once).min(SLOTS_AT_ONCE);
             for stretch in &mut some {
                 self.narrow(stretch).await?;
             }
@@ -149,6 +159,9 @@ impl Walk<'_> {
             Some(MessageState::Unread) => !readers
                 .iter()
                 .any(|reader| reader.filter.is_all() && outline.min_xid >= reader.start.xmax()),
+            Some(MessageState::Parked) => self.parked.is_none_or(|parked| {
+                outline.max_xid >= parked.from && outline.min_xid < parked.until
+            }),
             _ => true,
         };
         let is_before = |at: Timestamp, time: Timestamp| at.0.saturating_add(SLACK_MICROS) < time.0;
@@ -205,7 +218,8 @@ impl Walk<'_> {
 
     /// Reads some stretches. Answers where to go on if enough was looked at before their end.
     async fn read(&self, some: &[Stretch], progress: &mut Progress) -> Result<Option<Position>> {
-        let first = match self.drivers.first() {
+        let first = progress.order.first().copied();
+        let driven = match first.map(|first| &self.drivers[first]) {
             Some(driver) => {
                 let asked =
                     some.iter().map(|stretch| self.driven(driver, *stretch, progress.wanted));
@@ -213,11 +227,11 @@ impl Walk<'_> {
             }
             None => some.iter().map(|_| None).collect::<Vec<_>>(),
         };
-        for (stretch, driven) in some.iter().zip(first) {
+        for (stretch, driven) in some.iter().zip(driven) {
             if progress.left <= 0 {
                 return Ok(Some(stretch.high.saturating_add(1)));
             }
-            if let Some(next) = self.read_one(*stretch, driven, progress).await? {
+            if let Some(next) = self.read_one(*stretch, first, driven, progress).await? {
                 return Ok(Some(next));
             }
             if progress.is_full() {
@@ -227,15 +241,18 @@ impl Walk<'_> {
         Ok(None)
     }
 
-    /// By an index that names few enough, else by position.
+    /// By an index that names few enough, else by position. `driven` is what the driver `first` has named.
     async fn read_one(
         &self,
         mut stretch: Stretch,
-        driven: Option<(i64, Vec<Found>)>,
+        first: Option<usize>,
+        mut driven: Option<(i64, Vec<Found>)>,
         progress: &mut Progress,
     ) -> Result<Option<Position>> {
-        let mut driven = driven;
-        for driver in &self.drivers {
+        let others = progress.order.iter().copied().filter(|nth| Some(*nth) != first);
+        let order: Vec<usize> = first.into_iter().chain(others).collect();
+        for nth in order {
+            let driver = &self.drivers[nth];
             loop {
                 let (named, found) = match driven.take() {
                     Some(driven) => driven,
@@ -247,6 +264,7 @@ impl Walk<'_> {
                     (stretch.high - stretch.low + 1) / PASSED_PER_EXAMINED
                 };
                 if named > DRIVEN_MAX {
+                    progress.demote(nth);
                     break;
                 }
                 let is_all = found.len() < progress.wanted;
