@@ -141,9 +141,8 @@ async fn token_of_some_topics_sees_and_enqueues_messages_of_those_alone(place: P
     let mut own = Vec::new();
     for n in 0..5 {
         for (name, topic) in [("all", "bank.pay"), ("shop", "shop.sell"), ("all", "shop")] {
-            let answer =
-                ask(name, "POST", "", &json!({ "topic": topic, "payload": n }).to_string());
-            let id = answer.await.json()["id"].clone();
+            let body = json!({ "topic": topic, "payload": n }).to_string();
+            let id = ask(name, "POST", "", &body).await.json()["id"].clone();
             if topic == "shop.sell" {
                 own.insert(0, id);
             }
