@@ -4,7 +4,7 @@
 //! differ in the statement alone; the transaction is synced to disk. Contestants take turns of a
 //! few seconds.
 
-mod contestants;
+pub(crate) mod contestants;
 
 use std::{
     sync::Arc,
@@ -29,12 +29,12 @@ const SECONDS: u64 = 2;
 /// What `enqueue_many` must reach over one connection, in messages per second.
 const BULK_RATE_FLOOR: f64 = 100_000.0;
 /// Messages that are written again and again; making them is not what is measured.
-const DIFFERENT_MESSAGES: usize = 10 * BULK_MESSAGES;
+pub(crate) const DIFFERENT_MESSAGES: usize = 10 * BULK_MESSAGES;
 
 /// One turn: messages per second, and sorted milliseconds of the calls.
 #[derive(Debug)]
-struct Turn {
-    rate: f64,
+pub(crate) struct Turn {
+    pub(crate) rate: f64,
     calls_ms: Vec<f64>,
 }
 
@@ -60,7 +60,7 @@ pub(crate) async fn run(options: &Options, servers: &Servers) -> Result<Report> 
     Ok(report(&turns))
 }
 
-async fn turn(
+pub(crate) async fn turn(
     log: &Log,
     contestant: Contestant,
     messages: Arc<Vec<posthaste::Message>>,

@@ -3,6 +3,7 @@
 //! One file per benchmark. All run against private servers on the loopback interface, which end
 //! with this process; `cargo xtask bench` builds everything for release and starts it.
 
+mod browse;
 mod contracts;
 mod delivery;
 mod drain;
@@ -56,11 +57,11 @@ pub(crate) struct Options {
     /// Rounds that count; figures are medians over them
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
-    /// Messages of one drain [default: 1000000; of jobs 60000]; of memory, in proportion to its own counts
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1_000..=5_000_000))]
+    /// Messages of one drain [default: 1000000; of jobs 60000; of browse 10000000]; of memory, in proportion to its own counts
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
     messages: Option<u64>,
     /// Seconds of one run of latency (default: 20), idle (30), enqueue (2), writers (22), machines
-    /// (20), jobs (10) and streams (30); of the load of held (600) and parked (3600)
+    /// (20), jobs (10), streams (30) and of the writers of browse (3); of the load of held (600) and parked (3600)
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=7_200))]
     seconds: Option<u64>,
     /// Messages per second of latency, held, parked, jobs and streams
@@ -101,7 +102,9 @@ enum Benchmark {
     Jobs,
     /// Live streams of a server that is restarted, and what idle clients cost
     Streams,
-    /// All of them but `parked`
+    /// Lists of messages of a large log, by every filter, and what their indexes cost a writer
+    Browse,
+    /// All of them but `parked` and `browse`
     All,
 }
 
@@ -173,6 +176,7 @@ async fn measure_one(options: &Options, bench: Benchmark) -> Result<Report> {
         Benchmark::Contracts => contracts::run(options, &servers).await,
         Benchmark::Parked => parked::run(options, &servers).await,
         Benchmark::Jobs => jobs::run(options, &servers).await,
+        Benchmark::Browse => browse::run(options, &servers).await,
         Benchmark::Streams => streams::run(options, &servers).await,
         Benchmark::Memory | Benchmark::All => memory::run(options, &servers).await,
     }?;

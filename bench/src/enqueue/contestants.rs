@@ -11,7 +11,7 @@ pub(super) const BULK_MESSAGES: usize = 1_000;
 
 /// How messages are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(crate) enum Way {
     /// `Outbox::enqueue`
     Outbox,
     /// `select posthaste.enqueue_bytes(…)`, prepared
@@ -26,9 +26,9 @@ pub(super) enum Way {
 
 /// A way, over so many connections at once.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Contestant {
-    pub(super) way: Way,
-    pub(super) connections: usize,
+pub(crate) struct Contestant {
+    pub(crate) way: Way,
+    pub(crate) connections: usize,
 }
 
 pub(super) const CONTESTANTS: [Contestant; 9] = [

@@ -100,6 +100,15 @@ impl fmt::Display for TopicFilter {
     }
 }
 
+/// What sorts behind all topics that begin with `prefix`, byte by byte; `None` where that is not as simple.
+pub fn after_prefix(prefix: &str) -> Option<String> {
+    let last = prefix.chars().last().filter(|&last| is_topic_char(last))?;
+    let stem = prefix.strip_suffix(last)?;
+    // ASCII, below its last character.
+    let next = char::from(u8::try_from(last).ok()? + 1);
+    Some(format!("{stem}{next}"))
+}
+
 /// The characters a topic may hold.
 pub(crate) fn is_topic_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':' | '/')
@@ -119,6 +128,18 @@ mod tests {
         }
         assert!(TopicFilter::new(&["a", "*"]).unwrap().is_all());
         assert_eq!(filter.to_string(), "orders.created, run:*");
+    }
+
+    #[test]
+    fn all_topics_of_a_prefix_lie_before_what_follows_it() {
+        let after = after_prefix("run:z").unwrap();
+        assert_eq!(after, "run:{");
+        for topic in ["run:z", "run:zz", "run:z/9"] {
+            assert!("run:z" <= topic && topic < after.as_str(), "{topic}");
+        }
+        assert!(
+            "run:{" > "run:z" && after_prefix("").is_none() && after_prefix("\u{e4}").is_none()
+        );
     }
 
     #[test]

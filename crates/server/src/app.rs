@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use posthaste_core::contract::Contracts;
+use posthaste_core::{Message, NewJob, contract::Contracts};
 use posthaste_store::{Jobs, Operations};
 use tokio::sync::watch;
 
@@ -18,8 +18,10 @@ pub(crate) struct App {
     pub(crate) tokens: Tokens,
     pub(crate) jobs: Arc<dyn Jobs>,
     pub(crate) operations: Arc<dyn Operations>,
-    /// Where submissions go; the task behind it ends with the last of its holders.
-    pub(crate) batches: Batches,
+    /// Where jobs go; the task behind it ends with the last of its holders.
+    pub(crate) batches: Batches<NewJob>,
+    /// Where messages go, likewise.
+    pub(crate) messages: Batches<Message>,
     /// What payloads must look like, as whoever made the server keeps it up to date.
     pub(crate) contracts: watch::Receiver<Arc<Contracts>>,
     pub(crate) parts: Arc<dyn Parts>,

@@ -6,84 +6,127 @@
 //! load and a lone submission is written at once. Order: submissions are written as they were queued, also where a
 //! batch has to be split.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
-use posthaste_core::NewJob;
-use posthaste_store::{JobId, Jobs, StoreError, StoreErrorKind};
+use posthaste_core::{Message, NewJob};
+use posthaste_store::{Jobs, Operations, StoreError, StoreErrorKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use uuid::Uuid;
 
-/// Jobs that share a transaction: more would not be faster, and would hold their locks longer.
-const BATCH_JOBS_MAX: usize = 256;
-/// Payload bytes that share a transaction, at least one job.
+/// Submissions that share a transaction: more would not be faster, and would hold their locks longer.
+const BATCH_LEN_MAX: usize = 256;
+/// Payload bytes that share a transaction, at least one submission.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-/// What a job takes beside its payload, and the unit in which room is counted.
+/// What a submission takes beside its payload, and the unit in which room is counted.
 const UNIT_BYTES: usize = 1 << 10;
 
-/// Why a job was not written.
+/// Why a submission was not written.
 #[derive(Clone, Debug)]
 pub(crate) enum NotWritten {
     /// Too many wait, or too much.
     Busy,
     /// The server ends.
     Ending,
-    /// The database's word. After a time-out the job may be there.
+    /// The database's word. After a time-out it may be there.
     Failed(Arc<StoreError>),
 }
 
-/// Which queue a job waits in.
+/// Which queue a submission waits in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lane {
-    /// Nobody else can be submitting the same.
+    /// Nobody else can be submitting the same, or hold what it needs.
     Free,
-    /// It has an id or a unique key of the caller's choice. An application may be submitting the same in a transaction
-    /// that is open: the database waits for its outcome, and the whole batch with it.
+    /// It has an id or a unique key of the caller's choice, a token that others may use, or a key that may have to be
+    /// locked. An application may be doing the same in a transaction that is open: the database waits for its outcome,
+    /// and the whole batch with it.
     Named,
 }
 
-/// Hands jobs to the task that writes them; clones share it. The task ends when all are dropped.
-#[derive(Clone, Debug)]
-pub(crate) struct Batches {
-    free: mpsc::Sender<Waiting>,
-    named: mpsc::Sender<Waiting>,
+/// What is written in batches.
+pub(crate) trait Batched: Send + Sync + Sized + 'static {
+    /// What writes it.
+    type Store: ?Sized + Send + Sync + 'static;
+
+    fn payload_bytes(&self) -> usize;
+
+    /// Writes all of them in one transaction, and answers the ids that stand for them.
+    fn write<'a>(store: &'a Self::Store, batch: &'a [Self]) -> Writing<'a>;
+}
+
+type Writing<'a> = Pin<Box<dyn Future<Output = posthaste_store::Result<Vec<Uuid>>> + Send + 'a>>;
+
+impl Batched for NewJob {
+    type Store = dyn Jobs;
+
+    fn payload_bytes(&self) -> usize {
+        self.message().payload().len()
+    }
+
+    fn write<'a>(store: &'a Self::Store, batch: &'a [Self]) -> Writing<'a> {
+        store.submit_jobs(batch)
+    }
+}
+
+impl Batched for Message {
+    type Store = dyn Operations;
+
+    fn payload_bytes(&self) -> usize {
+        self.payload().len()
+    }
+
+    fn write<'a>(store: &'a Self::Store, batch: &'a [Self]) -> Writing<'a> {
+        store.append(batch)
+    }
+}
+
+/// Room for what waits, of so many bytes, which several queues share.
+pub(crate) fn room(bytes_max: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new((bytes_max / UNIT_BYTES).min(Semaphore::MAX_PERMITS)))
+}
+
+/// Hands submissions to the task that writes them; clones share it. The task ends when all are dropped.
+#[derive(Debug)]
+pub(crate) struct Batches<T> {
+    free: mpsc::Sender<Waiting<T>>,
+    named: mpsc::Sender<Waiting<T>>,
     /// Units that payloads may still take.
     room: Arc<Semaphore>,
 }
 
-/// A job on its way. Dropped, it frees its room.
-struct Waiting {
-    job: NewJob,
-    answer: oneshot::Sender<Result<JobId, NotWritten>>,
+/// A submission on its way. Dropped, it frees its room.
+#[derive(Debug)]
+struct Waiting<T> {
+    what: T,
+    answer: oneshot::Sender<Result<Uuid, NotWritten>>,
     room: OwnedSemaphorePermit,
 }
 
-impl Batches {
-    /// The queues, of `jobs_max` each, and the task that empties them, for its owner to spawn and to join.
+impl<T: Batched> Batches<T> {
+    /// The queues, of `len_max` each, and the task that empties them, for its owner to spawn and to join.
     pub(crate) fn new(
-        store: Arc<dyn Jobs>,
-        jobs_max: usize,
-        bytes_max: usize,
+        store: Arc<T::Store>,
+        len_max: usize,
+        room: Arc<Semaphore>,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let (free, free_waiting) = mpsc::channel(jobs_max);
-        let (named, named_waiting) = mpsc::channel(jobs_max);
-        let units = (bytes_max / UNIT_BYTES).min(Semaphore::MAX_PERMITS);
-        let room = Arc::new(Semaphore::new(units));
+        let (free, free_waiting) = mpsc::channel(len_max);
+        let (named, named_waiting) = mpsc::channel(len_max);
         let writing = async move {
-            let free = write_all(Arc::clone(&store), free_waiting);
-            tokio::join!(free, write_all(store, named_waiting));
+            let free = write_all::<T>(Arc::clone(&store), free_waiting);
+            tokio::join!(free, write_all::<T>(store, named_waiting));
         };
         (Self { free, named, room }, writing)
     }
 
-    /// Has a job written, and answers the id that stands for it once it is committed.
+    /// Has it written, and answers the id that stands for it once it is committed.
     ///
     /// # Cancel safety
-    /// Dropped while the job waits, it is not written; dropped later, it may be.
-    pub(crate) async fn submit(&self, job: NewJob, lane: Lane) -> Result<JobId, NotWritten> {
-        let units = u32::try_from(1 + job.message().payload().len() / UNIT_BYTES);
+    /// Dropped while it waits, it is not written; dropped later, it may be.
+    pub(crate) async fn submit(&self, what: T, lane: Lane) -> Result<Uuid, NotWritten> {
+        let units = u32::try_from(1 + what.payload_bytes() / UNIT_BYTES);
         let room = Arc::clone(&self.room).try_acquire_many_owned(units.unwrap_or(u32::MAX));
         let room = room.map_err(|_full| NotWritten::Busy)?;
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { job, answer, room };
+        let waiting = Waiting { what, answer, room };
         let queue = match lane {
             Lane::Free => &self.free,
             Lane::Named => &self.named,
@@ -97,48 +140,48 @@ impl Batches {
 }
 
 /// Writes batch after batch, until nobody can submit any more.
-async fn write_all(store: Arc<dyn Jobs>, mut waiting: mpsc::Receiver<Waiting>) {
-    let mut held: VecDeque<Waiting> = VecDeque::new();
-    let mut taken = Vec::with_capacity(BATCH_JOBS_MAX);
+async fn write_all<T: Batched>(store: Arc<T::Store>, mut waiting: mpsc::Receiver<Waiting<T>>) {
+    let mut held: VecDeque<Waiting<T>> = VecDeque::new();
+    let mut taken = Vec::with_capacity(BATCH_LEN_MAX);
     loop {
-        if held.is_empty() && waiting.recv_many(&mut taken, BATCH_JOBS_MAX).await == 0 {
+        if held.is_empty() && waiting.recv_many(&mut taken, BATCH_LEN_MAX).await == 0 {
             return;
         }
         held.extend(taken.drain(..));
         // Whoever went away does not want it any more.
         held.retain(|waiting| !waiting.answer.is_closed());
-        let batch: Vec<Waiting> = held.drain(..batch_len(&held)).collect();
+        let batch: Vec<Waiting<T>> = held.drain(..batch_len(&held)).collect();
         if !batch.is_empty() {
-            write(&*store, batch).await;
+            write::<T>(&store, batch).await;
         }
     }
 }
 
 /// How many of those that wait go together.
-fn batch_len(held: &VecDeque<Waiting>) -> usize {
+fn batch_len<T: Batched>(held: &VecDeque<Waiting<T>>) -> usize {
     let mut bytes = 0;
-    let fits = |waiting: &&Waiting| {
-        bytes += waiting.job.message().payload().len();
+    let fits = |waiting: &&Waiting<T>| {
+        bytes += waiting.what.payload_bytes();
         bytes <= BATCH_BYTES_MAX
     };
     let fitting = held.iter().take_while(fits).count();
     fitting.max(1).min(held.len())
 }
 
-async fn write(store: &dyn Jobs, batch: Vec<Waiting>) {
-    let (jobs, answers): (Vec<NewJob>, Vec<_>) =
-        batch.into_iter().map(|waiting| (waiting.job, (waiting.answer, waiting.room))).unzip();
-    match store.submit_jobs(&jobs).await {
+async fn write<T: Batched>(store: &T::Store, batch: Vec<Waiting<T>>) {
+    let (all, answers): (Vec<T>, Vec<_>) =
+        batch.into_iter().map(|waiting| (waiting.what, (waiting.answer, waiting.room))).unzip();
+    match T::write(store, &all).await {
         Ok(ids) => {
             for (id, (answer, _room)) in ids.into_iter().zip(answers) {
                 // Nobody waits any more: it is written all the same.
                 let _ = answer.send(Ok(id));
             }
         }
-        Err(error) if jobs.len() > 1 && is_of_one_job(error.kind()) => {
-            tracing::debug!(jobs = jobs.len(), "a batch is written job by job");
-            for (job, (answer, _room)) in jobs.iter().zip(answers) {
-                let _ = answer.send(alone(store, job).await);
+        Err(error) if all.len() > 1 && is_of_one(error.kind()) => {
+            tracing::debug!(len = all.len(), "a batch is written one by one");
+            for (one, (answer, _room)) in all.iter().zip(answers) {
+                let _ = answer.send(alone(store, one).await);
             }
         }
         Err(error) => {
@@ -150,16 +193,16 @@ async fn write(store: &dyn Jobs, batch: Vec<Waiting>) {
     }
 }
 
-async fn alone(store: &dyn Jobs, job: &NewJob) -> Result<JobId, NotWritten> {
+async fn alone<T: Batched>(store: &T::Store, one: &T) -> Result<Uuid, NotWritten> {
     let failed = |error| NotWritten::Failed(Arc::new(error));
-    let ids = store.submit_jobs(std::slice::from_ref(job)).await.map_err(failed)?;
+    let ids = T::write(store, std::slice::from_ref(one)).await.map_err(failed)?;
     ids.first().copied().ok_or_else(|| {
-        failed(StoreError::new(StoreErrorKind::Unexpected, "submit a job: the store named no id"))
+        failed(StoreError::new(StoreErrorKind::Unexpected, "write one: the store named no id"))
     })
 }
 
-/// Whether the transaction certainly did not commit, and one job may have been the reason.
-const fn is_of_one_job(kind: StoreErrorKind) -> bool {
+/// Whether the transaction certainly did not commit, and one of them may have been the reason.
+const fn is_of_one(kind: StoreErrorKind) -> bool {
     use StoreErrorKind as K;
     matches!(kind, K::Invalid | K::Conflict | K::Privilege | K::Unexpected)
 }

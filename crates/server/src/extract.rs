@@ -156,6 +156,18 @@ impl FromRequestParts<Arc<App>> for OfOperation {
     }
 }
 
+/// The message that the path names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OfMessage(pub(crate) MessageId);
+
+impl FromRequestParts<Arc<App>> for OfMessage {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        OfJob::from_request_parts(parts, app).await.map(|OfJob(id)| Self(id))
+    }
+}
+
 /// Texts of the path, each with the name that it has there; none with control characters, which no database keeps in
 /// a name.
 async fn texts<const N: usize>(

@@ -72,6 +72,8 @@ codes! {
     NoRoute = "no-route", NOT_FOUND, "There is nothing at this path";
     /// There is no such job, or it is none of the token's.
     NoJob = "no-job", NOT_FOUND, "There is no such job";
+    /// There is no such message, or it is none of the token's.
+    NoMessage = "no-message", NOT_FOUND, "There is no such message";
     /// There is no such subscription.
     NoSubscription = "no-subscription", NOT_FOUND, "There is no such subscription";
     /// There is no such dead letter.
@@ -96,6 +98,8 @@ codes! {
     SubscriptionHeld = "subscription-held", CONFLICT, "A relay holds the subscription";
     /// The operation is over.
     OperationState = "operation-state", CONFLICT, "The operation's state does not allow it";
+    /// The message does not wait any more.
+    MessageState = "message-state", CONFLICT, "The message's state does not allow it";
     /// The body is too large.
     BodyTooLarge = "body-too-large", PAYLOAD_TOO_LARGE, "The body is too large";
     /// The body is of another type.
@@ -232,8 +236,8 @@ impl From<&StoreError> for Problem {
         }
         if error.kind() == StoreErrorKind::Invalid {
             tracing::info!(cause, "the database refused it");
-            let detail = "a rule of the database's own is against it, such as a strict topic's: the server's log has \
-                          the cause under this request's id";
+            let detail = "a rule of the database's own is against it: the server's log has the cause under this \
+                          request's id";
             return Self::new(Code::RefusedByDatabase, detail);
         }
         tracing::error!(cause, "the database failed");

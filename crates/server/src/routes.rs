@@ -14,8 +14,8 @@ use utoipa::openapi::path::{HttpMethod, Operation};
 
 use crate::{
     api::{
-        audit, contracts, dead_letters, fleet, health, jobs, machines, openapi, operations,
-        rewinds, streams, subscriptions,
+        audit, contracts, dead_letters, fleet, health, jobs, machines, messages, openapi,
+        operations, rewinds, streams, subscriptions,
     },
     app::App,
     context, guard,
@@ -71,6 +71,10 @@ pub(crate) fn table() -> Vec<Route> {
         route::<jobs::__path_get, _, _>(With(Scope::View), jobs::get),
         route::<jobs::__path_cancel, _, _>(With(Scope::Operate), jobs::cancel),
         route::<jobs::__path_retry, _, _>(With(Scope::Operate), jobs::retry),
+        route::<messages::__path_submit, _, _>(With(Scope::Enqueue), messages::submit),
+        route::<messages::__path_list, _, _>(With(Scope::View), messages::list),
+        route::<messages::__path_get, _, _>(With(Scope::View), messages::get),
+        route::<messages::__path_cancel, _, _>(With(Scope::Operate), messages::cancel),
         route::<streams::__path_follow, _, _>(Ticket(Scope::View), streams::follow),
         route::<streams::__path_ticket, _, _>(With(Scope::View), streams::ticket),
         route::<subscriptions::__path_list, _, _>(Whole(Scope::View), subscriptions::list),

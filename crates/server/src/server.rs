@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     app::App,
-    batches::Batches,
+    batches::{Batches, room},
     error::ServerError,
     listen::{self, Serving},
     outlook::Outlook,
@@ -118,13 +118,15 @@ impl Bound {
     /// ends.
     ///
     /// # Errors
-    /// A task that writes jobs or runs operations ended in the middle.
+    /// A task that writes submissions or runs operations ended in the middle.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServerError> {
         let Server { settings, jobs, operations, contracts, parts } = self.server;
-        let (batches, writing) =
-            Batches::new(Arc::clone(&jobs), settings.queue_jobs_max, settings.queue_bytes_max);
-        let mut writer = JoinSet::new();
-        writer.spawn(writing);
+        let (room, len_max) = (room(settings.queue_bytes_max), settings.queue_jobs_max);
+        let (batches, writing_jobs) = Batches::new(Arc::clone(&jobs), len_max, Arc::clone(&room));
+        let (messages, writing) = Batches::new(Arc::clone(&operations), len_max, room);
+        let mut writers = JoinSet::new();
+        writers.spawn(writing_jobs);
+        writers.spawn(writing);
         let anybody = if settings.is_loopback() { "loopback" } else { "anonymous" };
         let tokens = Tokens::new(&settings.tokens, anybody);
         let shared = Arc::new(settings.clone());
@@ -143,6 +145,7 @@ impl Bound {
             jobs,
             operations,
             batches,
+            messages,
             contracts,
             parts,
             streams: streams.clone(),
@@ -161,15 +164,15 @@ impl Bound {
         };
         let serve = listen::serve(self.socket, serving, shutdown);
         tokio::select! {
-            // The listener owns the last way to submit: the writer ends after it, or too early.
+            // The listener owns the last ways to submit: the writers end after it, or too early.
             () = serve => {}
             never = streams.run() => match never {},
-            Some(ended) = writer.join_next() => return Err(broken(ended)),
+            Some(ended) = writers.join_next() => return Err(broken(ended)),
             Some(ended) = background.join_next() => return Err(broken(ended)),
         }
         end.send_replace(true);
-        let _ = timeout(drain, async { tokio::join!(writer.join_next(), background.join_next()) })
-            .await;
+        let written = async { while writers.join_next().await.is_some() {} };
+        let _ = timeout(drain, async { tokio::join!(written, background.join_next()) }).await;
         Ok(())
     }
 }
@@ -184,7 +187,7 @@ fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 fn broken(ended: Result<(), tokio::task::JoinError>) -> ServerError {
-    let what = "a task that writes jobs or runs operations ended in the middle";
+    let what = "a task that writes submissions or runs operations ended in the middle";
     match ended {
         Ok(()) => ServerError::broken(what, "nobody does its work any more"),
         Err(error) => ServerError::broken(what, error),

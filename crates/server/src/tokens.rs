@@ -163,6 +163,12 @@ impl Principal {
         topics.iter().any(|beginning| topic.starts_with(beginning.as_str()))
     }
 
+    /// The topics that are its business, if those are not all.
+    pub(crate) fn limits(&self) -> Option<TopicFilter> {
+        let topics = self.topics.clone()?;
+        Some(TopicFilter::from_parts(Vec::new(), topics))
+    }
+
     /// Whether some topics are none of its business.
     pub(crate) const fn is_limited(&self) -> bool {
         self.topics.is_some()

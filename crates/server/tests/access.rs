@@ -13,6 +13,8 @@ use crate::support::{Answer, Place, Running, on_both_stores, settings, token};
 on_both_stores! {
     every_route_asks_for_its_scope_and_for_nothing_less,
     token_of_some_topics_sees_and_submits_those_alone,
+    token_of_some_topics_sees_and_enqueues_messages_of_those_alone,
+    payloads_and_headers_of_messages_are_for_those_who_may_see_them,
 }
 
 /// Name, scopes and topics.
@@ -41,7 +43,8 @@ async fn call(server: &Running, method: &str, path: &str, token: Option<&str>) -
         .replace("{topic}", "nothing");
     let mut headers = vec![("content-type", "application/json")];
     headers.extend(token.map(|token| ("authorization", token)));
-    let body: &[u8] = if path == "/api/v1/jobs" { br#"{"topic":"a","payload":1}"# } else { b"{}" };
+    let is_new = ["/api/v1/jobs", "/api/v1/messages"].contains(&&*path);
+    let body: &[u8] = if is_new { br#"{"topic":"a","payload":1}"# } else { b"{}" };
     server.ask(method, &path, &headers, if method == "POST" { body } else { b"" }).await
 }
 
@@ -52,7 +55,7 @@ async fn every_route_asks_for_its_scope_and_for_nothing_less(place: Place) {
         .collect();
     let (server, secrets) = with_tokens(&place, &each).await;
     let all = routes();
-    assert!(all.len() >= 17, "{all:?}");
+    assert!(all.len() >= 23, "{all:?}");
     for route in all {
         let (method, path) = (route.method, route.path.as_str());
         let without = call(&server, method, path, None).await;
@@ -121,6 +124,83 @@ async fn token_of_some_topics_sees_and_submits_those_alone(place: Place) {
     let twin = json!({ "topic": "shop.sell", "payload": 1, "jobspec_id": id }).to_string();
     ask("shop", "POST", "/api/v1/jobs", &twin).await.is_problem(403, "topic-not-allowed");
     ask("shop", "GET", "/api/v1/subscriptions", "").await.is_problem(403, "topic-not-allowed");
+    server.ends().await;
+}
+
+async fn token_of_some_topics_sees_and_enqueues_messages_of_those_alone(place: Place) {
+    let scopes = &[Scope::View, Scope::Enqueue, Scope::Operate];
+    let (server, secrets) =
+        with_tokens(&place, &[("shop", scopes, Some(&["shop."])), ("all", &[Scope::Admin], None)])
+            .await;
+    let ask = async |name: &str, method: &str, path: &str, body: &str| {
+        let headers =
+            [("authorization", secrets[name].as_str()), ("content-type", "application/json")];
+        server.ask(method, &format!("/api/v1/messages{path}"), &headers, body.as_bytes()).await
+    };
+    let later = "2100-01-01T00:00:00Z";
+    let foreign = json!({ "topic": "bank.pay", "deliver_at": later }).to_string();
+    ask("shop", "POST", "", &foreign).await.is_problem(403, "topic-not-allowed");
+    let foreign = ask("all", "POST", "", &foreign).await.json();
+    let mut own = Vec::new();
+    for n in 0..5 {
+        for (name, topic) in [("all", "bank.pay"), ("shop", "shop.sell"), ("all", "shop")] {
+            let body = json!({ "topic": topic, "payload": n }).to_string();
+            let id = ask(name, "POST", "", &body).await.json()["id"].clone();
+            if topic == "shop.sell" {
+                own.insert(0, id);
+            }
+        }
+    }
+    for query in ["?limit=2", "?limit=2&topic=*", "?limit=2&topic=shop*", "?limit=2&state=unread"] {
+        let (mut path, mut seen) = (query.to_owned(), Vec::new());
+        loop {
+            let page = ask("shop", "GET", &path, "").await.json();
+            seen.extend(page["messages"].as_array().unwrap().iter().map(|it| it["id"].clone()));
+            let Some(next) = page["next"].as_str() else { break };
+            path = format!("{query}&cursor={next}");
+        }
+        assert_eq!(seen, own, "{query}");
+    }
+    for query in ["?topic=bank.*", "?state=scheduled", "?topic=shop"] {
+        let page = ask("shop", "GET", query, "").await.json();
+        assert_eq!(page["messages"], json!([]), "{query}");
+    }
+    let id = foreign["id"].as_str().unwrap();
+    ask("shop", "GET", &format!("/{id}"), "").await.is_problem(404, "no-message");
+    ask("shop", "POST", &format!("/{id}/cancel"), "").await.is_problem(404, "no-message");
+    assert_eq!(ask("all", "GET", &format!("/{id}"), "").await.json()["state"], "scheduled");
+    server.ends().await;
+}
+
+async fn payloads_and_headers_of_messages_are_for_those_who_may_see_them(place: Place) {
+    let tokens: &[(_, &[Scope], _)] = &[
+        ("viewer", &[Scope::View], None),
+        ("reader", &[Scope::View, Scope::Payloads], None),
+        ("writer", &[Scope::Enqueue], None),
+    ];
+    let (server, secrets) = with_tokens(&place, tokens).await;
+    let body = br#"{"topic":"a","payload":"secret","headers":{"h":"secret"}}"#;
+    let headers = [("authorization", &*secrets["writer"]), ("content-type", "application/json")];
+    let id = server.ask("POST", "/api/v1/messages", &headers, body).await.json()["id"].clone();
+    let path = format!("/api/v1/messages/{}", id.as_str().unwrap());
+    let by_header =
+        "/api/v1/messages?header=h=secret&since=2026-01-01T00:00:00Z&until=2026-01-01T01:00:00Z";
+    for (name, sees) in [("viewer", false), ("reader", true)] {
+        let ask = async |path| {
+            let headers = [("authorization", &*secrets[name])];
+            server.ask("GET", path, &headers, b"").await
+        };
+        let shown = ask(&path).await;
+        assert_eq!((shown.status, shown.body.contains("secret")), (200, sees), "{shown:?}");
+        assert!(!ask("/api/v1/messages").await.body.contains("secret"));
+        // Whoever may not see headers may not ask what is in them.
+        let asked = ask(by_header).await;
+        if sees {
+            assert_eq!(asked.status, 200, "{asked:?}");
+        } else {
+            assert_eq!(asked.is_problem(403, "scope-missing")["field"], "header");
+        }
+    }
     server.ends().await;
 }
 

@@ -5,6 +5,7 @@
 //! Nothing here knows sinks, HTTP or configuration files.
 
 mod background;
+pub mod browse;
 mod contracts;
 #[doc(hidden)]
 pub mod defect;
@@ -38,6 +39,10 @@ pub use crate::{
     background::{
         Advanced, Background, COUNTED_MAX, KEPT_MAX, Operation, OperationBegun, OperationCancelled,
         OperationClaim, OperationId, OperationKind, OperationSpec, OperationState, UNFINISHED_MAX,
+    },
+    browse::{
+        Browse, BrowsePlace, ListedMessage, MessageDelivery, MessageDetail, MessageFailure,
+        MessageFilter, MessagePage, MessageState,
     },
     contracts::{
         CONTRACT_BYTES_MAX, CONTRACTS_BYTES_MAX, CONTRACTS_MAX, ContractSet, ContractText,
@@ -249,7 +254,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 /// What operators do by hand, with what they see and what goes on in the background. Every change leaves a row in the
 /// audit trail, in its transaction.
 #[async_trait]
-pub trait Operations: Oversight + Background + Entities {
+pub trait Operations: Browse + Oversight + Background + Entities {
     /// Dead letters, the oldest failure first.
     async fn dead_letters(&self, which: &Selection, limit: u32) -> Result<Vec<DeadLetter>>;
 

@@ -112,7 +112,7 @@ fn repeated(
     Ok(job.job.state)
 }
 
-fn check_contract(app: &App, message: &Message) -> Result<(), Problem> {
+pub(super) fn check_contract(app: &App, message: &Message) -> Result<(), Problem> {
     let version = message.header_pairs().iter().find(|(name, _)| name == CONTRACT_HEADER);
     let version = version.map(|(_, version)| version.as_str());
     let contracts = Arc::clone(&app.contracts.borrow());
@@ -122,7 +122,7 @@ fn check_contract(app: &App, message: &Message) -> Result<(), Problem> {
 }
 
 /// The caller's trace context, where it is one (<https://www.w3.org/TR/trace-context/>).
-fn trace(headers: &HeaderMap) -> Option<Trace<'_>> {
+pub(super) fn trace(headers: &HeaderMap) -> Option<Trace<'_>> {
     const LEN: usize = 55;
     let parent = headers.get("traceparent")?.to_str().ok()?;
     let is_hex = |c: u8| matches!(c, b'0'..=b'9' | b'a'..=b'f' | b'-');
@@ -139,7 +139,7 @@ impl From<NotWritten> for Problem {
         let wait = std::time::Duration::from_secs(1);
         match why {
             NotWritten::Busy => {
-                let detail = "too many jobs wait to be written: send it again later, or raise server.queue_jobs_max \
+                let detail = "too much waits to be written: send it again later, or raise server.queue_jobs_max \
                               and server.queue_bytes_max";
                 Self::new(Code::Busy, detail).retry_after(wait)
             }
@@ -362,7 +362,7 @@ pub(crate) async fn retry(
     }
 }
 
-fn request(principal: &Principal, is_dry_run: bool) -> Request {
+pub(super) fn request(principal: &Principal, is_dry_run: bool) -> Request {
     Request { actor: principal.name.to_string(), is_dry_run, is_forced: false }
 }
 

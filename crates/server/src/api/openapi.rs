@@ -17,8 +17,8 @@ use utoipa::{
 };
 
 use super::{
-    audit, contracts, dead_letters, fleet, health, jobs, machines, operations, rewinds, shown,
-    streams, submission, subscriptions,
+    audit, contracts, dead_letters, fleet, health, jobs, machines, messages, new_message,
+    operations, rewinds, shown, shown_messages, streams, submission, subscriptions,
 };
 use crate::{app::App, guard::Access, problem, routes, tokens::Scope};
 
@@ -27,7 +27,7 @@ use crate::{app::App, guard::Access, problem, routes, tokens::Scope};
 #[openapi(
     info(
         title = "Posthaste",
-        description = "Jobs, subscriptions and health of a transactional outbox. Every refusal is a Problem (RFC 9457).",
+        description = "Messages, jobs, subscriptions and health of a transactional outbox. Every refusal is a Problem (RFC 9457).",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     components(schemas(
@@ -43,6 +43,16 @@ use crate::{app::App, guard::Access, problem, routes, tokens::Scope};
         jobs::JobChange,
         jobs::JobRetry,
         jobs::JobChanged,
+        new_message::NewMessageBody,
+        messages::Enqueued,
+        messages::Messages,
+        messages::MessageChange,
+        messages::MessageChanged,
+        shown_messages::MessageStatus,
+        shown_messages::MessageBody,
+        shown_messages::WholeMessage,
+        shown_messages::Delivery,
+        shown_messages::Failure,
         streams::TicketBody,
         streams::TicketMade,
         subscriptions::Subscriptions,

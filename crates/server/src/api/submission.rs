@@ -66,7 +66,7 @@ pub(crate) struct NewJobBody {
 
 /// Headers in the order in which they were written.
 #[derive(Debug, Default)]
-struct HeaderList(Vec<(String, String)>);
+pub(super) struct HeaderList(pub(super) Vec<(String, String)>);
 
 impl<'de> Deserialize<'de> for HeaderList {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -119,6 +119,23 @@ impl Mark {
         let digest = |bytes: &[u8]| hex(&Sha256::digest(bytes)[..16]);
         let digests = (digest(token.as_bytes()), digest(request));
         Ok(Self { token, digests })
+    }
+
+    /// The token that the key becomes.
+    pub(super) fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// An id whose random part says which request it was: of two messages with this token, those of the same request
+    /// end alike.
+    pub(super) fn id(&self) -> Uuid {
+        let mut bytes = *Uuid::now_v7().as_bytes();
+        let digest = Sha256::digest(self.header());
+        bytes[6] = 0x70 | (digest[6] & 0x0f);
+        bytes[7] = digest[7];
+        bytes[8] = 0x80 | (digest[8] & 0x3f);
+        bytes[9..].copy_from_slice(&digest[9..16]);
+        Uuid::from_bytes(bytes)
     }
 
     fn header(&self) -> String {
@@ -206,7 +223,7 @@ impl NewJobBody {
     }
 }
 
-fn check_header(name: &str) -> Result<(), Problem> {
+pub(super) fn check_header(name: &str) -> Result<(), Problem> {
     let is_ours = name.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("posthaste-"));
     if !is_ours || OPEN_HEADERS.contains(&name) {
         return Ok(());
@@ -223,7 +240,7 @@ fn check_text(field: &str, text: &str) -> Result<(), Problem> {
     Err(Problem::of(Code::InvalidField, field, detail))
 }
 
-fn time(text: &str) -> Result<posthaste_core::Timestamp, Problem> {
+pub(super) fn time(text: &str) -> Result<posthaste_core::Timestamp, Problem> {
     clock::read(text).ok_or_else(|| {
         let detail = "deliver_at must be a time in RFC 3339 such as 2027-01-01T00:00:00Z";
         Problem::of(Code::InvalidField, "deliver_at", detail)

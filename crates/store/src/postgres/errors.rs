@@ -11,6 +11,12 @@ pub(super) fn classify(doing: &str, error: Error) -> StoreError {
     StoreError::caused(kind(&error), format!("{doing}: {}", cause_text(&error)), error)
 }
 
+/// Whether the log refused a message because nobody has locked its key.
+pub(super) fn is_strict(error: &StoreError) -> bool {
+    let cause = error.source().and_then(<dyn std::error::Error>::downcast_ref::<Error>);
+    cause.and_then(Error::code).is_some_and(|code| code.code() == "PH001")
+}
+
 /// What the server or the driver said, in one line and without statement or values.
 pub(super) fn cause_text(error: &Error) -> String {
     match error.as_db_error() {

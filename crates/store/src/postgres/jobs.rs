@@ -10,14 +10,14 @@ use tokio_postgres::{
 };
 use uuid::Uuid;
 
-use super::{PostgresStore, connect::bounded, rows::Micros};
+use super::{PostgresStore, connect::bounded, errors, rows::Micros};
 use crate::{
     Beat, Begun, Cancelled, Cron, CronDefinition, Ended, Execution, Handed, Job, JobDetail,
     JobFilter, JobId, Jobs, Receipt, Request, Result, Retried, StoreError, StoreErrorKind,
     WaitingJob, WorkerId, WorkerSpec, defect, jobs::unregistered,
 };
 
-type Params<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
+pub(super) type Params<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
 
 /// What [`job`] reads, in its order.
 const COLUMNS: &str = "id, n, state, topic, key, correlation_id, message_id, attempt, attempts_max, \
@@ -107,7 +107,12 @@ impl Jobs for PostgresStore {
             (&attempts, Type::INT4_ARRAY),
             (&due, Type::INT8_ARRAY),
         ];
-        let rows = self.rows("submit jobs", &sql, params).await?;
+        let rows = match self.rows("submit jobs", &sql, params).await {
+            Err(error) if errors::is_strict(&error) => {
+                self.submit_locked(jobs, &sql, params).await?
+            }
+            rows => rows?,
+        };
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 

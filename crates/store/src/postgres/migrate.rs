@@ -25,6 +25,7 @@ const FILES: &[(&str, &str)] = &[
     ("jobs", include_str!("../../migrations/postgres/0016_jobs.sql")),
     ("incidents", include_str!("../../migrations/postgres/0017_incidents.sql")),
     ("operations", include_str!("../../migrations/postgres/0018_operations.sql")),
+    ("browse", include_str!("../../migrations/postgres/0019_browse.sql")),
 ];
 
 /// Lock space of Posthaste's advisory locks ("PHST"), and the lock that orders migrations.

@@ -6,12 +6,14 @@
 
 mod aside;
 mod background;
+mod browse;
 mod connect;
 mod contracts;
 mod entities;
 mod errors;
 mod import;
 mod incidents;
+mod indexing;
 mod jobs;
 mod leases;
 mod log;
@@ -27,6 +29,7 @@ mod rows;
 mod scheduled;
 mod slots;
 mod status;
+mod strict;
 mod subscriptions;
 mod sweep;
 mod ticker;

@@ -57,6 +57,9 @@ begin
 end
 $$;
 
+-- The indexes of slots are the owner's: the sweep asks for them.
+grant execute on function @schema@.index_slot(int, bigint), @schema@.unindex_slot(int) to @relay@;
+
 -- Viewers: everything but payloads and headers. What is pending and what pins the log is told by
 -- xid, slot by slot.
 do $$

@@ -13,6 +13,7 @@ use posthaste_core::Ring;
 use super::{
     PostgresStore,
     connect::Loan,
+    indexing,
     retention::{self, Needs, max_xid},
     slots::{Geometry, Knowledge},
     ticker::{current_snapshot, take_xid},
@@ -54,6 +55,7 @@ pub(super) async fn sweep(store: &PostgresStore) -> Result<SweepReport> {
     report.commands_deleted = forget(store, &loan, "commands", kept).await?;
     let kept = store.shared.options.job_retention;
     report.jobs_deleted = forget(store, &loan, "jobs", kept).await?;
+    indexing::reconcile(store, &loan, geometry.log).await?;
     loan.give_back();
     Ok(report)
 }

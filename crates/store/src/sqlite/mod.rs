@@ -9,6 +9,7 @@
 mod append;
 mod aside;
 mod background;
+mod browse;
 mod clock;
 mod connection;
 mod contracts;

@@ -21,6 +21,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("jobs", include_str!("../../migrations/sqlite/0012_jobs.sql")),
     ("incidents", include_str!("../../migrations/sqlite/0013_incidents.sql")),
     ("operations", include_str!("../../migrations/sqlite/0014_operations.sql")),
+    ("browse", include_str!("../../migrations/sqlite/0015_browse.sql")),
 ];
 
 /// Version that this build reads.

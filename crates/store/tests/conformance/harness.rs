@@ -60,6 +60,9 @@ pub(crate) trait Harness: Sized {
     /// Begins a transaction on an application's own connection.
     async fn begin(&self) -> Self::Application;
 
+    /// Messages of the log look as if they had been written one after the other, so many microseconds apart.
+    async fn spread_times(&self, micros: i64);
+
     /// The view `outbox` in the order of positions: id and `published_at`.
     async fn outbox(&self) -> Vec<(MessageId, Option<String>)>;
 

@@ -153,6 +153,15 @@ macro_rules! every_case {
                 r27_job_that_its_queue_has_lost_is_found_while_workers_are_busy,
                 random_lives_take_legal_steps_only,
             }
+            browse {
+                every_filter_finds_what_it_names_and_nothing_else,
+                messages_are_found_by_the_time_at_which_they_were_written,
+                pages_hold_every_message_once_while_others_arrive,
+                state_is_the_worst_over_all_subscriptions,
+                timeline_tells_what_each_subscription_has_done,
+                copies_of_what_the_log_has_forgotten_are_found,
+                random_filters_find_what_a_look_at_everything_finds,
+            }
             contracts {
                 r31_pushed_contracts_come_back_byte_for_byte_and_only_where_something_is_new,
                 r31_pushed_contract_never_changes,
@@ -193,6 +202,7 @@ macro_rules! every_concurrent_case {
         cases! { $harness:
             concurrent {
                 long_transaction_delays_only_its_own_messages,
+                message_that_commits_late_stands_at_its_position,
             }
         }
     };
@@ -201,6 +211,7 @@ macro_rules! every_concurrent_case {
 #[cfg(feature = "postgres")]
 mod aside;
 mod background;
+mod browse;
 mod concurrent;
 mod contracts;
 mod entities;

@@ -102,6 +102,12 @@ impl Harness for PostgresHarness {
         Transaction { client, writer: PostgresWriter::new(&SchemaName::default()) }
     }
 
+    async fn spread_times(&self, micros: i64) {
+        let sql = "update posthaste.log set enqueued_at = \
+                   to_timestamp(1700000000) + position * $1 * interval '1 microsecond'";
+        self.database.connect().await.execute(sql, &[&micros]).await.unwrap();
+    }
+
     async fn outbox(&self) -> Vec<(MessageId, Option<String>)> {
         let sql = "select id, published_at::text from posthaste.outbox order by position";
         let rows = self.database.connect().await.query(sql, &[]).await.unwrap();

@@ -118,6 +118,11 @@ impl Harness for SqliteHarness {
         Transaction { connection, writer: SqliteWriter::new(&SchemaName::default()) }
     }
 
+    async fn spread_times(&self, micros: i64) {
+        let sql = "update posthaste_log set enqueued_at = 1700000000000000 + position * ?1";
+        self.connect().execute(sql, [micros]).unwrap();
+    }
+
     async fn outbox(&self) -> Vec<(MessageId, Option<String>)> {
         let sql = "select id, published_at from posthaste_outbox order by position";
         self.rows(sql, |row| Ok((uuid(row)?, row.get(1)?)))

@@ -4,6 +4,7 @@
 //! by step on connections of the test's own; tests whose result hangs on transaction ids that
 //! nobody else takes, or on a crash, have a server of their own.
 
+mod browse;
 mod compilation;
 mod contracts;
 mod database;

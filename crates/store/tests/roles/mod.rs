@@ -389,7 +389,7 @@ async fn hostile_search_path_and_shadow_objects_change_nothing() {
 }
 
 /// Calls of functions that run as the owner, and who may make them.
-const OF_THE_OWNER: [(&str, &[&str]); 26] = [
+const OF_THE_OWNER: [(&str, &[&str]); 28] = [
     ("start_machine('m', 'e', 's')", &["writer", "worker"]),
     ("transition('m', 'e', 's')", &["writer", "worker"]),
     ("begin_command('s', 'k', sha256(''), gen_random_uuid())", &["writer", "worker"]),
@@ -414,6 +414,8 @@ const OF_THE_OWNER: [(&str, &[&str]); 26] = [
     ("retry_job(gen_random_uuid(), 1)", &[]),
     ("note_moved_job(gen_random_uuid(), 1)", &["relay"]),
     ("forget_jobs('1 day', 10)", &["relay"]),
+    ("index_slot(3, 1000)", &["relay"]),
+    ("unindex_slot(3)", &["relay"]),
     ("push_machine('{}')", &[]),
     ("forget_entity()", &[]),
 ];
