@@ -1,6 +1,6 @@
 //! What people see of the log: lists by keyset, and one message with its timeline.
 //!
-//! A page reads slot by slot, the newest first, by whichever index of `0017_browse.sql` says most. A slot in which that
+//! A page reads slot by slot, the newest first, by whichever index of `0019_browse.sql` says most. A slot in which that
 //! says too little holds much of what is looked for, or holds it close together, and is read by position instead. What
 //! one page may look at is bounded, so that no list takes long, whatever is asked for.
 

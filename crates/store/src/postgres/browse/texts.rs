@@ -196,7 +196,7 @@ fn or(texts: &[&str]) -> String {
 
 /// The ways to what is meant, the best one first. `keys`: only messages of these are meant.
 ///
-/// The texts repeat the conditions of the indexes of `0017_browse.sql`, or those would not serve them.
+/// The texts repeat the conditions of the indexes of `0019_browse.sql`, or those would not serve them.
 pub(super) fn drivers(
     conditions: &mut Conditions,
     which: &MessageFilter,

@@ -49,7 +49,7 @@ struct Stretch {
     high: Position,
     /// When its messages were written, if that is known.
     written: Option<(Timestamp, Timestamp)>,
-    /// Whether it has the indexes of `0017_browse.sql`; without them all of it is read.
+    /// Whether it has the indexes of `0019_browse.sql`; without them all of it is read.
     is_indexed: bool,
 }
 
