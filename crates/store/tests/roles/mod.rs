@@ -25,6 +25,7 @@ const SEEN: [&str; 16] = [
     "place",
     "relay",
     "emptied",
+    "incident",
     "machine",
     "entity",
     "inbox",
@@ -116,7 +117,7 @@ async fn every_role_may_do_to_every_table_what_its_task_needs_and_no_more() {
                 ("relay", _) if is_slot => "select truncate",
                 ("relay", "tick" | "progress") => "select insert",
                 ("relay", "subscription" | "lease" | "emptied") => "select insert update",
-                ("relay", "parked_key" | "failed_message" | "relay") => {
+                ("relay", "parked_key" | "failed_message" | "relay" | "incident") => {
                     "select insert update delete"
                 }
                 ("relay", "scheduled" | "token" | "inbox") => "select update delete",
