@@ -15,7 +15,7 @@ use tokio_postgres::{Client, error::SqlState};
 const ROLES: [&str; 4] = ["writer", "relay", "worker", "viewer"];
 
 /// What viewers see whole.
-const SEEN: [&str; 16] = [
+const SEEN: [&str; 17] = [
     "subscription",
     "lease",
     "tick",
