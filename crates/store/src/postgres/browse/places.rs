@@ -249,10 +249,11 @@ pub(super) struct ParkedKeys {
 impl Readers {
     /// The keys that some subscription has parked.
     pub(super) async fn parked_keys(&self, session: &Session) -> Result<ParkedKeys> {
+        // PostgreSQL 13 has no `min` of transaction ids.
         let sql = format!(
             "select coalesce(array_agg(distinct k.key), '{{}}'), \
              coalesce(array_agg(distinct k.subscription), '{{}}'), \
-             coalesce(min(pg_snapshot_xmin(coalesce(b.snapshot, '1:1:')))::text, '0') \
+             coalesce(min(pg_snapshot_xmin(coalesce(b.snapshot, '1:1:'))::text::numeric)::text, '0') \
              from {0}.parked_key k \
              left join lateral (select snapshot from {0}.tick t where t.n = k.base_tick) b on true",
             session.schema
