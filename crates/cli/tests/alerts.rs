@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     sync::{Arc, Mutex},
     thread,
@@ -32,7 +32,8 @@ impl Webhook {
         let kept = Arc::clone(&posts);
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let post = read(&stream.unwrap(), refusals == 0);
+                // A process that is killed leaves half a request.
+                let Ok(post) = read(&stream.unwrap(), refusals == 0) else { continue };
                 if refusals > 0 {
                     refusals -= 1;
                 } else {
@@ -55,13 +56,14 @@ impl Webhook {
     }
 }
 
-/// Reads one request, and answers it.
-fn read(stream: &TcpStream, is_taken: bool) -> Value {
+/// Reads one request, and answers it. What was read whole counts, whether its sender hears of that or not.
+fn read(stream: &TcpStream, is_taken: bool) -> io::Result<Value> {
+    stream.set_read_timeout(Some(LIMIT))?;
     let mut reader = BufReader::new(stream);
     let mut length = 0;
     loop {
         let mut line = String::new();
-        reader.read_line(&mut line).unwrap();
+        reader.read_line(&mut line)?;
         if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
             length = value.trim().parse().unwrap();
         }
@@ -70,11 +72,12 @@ fn read(stream: &TcpStream, is_taken: bool) -> Value {
         }
     }
     let mut body = vec![0; length];
-    reader.read_exact(&mut body).unwrap();
+    reader.read_exact(&mut body)?;
+    let post = serde_json::from_slice(&body)?;
     let status = if is_taken { "204 No Content" } else { "500 Not Now" };
     let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-    (&mut &*stream).write_all(answer.as_bytes()).unwrap();
-    serde_json::from_slice(&body).unwrap()
+    let _ = (&mut &*stream).write_all(answer.as_bytes());
+    Ok(post)
 }
 
 fn alerts(webhook: &Webhook) -> String {
