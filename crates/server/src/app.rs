@@ -2,6 +2,10 @@
 
 use std::sync::{Arc, OnceLock};
 
+use axum::{
+    http::{HeaderValue, header},
+    response::Response,
+};
 use bytes::Bytes;
 use posthaste_core::{Message, NewJob, contract::Contracts};
 use posthaste_store::{Jobs, Operations};
@@ -34,4 +38,15 @@ pub(crate) struct App {
     pub(crate) runner: Runner,
     /// The log's figures, read now and then.
     pub(crate) outlook: Outlook,
+}
+
+impl App {
+    /// The answer, with where what it tells of is from now on.
+    pub(crate) fn located(&self, mut response: Response, path: &str) -> Response {
+        let location = format!("{}{path}", self.settings.base_path);
+        if let Ok(location) = HeaderValue::from_str(&location) {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        response
+    }
 }

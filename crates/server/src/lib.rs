@@ -25,6 +25,7 @@ mod routes;
 mod runner;
 mod server;
 mod settings;
+mod steps;
 mod streams;
 mod strict_json;
 mod tickets;

@@ -98,6 +98,10 @@ codes! {
     SubscriptionHeld = "subscription-held", CONFLICT, "A relay holds the subscription";
     /// The operation is over.
     OperationState = "operation-state", CONFLICT, "The operation's state does not allow it";
+    /// The entity's machine has no such step from where it is.
+    IllegalStep = "illegal-step", CONFLICT, "The machine has no such step";
+    /// The entity is elsewhere than the request expects it.
+    EntityMoved = "entity-moved", CONFLICT, "The entity has moved";
     /// The message does not wait any more.
     MessageState = "message-state", CONFLICT, "The message's state does not allow it";
     /// The body is too large.
@@ -106,6 +110,8 @@ codes! {
     NotJson = "not-json", UNSUPPORTED_MEDIA_TYPE, "The body must be JSON";
     /// A field of the body.
     InvalidField = "invalid-field", UNPROCESSABLE_ENTITY, "A field is not valid";
+    /// The step is for others, or asks for metadata.
+    StepGuarded = "step-guarded", UNPROCESSABLE_ENTITY, "The step asks for more";
     /// The payload breaks its topic's contract.
     ContractBroken = "contract-broken", UNPROCESSABLE_ENTITY, "The payload breaks its contract";
     /// The idempotency key stands for another request.
@@ -168,6 +174,15 @@ impl Problem {
         Self { field: Some(field.into()), ..Self::new(code, detail) }
     }
 
+    pub(crate) const fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The same words under another code.
+    pub(crate) fn with_code(self, code: Code) -> Self {
+        Self { code, ..self }
+    }
+
     /// Worth another try after this.
     pub(crate) fn retry_after(self, wait: Duration) -> Self {
         Self { retry_after: Some(wait), ..self }
@@ -227,25 +242,40 @@ impl From<StoreError> for Problem {
 impl From<&StoreError> for Problem {
     /// The cause goes to the log: it may hold SQL and names of the database's.
     fn from(error: &StoreError) -> Self {
-        let cause = chain(error);
         if error.kind().is_transient() {
-            tracing::warn!(cause, "the database did not do it");
-            let detail = "the database is away or too slow: try again; a submission with an Idempotency-Key or a \
-                          jobspec_id may be repeated safely";
-            return Self::new(Code::DatabaseAway, detail).retry_after(Duration::from_secs(1));
+            return Self::database_away(error);
         }
         if error.kind() == StoreErrorKind::Invalid {
-            tracing::info!(cause, "the database refused it");
+            tracing::info!(cause = chain(error), "the database refused it");
             let detail = "a rule of the database's own is against it: the server's log has the cause under this \
                           request's id";
             return Self::new(Code::RefusedByDatabase, detail);
         }
-        tracing::error!(cause, "the database failed");
-        Self::internal()
+        Self::fault(error)
     }
 }
 
 impl Problem {
+    /// The database is not there, for now; its cause goes to the log.
+    pub(crate) fn database_away(error: &(dyn Error + 'static)) -> Self {
+        tracing::warn!(cause = chain(error), "the database did not do it");
+        let detail = "the database is away or too slow: try again; a submission with an Idempotency-Key or a \
+                      jobspec_id may be repeated safely";
+        Self::new(Code::DatabaseAway, detail).retry_after(Duration::from_secs(1))
+    }
+
+    /// The database failed in a way that is nobody's request's fault; its cause goes to the log.
+    pub(crate) fn fault(error: &(dyn Error + 'static)) -> Self {
+        tracing::error!(cause = chain(error), "the database failed");
+        Self::internal()
+    }
+
+    /// The idempotency key stands for another request.
+    pub(crate) fn key_reused() -> Self {
+        let detail = "this Idempotency-Key was sent with another body before: take a new key for a new request";
+        Self::of(Code::KeyReused, "idempotency-key", detail)
+    }
+
     /// A fault of the server, whose cause is in the log.
     pub(crate) fn internal() -> Self {
         let detail = "the server failed: its log has the cause under this request's id";

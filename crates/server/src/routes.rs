@@ -15,7 +15,7 @@ use utoipa::openapi::path::{HttpMethod, Operation};
 use crate::{
     api::{
         audit, contracts, dead_letters, fleet, health, jobs, machines, messages, openapi,
-        operations, rewinds, streams, subscriptions,
+        operations, rewinds, streams, subscriptions, transitions,
     },
     app::App,
     context, guard,
@@ -106,6 +106,10 @@ pub(crate) fn table() -> Vec<Route> {
         route::<machines::__path_get, _, _>(Whole(Scope::View), machines::get),
         route::<machines::__path_entities, _, _>(Whole(Scope::View), machines::entities),
         route::<machines::__path_entity, _, _>(Whole(Scope::View), machines::entity),
+        route::<transitions::__path_transition, _, _>(
+            Whole(Scope::Operate),
+            transitions::transition,
+        ),
         route::<contracts::__path_list, _, _>(Whole(Scope::View), contracts::list),
         route::<contracts::__path_get, _, _>(Whole(Scope::View), contracts::get),
     ]

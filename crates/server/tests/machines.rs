@@ -8,6 +8,7 @@ use crate::support::{Place, Running, on_both_stores};
 
 on_both_stores! {
     machines_and_contracts_are_listed_and_shown,
+    entity_is_taken_on_with_its_event_its_messages_and_a_row_in_the_audit_trail,
 }
 
 #[tokio::test]
@@ -114,6 +115,91 @@ async fn machines_and_contracts_are_listed_and_shown(place: Place) {
         "machines/order/entities/%0a",
     ] {
         server.get(&format!("/api/v1/{path}")).await.is_problem(400, "bad-parameter");
+    }
+    server.ends().await;
+}
+
+/// A machine with a guard and a message, and an entity that has just begun.
+async fn begun(place: &Place) {
+    let (_, store) = place.store().await;
+    let request = Request { actor: "a test".to_owned(), is_dry_run: false, is_forced: false };
+    let definition = json!({
+        "name": "order", "states": ["new", "paid", "sent", "lost"], "initial": ["new"],
+        "terminal": ["sent", "lost"],
+        "transitions": [
+            { "from": "new", "to": "paid", "requires": ["amount"], "messages": ["orders.paid"] },
+            { "from": "paid", "to": "sent" },
+            { "from": "*", "to": "lost", "by": ["somebody else"] },
+        ],
+    });
+    let parsed: Definition = serde_json::from_value(definition).unwrap();
+    store.push_machine(&Machine::try_from(parsed).unwrap(), &request).await.unwrap();
+    place.start_entity("order", "o/1", "new").await;
+}
+
+async fn entity_is_taken_on_with_its_event_its_messages_and_a_row_in_the_audit_trail(place: Place) {
+    begun(&place).await;
+    let server = Running::start(&place).await;
+    let path = "/api/v1/machines/order/entities/o%2F1";
+    let step = async |body: Value, key: Option<&str>| {
+        let mut headers = vec![("content-type", "application/json")];
+        headers.extend(key.map(|key| ("idempotency-key", key)));
+        let body = body.to_string();
+        server.ask("POST", &format!("{path}/transition"), &headers, body.as_bytes()).await
+    };
+    // What is refused, or only tried, leaves nothing behind.
+    let refused = step(json!({ "to": "sent" }), None).await;
+    refused.is_problem(409, "illegal-step");
+    assert!(refused.json()["detail"].as_str().unwrap().contains("paid"), "{refused:?}");
+    step(json!({ "to": "nowhere" }), None).await.is_problem(409, "illegal-step");
+    step(json!({ "to": "paid" }), None).await.is_problem(422, "step-guarded");
+    step(json!({ "to": "lost" }), None).await.is_problem(422, "step-guarded");
+    step(json!({ "to": "paid", "from": "sent" }), None).await.is_problem(409, "entity-moved");
+    step(json!({ "to": "paid", "organization_id": "acme" }), None)
+        .await
+        .is_problem(404, "no-entity");
+    step(json!({ "to": "" }), None).await.is_problem(422, "invalid-field");
+    let pay = json!({
+        "to": "paid", "from": "new", "metadata": { "amount": 7 }, "correlation_id": "c-1",
+    });
+    let mut tried = pay.clone();
+    tried["dry_run"] = true.into();
+    let tried = step(tried, None).await.json();
+    assert_eq!((&tried["state"], &tried["dry_run"]), (&json!("paid"), &json!(true)));
+    let entity = server.get(path).await.json();
+    assert_eq!((&entity["state"], entity["events"].as_array().unwrap().len()), (&json!("new"), 1));
+    let trail = "/api/v1/audit?action=transition";
+    assert_eq!(server.get(trail).await.json()["entries"], json!([]));
+
+    let taken = step(pay.clone(), Some("pay-1")).await.json();
+    assert_eq!((&taken["state"], &taken["version"]), (&json!("paid"), &json!(2)));
+    let sent = step(json!({ "to": "sent" }), None).await.json();
+    assert_eq!((&sent["state"], &sent["messages"]), (&json!("sent"), &json!([])));
+    let again = step(pay.clone(), Some("pay-1")).await;
+    assert_eq!((again.status, again.json()), (200, taken.clone()));
+    let mut other = pay;
+    other["metadata"]["amount"] = 8.into();
+    step(other, Some("pay-1")).await.is_problem(422, "idempotency-key-reused");
+
+    let entity = server.get(path).await.json();
+    assert_eq!((&entity["state"], &entity["version"]), (&json!("sent"), &json!(3)));
+    let event = &entity["events"][1];
+    assert_eq!((&event["id"], &event["initiated_by"]), (&taken["event_id"], &json!("loopback")));
+    assert_eq!(
+        (&event["metadata"], &event["correlation_id"]),
+        (&json!({ "amount": 7 }), &json!("c-1"))
+    );
+    let id = taken["messages"][0].as_str().unwrap();
+    let message = server.get(&format!("/api/v1/messages/{id}")).await.json();
+    assert_eq!((&message["topic"], &message["key"]), (&json!("orders.paid"), &json!("o/1")));
+    let entry =
+        server.get(trail).await.json()["entries"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!((&entry["actor"], &entry["detail"]["entity"]), (&json!("loopback"), &json!("o/1")));
+    for missing in ["order/entities/nobody", "none/entities/o"] {
+        let path = format!("/api/v1/machines/{missing}/transition");
+        let body = json!({ "to": "paid", "metadata": { "amount": 7 } });
+        let code = if missing.starts_with("none") { "no-machine" } else { "no-entity" };
+        server.post(&path, &body.to_string()).await.is_problem(404, code);
     }
     server.ends().await;
 }

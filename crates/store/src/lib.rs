@@ -4,6 +4,7 @@
 //! only [`statements`] remains: the texts that applications send inside their own transactions.
 //! Nothing here knows sinks, HTTP or configuration files.
 
+mod application;
 mod background;
 pub mod browse;
 mod contracts;
@@ -36,6 +37,7 @@ use posthaste_core::{
 use uuid::Uuid;
 
 pub use crate::{
+    application::{Note, Work},
     background::{
         Advanced, Background, COUNTED_MAX, KEPT_MAX, Operation, OperationBegun, OperationCancelled,
         OperationClaim, OperationId, OperationKind, OperationSpec, OperationState, UNFINISHED_MAX,
@@ -324,6 +326,12 @@ pub trait Operations: Browse + Oversight + Background + Entities {
     /// `Invalid` where an entity is in a state that the new definition lacks, or the table or one of
     /// its columns is not there; nothing is changed.
     async fn push_machine(&self, machine: &Machine, request: &Request) -> Result<()>;
+
+    /// Does an application's work in a transaction of its own. The note stands in the audit trail if it is committed.
+    ///
+    /// # Errors
+    /// The database's, and then it is not known whether the work was done.
+    async fn work(&self, work: Box<dyn Work>, note: &Note, request: &Request) -> Result<()>;
 
     /// Adds contracts, all of them or none, and answers for each whether it is new. One that is there
     /// with the same schema, equal as JSON values, is left as it is. Whether the schemas are sound and

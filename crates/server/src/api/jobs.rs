@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, StatusCode},
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -85,13 +85,8 @@ pub(crate) async fn submit(
         None => first,
     };
     let submitted = Submitted { id, jobspec_id: id, status: state.as_str() };
-    let mut response = (StatusCode::ACCEPTED, as_json(&submitted)).into_response();
-    if let Ok(location) =
-        HeaderValue::from_str(&format!("{}/api/v1/jobs/{id}", app.settings.base_path))
-    {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    let response = (StatusCode::ACCEPTED, as_json(&submitted)).into_response();
+    Ok(app.located(response, &format!("/api/v1/jobs/{id}")))
 }
 
 /// The state of the job that stands for a submission, if its submitter may know.
@@ -101,8 +96,7 @@ fn repeated(
     principal: &Principal,
 ) -> Result<JobState, Problem> {
     if mark.is_some_and(|mark| mark.is_reused(job)) {
-        let detail = "this Idempotency-Key was sent with another body before: take a new key for a new request";
-        return Err(Problem::of(Code::KeyReused, "idempotency-key", detail));
+        return Err(Problem::key_reused());
     }
     if !principal.knows(&job.job.topic) {
         let detail =

@@ -1,4 +1,4 @@
-//! State machines with their entities: listed and shown. Steps are the applications' own.
+//! State machines with their entities: listed and shown.
 
 use std::sync::Arc;
 
@@ -101,7 +101,7 @@ pub(crate) async fn get(
     Ok(as_json(&WholeMachine { machine: MachineBody::of(&found), states }).into_response())
 }
 
-fn no_machine() -> Problem {
+pub(super) fn no_machine() -> Problem {
     Problem::new(Code::NoMachine, "/api/v1/machines lists those that were pushed")
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -74,14 +74,10 @@ pub(crate) async fn submit(
     check_contract(&app, &enqueue.message)?;
     let id = app.messages.submit(enqueue.message.clone(), enqueue.lane()).await?;
     if enqueue.is_reused(id) {
-        let detail = "this Idempotency-Key was sent with another body before: take a new key for a new request";
-        return Err(Problem::of(Code::KeyReused, "idempotency-key", detail));
+        return Err(Problem::key_reused());
     }
-    let mut response = (StatusCode::ACCEPTED, as_json(&Enqueued { id })).into_response();
-    if let Ok(location) = HeaderValue::from_str(&format!("/api/v1/messages/{id}")) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    let response = (StatusCode::ACCEPTED, as_json(&Enqueued { id })).into_response();
+    Ok(app.located(response, &format!("/api/v1/messages/{id}")))
 }
 
 /// Which messages.

@@ -18,3 +18,4 @@ mod shown_messages;
 pub(crate) mod streams;
 mod submission;
 pub(crate) mod subscriptions;
+pub(crate) mod transitions;

@@ -18,7 +18,7 @@ use utoipa::{
 
 use super::{
     audit, contracts, dead_letters, fleet, health, jobs, machines, messages, new_message,
-    operations, rewinds, shown, shown_messages, streams, submission, subscriptions,
+    operations, rewinds, shown, shown_messages, streams, submission, subscriptions, transitions,
 };
 use crate::{app::App, guard::Access, problem, routes, tokens::Scope};
 
@@ -91,6 +91,8 @@ use crate::{app::App, guard::Access, problem, routes, tokens::Scope};
         machines::EntityBody,
         machines::WholeEntity,
         machines::EventBody,
+        transitions::NewTransition,
+        transitions::Transitioned,
         contracts::ContractPage,
         contracts::ContractBody,
         contracts::WholeContract,

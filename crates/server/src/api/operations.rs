@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::State,
-    http::{HeaderValue, StatusCode, header},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use posthaste_store::{
@@ -166,12 +166,8 @@ pub(crate) async fn begin(
     };
     app.runner.wake();
     let body = as_json(&OperationBody::of(&operation));
-    let mut response = (StatusCode::ACCEPTED, body).into_response();
-    let at = format!("/api/v1/operations/{}", operation.id);
-    if let Ok(location) = HeaderValue::from_str(&at) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    let response = (StatusCode::ACCEPTED, body).into_response();
+    Ok(app.located(response, &format!("/api/v1/operations/{}", operation.id)))
 }
 
 /// Which operations.

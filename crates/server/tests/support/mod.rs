@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use posthaste::{Machines, Step};
 use posthaste_server::{
     Bound, NewSecret, NoParts, Parts, Scope, Server, ServerError, ServerSettings, TokenSettings,
 };
@@ -90,6 +91,23 @@ impl Place {
                 let options = SqliteOptions::default();
                 let store = Arc::new(SqliteStore::open(self.file(), &options).await.unwrap());
                 (Arc::clone(&store) as _, store)
+            }
+        }
+    }
+
+    /// Begins an entity of a machine that was pushed, as an application does.
+    pub(crate) async fn start_entity(&self, machine: &str, id: &str, state: &str) {
+        let (machines, step) = (Machines::default(), Step::new(machine, id, state));
+        match self {
+            Self::Postgres(database) => {
+                let client = database.connect().await;
+                machines.start(&client, &step).await.unwrap();
+            }
+            Self::Sqlite(_) => {
+                let mut connection = rusqlite::Connection::open(self.file()).unwrap();
+                let transaction = connection.transaction().unwrap();
+                machines.start_blocking(&transaction, &step).unwrap();
+                transaction.commit().unwrap();
             }
         }
     }

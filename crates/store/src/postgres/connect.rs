@@ -122,6 +122,17 @@ impl Loan {
         self.begin_with("; set local synchronous_commit = on").await
     }
 
+    /// The same, for statements that are not the store's: none waits for a lock for longer than the operation time-out,
+    /// also where nobody waits for its answer any more.
+    pub(super) async fn begin_as_application(
+        &mut self,
+    ) -> Result<Transaction<'_>, tokio_postgres::Error> {
+        let millis = self.operation_timeout.as_millis().min(i32::MAX.cast_unsigned().into());
+        let more =
+            format!("; set local synchronous_commit = on; set local lock_timeout = {millis}");
+        self.begin_with(&more).await
+    }
+
     async fn begin_with(&mut self, more: &str) -> Result<Transaction<'_>, tokio_postgres::Error> {
         let settings = format!("{}{more}", self.idle_limit());
         let object = self.object.as_mut().expect("lent until dropped");

@@ -4,6 +4,7 @@
 //! `listen`, no session locks), so a pooler in transaction mode may stand in between. One file per
 //! concern; [`PostgresStore`] ties them to the [`Store`] seam.
 
+mod application;
 mod aside;
 mod background;
 mod browse;

@@ -14,15 +14,15 @@ use tokio_postgres::{
 
 use self::selection::{Params, dead_letters_sql, written_sql};
 use super::{
-    PostgresStore, contracts, errors, import, machines, rebase,
+    PostgresStore, application, contracts, errors, import, machines, rebase,
     rows::{self, MESSAGE_COLUMNS, Micros},
     status::owned,
     subscriptions::PLACE_COLUMNS,
 };
 use crate::{
-    ContractText, DeadLetter, Import, ImportSource, Operations, Rebased, ReplayChunk, Replayed,
-    Request, Result, RewindTo, Rewound, RoleNames, Selection, Store, StoreError, StoreErrorKind,
-    TableColumn, TableName, WrittenTopic,
+    ContractText, DeadLetter, Import, ImportSource, Note, Operations, Rebased, ReplayChunk,
+    Replayed, Request, Result, RewindTo, Rewound, RoleNames, Selection, Store, StoreError,
+    StoreErrorKind, TableColumn, TableName, Work, WrittenTopic,
 };
 
 impl PostgresStore {
@@ -122,6 +122,10 @@ impl PostgresStore {
 
 #[async_trait]
 impl Operations for PostgresStore {
+    async fn work(&self, work: Box<dyn Work>, note: &Note, request: &Request) -> Result<()> {
+        application::work(self, work, note, request).await
+    }
+
     async fn dead_letters(&self, which: &Selection, limit: u32) -> Result<Vec<DeadLetter>> {
         let columns = columns_of("m");
         let sql = format!(

@@ -7,6 +7,7 @@
 //! processes; they must not use `synchronous = off`, and they must be on the same machine.
 
 mod append;
+mod application;
 mod aside;
 mod background;
 mod browse;
@@ -50,17 +51,17 @@ use uuid::Uuid;
 
 use self::{
     connection::{Opening, Role},
-    session::Scope,
+    session::{Scope, Session},
     sizes::Sizes,
     ticks::SqliteTicker,
     worker::Worker,
 };
 use crate::{
     Acquired, Aside, AsideState, ContractSet, ContractText, ContractsMark, DeadLetter, DueMessages,
-    Import, ImportSource, Leases, Lineage, MigrationReport, Moved, Operations, Rebased,
+    Import, ImportSource, Leases, Lineage, MigrationReport, Moved, Note, Operations, Rebased,
     ReplayChunk, Replayed, Request, Result, RewindTo, Rewound, RoleNames, SchemaState, Selection,
     Settled, Status, Store, StoreError, StoreErrorKind, StoredMessage, SubscriptionSpec,
-    SweepReport, TableColumn, TableName, Ticker, WrittenTopic,
+    SweepReport, TableColumn, TableName, Ticker, Work, WrittenTopic,
 };
 
 /// How to open a SQLite log.
@@ -459,6 +460,12 @@ impl Store for SqliteStore {
 
 #[async_trait]
 impl Operations for SqliteStore {
+    async fn work(&self, work: Box<dyn Work>, note: &Note, request: &Request) -> Result<()> {
+        let (action, note, request) = (note.action, note.clone(), request.clone());
+        let job = move |session: &mut Session| application::work(session, work, &note, &request);
+        self.writer.call(action, job).await
+    }
+
     async fn dead_letters(&self, which: &Selection, limit: u32) -> Result<Vec<DeadLetter>> {
         let which = which.clone();
         self.observe("read the dead letters", move |scope| {

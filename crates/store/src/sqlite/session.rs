@@ -55,6 +55,18 @@ impl Session {
         self.transaction(TransactionBehavior::Immediate, work)
     }
 
+    /// Runs `work`, and commits if it says so.
+    pub(super) fn write_if(&mut self, work: impl FnOnce(&Scope<'_>) -> Result<bool>) -> Result<()> {
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if work(&Scope { connection: &transaction, schema: &self.schema })? {
+            transaction.commit()?;
+        } else {
+            transaction.rollback()?;
+        }
+        Ok(())
+    }
+
     fn transaction<T>(
         &mut self,
         behavior: TransactionBehavior,
@@ -80,6 +92,10 @@ impl Session {
 impl<'s> Scope<'s> {
     pub(super) fn schema(&self) -> &SchemaName {
         self.schema
+    }
+
+    pub(super) fn connection(&self) -> &'s Connection {
+        self.connection
     }
 
     pub(super) fn prepare(&self, sql: &str) -> Result<Statement<'s>> {
