@@ -91,7 +91,11 @@ fn r26_job_runs_from_its_submission_over_http_to_its_receipt() {
     assert_eq!(names, ["orders", "post"]);
     let metrics = get(&address, "/metrics").1;
     let metrics = metrics.as_str().unwrap();
-    for name in ["posthaste_worker_tasks_completed_total", "posthaste_published_messages_total"] {
+    for name in [
+        "posthaste_worker_tasks_completed_total",
+        "posthaste_published_messages_total",
+        "posthaste_http_requests_total{method=\"POST\",route=\"/api/v1/jobs\"",
+    ] {
         assert!(metrics.contains(name), "{metrics}");
     }
     let log = ends(running);

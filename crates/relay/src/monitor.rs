@@ -1,6 +1,9 @@
 //! What a relay is doing, for status lines, health answers and tests.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::{
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 use posthaste_core::Place;
 use tokio::sync::watch;
@@ -89,6 +92,10 @@ pub struct SubscriptionSnapshot {
     pub panics: u64,
     /// Times that the sink rejected a message.
     pub rejections: u64,
+    /// Batches that the sink answered.
+    pub batches: u64,
+    /// How long its answers took, together.
+    pub answering: Duration,
     /// What is set aside now.
     pub aside: Counts,
     /// The last settled place, once there is one.
@@ -330,6 +337,7 @@ impl Gauge {
     }
 
     fn snapshot(&self) -> SubscriptionSnapshot {
+        let answers = self.meter.batch_duration.read();
         let status = self.status();
         SubscriptionSnapshot {
             name: self.name.clone(),
@@ -339,6 +347,8 @@ impl Gauge {
             retries: self.meter.retries.get(),
             panics: self.meter.panics.get(),
             rejections: self.meter.rejected.get(),
+            batches: answers.up_to.last().copied().unwrap_or_default(),
+            answering: Duration::from_micros(answers.sum),
             aside: status.aside,
             settled: status.settled,
             last_error: status.last_error.clone(),

@@ -49,6 +49,8 @@ mod tests {
             retries: 0,
             panics: 0,
             rejections: 0,
+            batches: 0,
+            answering: std::time::Duration::ZERO,
             aside: crate::Counts::default(),
             settled,
             last_error: None,

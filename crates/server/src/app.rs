@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::{
     batches::Batches, outlook::Outlook, parts::Parts, runner::Runner, settings::ServerSettings,
-    streams::Streams, tickets::Tickets, tokens::Tokens,
+    streams::Streams, telemetry::Telemetry, tickets::Tickets, tokens::Tokens,
 };
 
 /// What all requests share. Nothing of it changes but through its own members.
@@ -38,6 +38,7 @@ pub(crate) struct App {
     pub(crate) runner: Runner,
     /// The log's figures, read now and then.
     pub(crate) outlook: Outlook,
+    pub(crate) telemetry: Telemetry,
 }
 
 impl App {

@@ -13,6 +13,8 @@ use posthaste_store::{Jobs, Operations, StoreError, StoreErrorKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use uuid::Uuid;
 
+use crate::telemetry::SubmissionMeter;
+
 /// Submissions that share a transaction: more would not be faster, and would hold their locks longer.
 const BATCH_LEN_MAX: usize = 256;
 /// Payload bytes that share a transaction, at least one submission.
@@ -91,6 +93,7 @@ pub(crate) struct Batches<T> {
     named: mpsc::Sender<Waiting<T>>,
     /// Units that payloads may still take.
     room: Arc<Semaphore>,
+    meter: Arc<SubmissionMeter>,
 }
 
 /// A submission on its way. Dropped, it frees its room.
@@ -107,14 +110,16 @@ impl<T: Batched> Batches<T> {
         store: Arc<T::Store>,
         len_max: usize,
         room: Arc<Semaphore>,
+        meter: Arc<SubmissionMeter>,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (free, free_waiting) = mpsc::channel(len_max);
         let (named, named_waiting) = mpsc::channel(len_max);
+        let count = Arc::clone(&meter);
         let writing = async move {
-            let free = write_all::<T>(Arc::clone(&store), free_waiting);
-            tokio::join!(free, write_all::<T>(store, named_waiting));
+            let free = write_all::<T>(&store, free_waiting, &count);
+            tokio::join!(free, write_all::<T>(&store, named_waiting, &count));
         };
-        (Self { free, named, room }, writing)
+        (Self { free, named, room, meter }, writing)
     }
 
     /// Has it written, and answers the id that stands for it once it is committed.
@@ -122,6 +127,17 @@ impl<T: Batched> Batches<T> {
     /// # Cancel safety
     /// Dropped while it waits, it is not written; dropped later, it may be.
     pub(crate) async fn submit(&self, what: T, lane: Lane) -> Result<Uuid, NotWritten> {
+        let answer = self.hand_over(what, lane).await;
+        let count = match answer {
+            Ok(_) => &self.meter.written,
+            Err(NotWritten::Busy) => &self.meter.busy,
+            Err(_) => &self.meter.failed,
+        };
+        count.add(1);
+        answer
+    }
+
+    async fn hand_over(&self, what: T, lane: Lane) -> Result<Uuid, NotWritten> {
         let units = u32::try_from(1 + what.payload_bytes() / UNIT_BYTES);
         let room = Arc::clone(&self.room).try_acquire_many_owned(units.unwrap_or(u32::MAX));
         let room = room.map_err(|_full| NotWritten::Busy)?;
@@ -140,7 +156,11 @@ impl<T: Batched> Batches<T> {
 }
 
 /// Writes batch after batch, until nobody can submit any more.
-async fn write_all<T: Batched>(store: Arc<T::Store>, mut waiting: mpsc::Receiver<Waiting<T>>) {
+async fn write_all<T: Batched>(
+    store: &T::Store,
+    mut waiting: mpsc::Receiver<Waiting<T>>,
+    meter: &SubmissionMeter,
+) {
     let mut held: VecDeque<Waiting<T>> = VecDeque::new();
     let mut taken = Vec::with_capacity(BATCH_LEN_MAX);
     loop {
@@ -152,7 +172,7 @@ async fn write_all<T: Batched>(store: Arc<T::Store>, mut waiting: mpsc::Receiver
         held.retain(|waiting| !waiting.answer.is_closed());
         let batch: Vec<Waiting<T>> = held.drain(..batch_len(&held)).collect();
         if !batch.is_empty() {
-            write::<T>(&store, batch).await;
+            write::<T>(store, batch, meter).await;
         }
     }
 }
@@ -168,9 +188,10 @@ fn batch_len<T: Batched>(held: &VecDeque<Waiting<T>>) -> usize {
     fitting.max(1).min(held.len())
 }
 
-async fn write<T: Batched>(store: &T::Store, batch: Vec<Waiting<T>>) {
+async fn write<T: Batched>(store: &T::Store, batch: Vec<Waiting<T>>, meter: &SubmissionMeter) {
     let (all, answers): (Vec<T>, Vec<_>) =
         batch.into_iter().map(|waiting| (waiting.what, (waiting.answer, waiting.room))).unzip();
+    meter.transactions.add(1);
     match T::write(store, &all).await {
         Ok(ids) => {
             for (id, (answer, _room)) in ids.into_iter().zip(answers) {
@@ -181,6 +202,7 @@ async fn write<T: Batched>(store: &T::Store, batch: Vec<Waiting<T>>) {
         Err(error) if all.len() > 1 && is_of_one(error.kind()) => {
             tracing::debug!(len = all.len(), "a batch is written one by one");
             for (one, (answer, _room)) in all.iter().zip(answers) {
+                meter.transactions.add(1);
                 let _ = answer.send(alone(store, one).await);
             }
         }

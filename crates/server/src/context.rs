@@ -30,10 +30,12 @@ pub(crate) async fn surround(
     next: Next,
 ) -> Response {
     let id = own_id(request.headers()).unwrap_or_else(|| Uuid::now_v7().to_string());
-    let route = request.extensions().get::<MatchedPath>().map_or("-", MatchedPath::as_str);
+    let matched = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let route = matched.as_deref().unwrap_or("-");
+    let began = app.telemetry.meter().begin();
     let client = request.extensions().get::<Caller>().map(|caller| caller.address);
     let client = client.map(tracing::field::display);
-    let method = request.method();
+    let method = request.method().clone();
     let span = tracing::info_span!("request", request_id = id, %method, route, client);
     let answer = async {
         let since = Instant::now();
@@ -50,11 +52,14 @@ pub(crate) async fn surround(
                 Problem::new(Code::TimedOut, detail).into_response()
             }
         };
-        let status = response.status().as_u16();
-        tracing::debug!(status, elapsed_ms = since.elapsed().as_millis() as u64, "answered");
+        let (status, took) = (response.status(), since.elapsed());
+        app.telemetry.meter().answered(matched.as_deref(), &method, status, took);
+        let elapsed_ms = took.as_millis() as u64;
+        tracing::debug!(status = status.as_u16(), elapsed_ms, "answered");
         response
     };
     let response = answer.instrument(span).await;
+    drop(began);
     finish(response, &id)
 }
 

@@ -28,6 +28,7 @@ mod settings;
 mod steps;
 mod streams;
 mod strict_json;
+mod telemetry;
 mod tickets;
 mod timed_io;
 mod tls;
@@ -37,11 +38,12 @@ pub use crate::{
     api::openapi::document,
     error::{ServerError, ServerErrorKind},
     guard::Access,
-    parts::{NoParts, Parts, RelayPart},
+    parts::{NoParts, Parts, RelayPart, WorkerPart},
     problem::Code,
     routes::{Listed, routes},
     server::{Bound, Server},
     settings::{ServerSettings, TlsSettings, TokenSettings},
+    telemetry::{Telemetry, reference as metrics_reference},
     tls::Certificates,
     tokens::{NewSecret, Scope},
 };

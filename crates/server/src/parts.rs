@@ -25,6 +25,11 @@ pub trait Parts: Send + Sync + 'static {
     fn relay(&self) -> Option<RelayPart> {
         None
     }
+
+    /// The workers and listeners that run here.
+    fn workers(&self) -> Vec<WorkerPart> {
+        Vec::new()
+    }
 }
 
 /// A relay that runs in this process.
@@ -38,8 +43,33 @@ pub struct RelayPart {
     pub processed: u64,
     /// Times that a sink has rejected a message since then.
     pub failed: u64,
+    /// Batches that had to be tried again.
+    pub retries: u64,
+    /// Batches that sinks have answered.
+    pub batches: u64,
+    /// How long those answers took, together.
+    pub answering: Duration,
     /// The last failure that is not over, without secrets and payloads.
     pub last_error: Option<String>,
+}
+
+/// A worker, or a listener, that runs in this process: what it has done since it began.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkerPart {
+    /// Its name.
+    pub name: String,
+    /// Jobs and messages that were done.
+    pub completed: u64,
+    /// Attempts that failed and were worth another.
+    pub failed: u64,
+    /// Jobs that are dead.
+    pub dead: u64,
+    /// Jobs that waited for nothing and were published again.
+    pub republished: u64,
+    /// Checks that found something missing and put it there.
+    pub mended: u64,
+    /// Checks that failed.
+    pub unmended: u64,
 }
 
 /// Nothing beside the server.

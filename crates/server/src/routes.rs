@@ -14,7 +14,7 @@ use utoipa::openapi::path::{HttpMethod, Operation};
 
 use crate::{
     api::{
-        audit, contracts, dead_letters, fleet, health, jobs, machines, messages, openapi,
+        audit, contracts, dead_letters, fleet, health, jobs, machines, messages, metrics, openapi,
         operations, rewinds, streams, subscriptions, transitions,
     },
     app::App,
@@ -65,6 +65,12 @@ pub(crate) fn table() -> Vec<Route> {
         route::<health::__path_api_health, _, _>(With(Scope::View), health::api_health),
         route::<health::__path_outbox, _, _>(With(Scope::View), health::outbox),
         route::<health::__path_metrics, _, _>(With(Scope::View), health::metrics),
+        route::<metrics::__path_all, _, _>(Whole(Scope::View), metrics::all),
+        route::<metrics::__path_outbox, _, _>(Whole(Scope::View), metrics::outbox),
+        route::<metrics::__path_machines, _, _>(Whole(Scope::View), metrics::machines),
+        route::<metrics::__path_fallbacks, _, _>(Whole(Scope::View), metrics::fallbacks),
+        route::<metrics::__path_jobs, _, _>(Whole(Scope::View), metrics::jobs),
+        route::<metrics::__path_health, _, _>(With(Scope::View), metrics::health),
         route::<openapi::__path_description, _, _>(Public, openapi::description),
         route::<jobs::__path_submit, _, _>(With(Scope::Enqueue), jobs::submit),
         route::<jobs::__path_list, _, _>(With(Scope::View), jobs::list),

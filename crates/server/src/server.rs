@@ -26,6 +26,7 @@ use crate::{
     runner::Runner,
     settings::ServerSettings,
     streams::Streams,
+    telemetry::Telemetry,
     tickets::Tickets,
     tls::Certificates,
     tokens::Tokens,
@@ -41,6 +42,7 @@ pub struct Server {
     operations: Arc<dyn Operations>,
     contracts: watch::Receiver<Arc<Contracts>>,
     parts: Arc<dyn Parts>,
+    telemetry: Telemetry,
 }
 
 /// A server that listens; clients wait until it runs.
@@ -68,7 +70,14 @@ impl Server {
             return Err(ServerError::settings(refusal, None));
         }
         let (_, contracts) = watch::channel(Arc::default());
-        Ok(Self { settings, jobs, operations, contracts, parts: Arc::new(NoParts) })
+        Ok(Self {
+            settings,
+            jobs,
+            operations,
+            contracts,
+            parts: Arc::new(NoParts),
+            telemetry: Telemetry::default(),
+        })
     }
 
     /// Holds payloads to these contracts, as they are at the time.
@@ -81,6 +90,12 @@ impl Server {
     #[must_use]
     pub fn with_parts(self, parts: Arc<dyn Parts>) -> Self {
         Self { parts, ..self }
+    }
+
+    /// Tells of itself there.
+    #[must_use]
+    pub fn with_telemetry(self, telemetry: Telemetry) -> Self {
+        Self { telemetry, ..self }
     }
 
     /// Listens on the address of the settings. To be called within a Tokio runtime.
@@ -120,10 +135,13 @@ impl Bound {
     /// # Errors
     /// A task that writes submissions or runs operations ended in the middle.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServerError> {
-        let Server { settings, jobs, operations, contracts, parts } = self.server;
+        let Server { settings, jobs, operations, contracts, parts, telemetry } = self.server;
+        let meter = telemetry.meter();
         let (room, len_max) = (room(settings.queue_bytes_max), settings.queue_jobs_max);
-        let (batches, writing_jobs) = Batches::new(Arc::clone(&jobs), len_max, Arc::clone(&room));
-        let (messages, writing) = Batches::new(Arc::clone(&operations), len_max, room);
+        let (batches, writing_jobs) =
+            Batches::new(Arc::clone(&jobs), len_max, Arc::clone(&room), Arc::clone(&meter.jobs));
+        let (messages, writing) =
+            Batches::new(Arc::clone(&operations), len_max, room, Arc::clone(&meter.messages));
         let mut writers = JoinSet::new();
         writers.spawn(writing_jobs);
         writers.spawn(writing);
@@ -133,12 +151,14 @@ impl Bound {
         let drain = settings.drain_timeout;
         let outlook = Outlook::default();
         let store: Arc<dyn Store> = Arc::clone(&operations) as _;
-        let streams = Streams::new(store, settings.streams());
+        let streams = Streams::new(store, settings.streams(), Arc::clone(&meter.streams));
         let tickets = Tickets::new(settings.ticket_lifetime);
         let runner = Runner::default();
         let (end, ending) = watch::channel(false);
         let mut background = JoinSet::new();
         background.spawn(runner.clone().run(Arc::clone(&operations), ending));
+        let (count, counted) = (telemetry.clone(), Arc::clone(&operations));
+        let counting = async move { count.meter().census.run(&*counted).await };
         let app = App {
             settings,
             tokens,
@@ -153,6 +173,7 @@ impl Bound {
             description: OnceLock::new(),
             runner,
             outlook,
+            telemetry,
         };
         let router = routes::router(&Arc::new(app));
         let ways = Ways::of(&shared);
@@ -167,6 +188,7 @@ impl Bound {
             // The listener owns the last ways to submit: the writers end after it, or too early.
             () = serve => {}
             never = streams.run() => match never {},
+            never = counting => never,
             Some(ended) = writers.join_next() => return Err(broken(ended)),
             Some(ended) = background.join_next() => return Err(broken(ended)),
         }

@@ -8,22 +8,25 @@ use std::{
     time::Duration,
 };
 
-use posthaste_core::{Message, TopicFilter};
-use posthaste_server::{Parts, RelayPart, ServerSettings};
+use posthaste_core::{Message, NewJob, TopicFilter};
+use posthaste_server::{Parts, RelayPart, Server, ServerSettings, Telemetry, WorkerPart};
 use posthaste_store::{Start, SubscriptionSpec};
-use posthaste_testkit::{Postgres, PostgresOptions as Servers};
+use posthaste_testkit::{Postgres, PostgresOptions as Servers, eventually_async};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 
-use crate::support::{Place, Running, on_both_stores, settings};
+use crate::support::{LIMIT, Place, Running, on_both_stores, settings};
 
 on_both_stores! {
     r37_health_tells_of_database_relay_and_outbox,
+    r39_metrics_api_tells_of_outbox_machines_fallbacks_jobs_and_health,
 }
 
 /// A relay that is as it is set.
 #[derive(Default)]
 struct Played {
     is_broken: AtomicBool,
+    is_mended: AtomicBool,
 }
 
 impl Parts for Played {
@@ -39,13 +42,29 @@ impl Parts for Played {
         (self.is_alive(), json!({ "relay": { "ready": self.is_alive() } }))
     }
 
+    fn workers(&self) -> Vec<WorkerPart> {
+        let part = |name: &str| WorkerPart {
+            name: name.to_owned(),
+            completed: 5,
+            failed: 4,
+            dead: 3,
+            republished: 2,
+            mended: 1,
+            unmended: 6,
+        };
+        vec![part("one"), part("two")]
+    }
+
     fn relay(&self) -> Option<RelayPart> {
         Some(RelayPart {
             is_alive: self.is_alive(),
             poll_interval: Duration::from_millis(200),
             processed: 7,
             failed: 1,
-            last_error: Some("away".to_owned()),
+            retries: 2,
+            batches: 4,
+            answering: Duration::from_millis(6),
+            last_error: (!self.is_mended.load(Ordering::Relaxed)).then(|| "away".to_owned()),
         })
     }
 }
@@ -104,6 +123,109 @@ async fn r37_health_tells_of_database_relay_and_outbox(place: Place) {
     server.ends().await;
 }
 
+async fn r39_metrics_api_tells_of_outbox_machines_fallbacks_jobs_and_health(place: Place) {
+    let (jobs, store) = place.store().await;
+    let filter = TopicFilter::new(&["t"]).unwrap();
+    let spec = SubscriptionSpec { name: "a".to_owned(), filter, start: Start::Beginning };
+    store.reconcile(&[spec]).await.unwrap();
+    store.append(&[Message::new("t").text("1"), Message::new("t").text("2")]).await.unwrap();
+    store.ticker().advance().await.unwrap();
+    jobs.submit_jobs(&[NewJob::of(Message::new("mail").json(&7))]).await.unwrap();
+    crate::machines::begun(&place).await;
+    let parts = Arc::new(Played::default());
+    let server = Running::with(&place, settings(), Arc::clone(&parts) as _).await;
+    eventually_async("the first count", LIMIT, async || {
+        server.get("/api/v1/metrics/jobs").await.json()["counted_at"].is_string()
+    })
+    .await;
+    let all = server.get("/api/v1/metrics").await.json();
+    let outbox = &all["outbox"];
+    assert_eq!(
+        (&outbox["pending"], &outbox["subscriptions"][0]["pending"]),
+        (&json!(2), &json!(2))
+    );
+    let relay = json!({
+        "published": 7, "rejected": 1, "retries": 2, "batches": 4, "batch_ms": 1.5, "last_error": "away",
+    });
+    assert_eq!(outbox["relay"], relay);
+    let order = json!([{
+        "name": "order", "entities": 1, "steps": 1, "states": [{ "state": "new", "count": 1 }],
+    }]);
+    assert_eq!(all["machines"]["machines"], order);
+    assert_eq!(all["machines"]["commands"], json!({ "completed": 0, "in_progress": 0 }));
+    let worker = |name: &str| json!({ "name": name, "mended": 1, "failed": 6, "republished": 2 });
+    let fallbacks = json!({
+        "mended": 2, "failed": 12, "republished": 4, "workers": [worker("one"), worker("two")],
+    });
+    assert_eq!(all["fallbacks"], fallbacks);
+    assert_eq!(all["jobs"]["states"], json!([{ "state": "created", "count": 1 }]));
+    let done = json!({ "name": "one", "completed": 5, "failed": 4, "dead": 3 });
+    assert_eq!(all["jobs"]["workers"][0], done);
+    for part in ["outbox", "machines", "fallbacks", "jobs"] {
+        let own = server.get(&format!("/api/v1/metrics/{part}")).await.json();
+        let fields = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(fields(&own), fields(&all[part]), "{part}");
+    }
+    // A sink fails, and that is all.
+    let told = json!({
+        "healthy": false, "database": true, "publishing": true, "in_time": true, "without_errors": false,
+    });
+    assert_eq!(all["health"], told);
+    let check = server.get("/api/v1/metrics/health").await;
+    assert_eq!((check.status, check.json()), (503, told), "{check:?}");
+    parts.is_mended.store(true, Ordering::Relaxed);
+    assert_eq!(server.get("/api/v1/metrics/health").await.status, 200);
+    eventually_async("messages to be late", LIMIT, async || {
+        let late = server.get("/api/v1/metrics/health?max_age=1").await;
+        (late.status, &late.json()["in_time"]) == (503, &json!(false))
+    })
+    .await;
+    store.pause("a", true, &crate::machines::request()).await.unwrap();
+    eventually_async("the pause to count", LIMIT, async || {
+        server.get("/api/v1/metrics/health?max_age=1").await.status == 200
+    })
+    .await;
+    parts.is_broken.store(true, Ordering::Relaxed);
+    let broken = server.get("/api/v1/metrics/health").await;
+    assert_eq!((broken.status, &broken.json()["publishing"]), (503, &json!(false)), "{broken:?}");
+    for query in ["max_age=0", "max_age=86401", "max_age=x"] {
+        let path = format!("/api/v1/metrics/health?{query}");
+        server.get(&path).await.is_problem(400, "bad-parameter");
+    }
+    server.ends().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r38_server_counts_its_requests_submissions_and_streams() {
+    let place = Place::sqlite().await;
+    let (jobs, operations) = place.store().await;
+    let telemetry = Telemetry::default();
+    let server = Server::new(settings(), jobs, operations).unwrap();
+    let server = Running::of(server.with_telemetry(telemetry.clone()).bind().unwrap());
+    server.submit(&json!({ "topic": "t", "payload": 1 })).await;
+    server.post("/api/v1/jobs", "{").await.is_problem(400, "bad-json");
+    server.get("/nowhere").await.is_problem(404, "no-route");
+    let mut stream = server.connect().await;
+    let head = format!("GET /api/v1/streams HTTP/1.1\r\nhost: {}\r\n\r\n", server.address);
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let has = |line: &str| telemetry.metrics().lines().any(|own| own == line);
+    let route = "method=\"POST\",route=\"/api/v1/jobs\"";
+    for line in [
+        &format!("posthaste_http_requests_total{{{route},class=\"2xx\"}} 1"),
+        &format!("posthaste_http_requests_total{{{route},class=\"4xx\"}} 1"),
+        "posthaste_http_requests_total{method=\"any\",route=\"none\",class=\"4xx\"} 1",
+        "posthaste_http_submissions_total{what=\"jobs\",outcome=\"written\"} 1",
+        "posthaste_http_submission_transactions_total{what=\"jobs\"} 1",
+        "posthaste_http_submissions_total{what=\"messages\",outcome=\"written\"} 0",
+    ] {
+        assert!(has(line), "{line}\n{}", telemetry.metrics());
+    }
+    eventually_async("the stream to count", LIMIT, async || has("posthaste_streams 1")).await;
+    drop(stream);
+    eventually_async("its end", LIMIT, async || has("posthaste_streams 0")).await;
+    server.ends().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn database_that_is_away_is_told_within_the_limit_and_submissions_are_refused() {
     let postgres = Postgres::start_with(Servers::default());
@@ -121,7 +243,7 @@ async fn database_that_is_away_is_told_within_the_limit_and_submissions_are_refu
     refused.is_problem(503, "database-unavailable");
     assert_eq!(refused.headers["retry-after"], "1");
     postgres.restart();
-    posthaste_testkit::eventually_async("it to be back", crate::support::LIMIT, async || {
+    eventually_async("it to be back", LIMIT, async || {
         server.post("/api/v1/jobs", r#"{"topic":"t","payload":1}"#).await.status == 202
     })
     .await;

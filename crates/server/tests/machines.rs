@@ -15,7 +15,7 @@ on_both_stores! {
 async fn entities_are_listed_and_shown_with_their_steps() {
     let place = Place::postgres().await;
     let (_, store) = place.store().await;
-    let request = Request { actor: "a test".to_owned(), is_dry_run: false, is_forced: false };
+    let request = request();
     let machine = Machine::try_from(definition()).unwrap();
     store.push_machine(&machine, &request).await.unwrap();
     let client = place.database().connect().await;
@@ -65,7 +65,7 @@ fn definition() -> Definition {
 
 async fn machines_and_contracts_are_listed_and_shown(place: Place) {
     let (_, store) = place.store().await;
-    let request = Request { actor: "a test".to_owned(), is_dry_run: false, is_forced: false };
+    let request = request();
     let server = Running::start(&place).await;
     assert_eq!(server.get("/api/v1/machines").await.json(), json!({ "machines": [] }));
     let machine = Machine::try_from(definition()).unwrap();
@@ -119,10 +119,14 @@ async fn machines_and_contracts_are_listed_and_shown(place: Place) {
     server.ends().await;
 }
 
+pub(crate) fn request() -> Request {
+    Request { actor: "a test".to_owned(), is_dry_run: false, is_forced: false }
+}
+
 /// A machine with a guard and a message, and an entity that has just begun.
-async fn begun(place: &Place) {
+pub(crate) async fn begun(place: &Place) {
     let (_, store) = place.store().await;
-    let request = Request { actor: "a test".to_owned(), is_dry_run: false, is_forced: false };
+    let request = request();
     let definition = json!({
         "name": "order", "states": ["new", "paid", "sent", "lost"], "initial": ["new"],
         "terminal": ["sent", "lost"],

@@ -72,9 +72,9 @@ pub use crate::{
         SweepReport, WrittenTopic,
     },
     oversight::{
-        AuditEntry, AuditFilter, DeadLetterFilter, DeadLetterGroup, DeadLetterGroups,
-        DeadLetterPlace, DeadLetterRow, FLEET_MAX, GROUPED_MAX, HeldLease, Order, Oversight,
-        RelayStatus, WorkerStatus,
+        AuditEntry, AuditFilter, CENSUS_MAX, Census, DeadLetterFilter, DeadLetterGroup,
+        DeadLetterGroups, DeadLetterPlace, DeadLetterRow, EntityCensus, FLEET_MAX, GROUPED_MAX,
+        HeldLease, Order, Oversight, RelayStatus, WorkerStatus,
     },
     rewound::{Lineage, Rebased},
 };

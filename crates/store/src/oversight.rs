@@ -12,6 +12,9 @@ pub const GROUPED_MAX: u32 = 50_000;
 /// Relays and workers that are told of.
 pub const FLEET_MAX: u32 = 1_000;
 
+/// Pairs of a machine and a state that a census tells of.
+pub const CENSUS_MAX: u32 = 1_000;
+
 /// What people look into.
 #[async_trait]
 pub trait Oversight: Store {
@@ -44,6 +47,35 @@ pub trait Oversight: Store {
 
     /// Workers that are registered, by name.
     async fn workers(&self) -> Result<Vec<WorkerStatus>>;
+
+    /// How many jobs, entities and commands are where. It takes time that grows with them: to be asked now and then.
+    async fn census(&self) -> Result<Census>;
+}
+
+/// How many there are of what has a state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Jobs by state, by the state's name. Those that are queued count as created, or failed.
+    pub jobs: Vec<(String, u64)>,
+    /// Entities by machine and state, by name: the first [`CENSUS_MAX`].
+    pub entities: Vec<EntityCensus>,
+    /// Commands whose answer is kept.
+    pub commands_completed: u64,
+    /// Commands that have yet to be completed.
+    pub commands_in_progress: u64,
+}
+
+/// Entities of a machine in a state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntityCensus {
+    /// The machine.
+    pub machine: String,
+    /// The state.
+    pub state: String,
+    /// How many.
+    pub entities: u64,
+    /// The steps that they have taken, the first of each included.
+    pub steps: u64,
 }
 
 /// Which dead letters are meant: those that meet every condition.

@@ -19,7 +19,9 @@ pub(crate) fn run(command: MetricsCommand, out: &mut Output) -> Result {
 }
 
 fn reference() -> String {
-    posthaste_relay::telemetry::reference() + &posthaste_worker::telemetry::reference()
+    posthaste_relay::telemetry::reference()
+        + &posthaste_worker::telemetry::reference()
+        + &posthaste_server::metrics_reference()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use posthaste_relay::{ContractLibrary, Relay, sink::Context};
-use posthaste_server::{Bound, Server, ServerSettings};
+use posthaste_server::{Bound, Server, ServerSettings, Telemetry};
 use posthaste_store::{Jobs, Operations, Store};
 use posthaste_worker::Worker;
 use tokio::task::JoinSet;
@@ -50,12 +50,15 @@ pub(crate) async fn run(_: &ServeArgs, config: &Config) -> Result {
     let library = ContractLibrary::default();
     let known = library.known();
     let beside = beside(config, &store, &jobs, &known)?;
-    let told = Arc::new(Process::of(config, &beside.workers, beside.relay.as_ref()));
+    let telemetry = Telemetry::default();
+    let told = Process::of(config, &beside.workers, beside.relay.as_ref());
+    let told = Arc::new(told.with_server(telemetry.clone()));
     let alerts = Alerts::new(&config.alerts, database, Arc::clone(&told))?;
     let connections_max = descriptors::make_room(config.server.connections_max);
     let settings = ServerSettings { connections_max, ..config.server.clone() };
     let server = Server::new(settings, jobs, operations).map_err(failure)?;
     let server = server.with_contracts(known).with_parts(Arc::clone(&told) as _);
+    let server = server.with_telemetry(telemetry);
     let bound = server.bind().map_err(failure)?;
     let stop = Stop::listen().map_err(|error| no_signals(&error))?;
     let mut background = JoinSet::new();

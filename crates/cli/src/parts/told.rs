@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use posthaste_relay::{Monitor, Relay, State, telemetry::Telemetry as RelayTelemetry};
-use posthaste_server::RelayPart;
+use posthaste_server::{RelayPart, Telemetry as ServerTelemetry, WorkerPart};
 use posthaste_worker::{
     Worker,
     telemetry::{Readiness, Telemetry},
@@ -19,6 +19,7 @@ pub(crate) struct Process {
     relay: Option<(RelayTelemetry, Monitor)>,
     /// The relay's longest pause between looks.
     poll_interval: Duration,
+    server: Option<ServerTelemetry>,
     /// Metrics have a listener of their own.
     is_listened: bool,
 }
@@ -29,8 +30,14 @@ impl Process {
             workers: workers.iter().map(Worker::telemetry).collect(),
             relay: relay.map(|relay| (relay.telemetry(), relay.monitor())),
             poll_interval: config.relay.idle_interval,
+            server: None,
             is_listened: config.telemetry.listen.is_some(),
         }
+    }
+
+    /// With the server of the same process.
+    pub(crate) fn with_server(self, server: ServerTelemetry) -> Self {
+        Self { server: Some(server), ..self }
     }
 
     /// Subscriptions that this process publishes, or would: with what keeps it from that.
@@ -54,7 +61,8 @@ impl Process {
 impl Told for Process {
     fn metrics(&self) -> String {
         let relay = self.relay.as_ref().map(|(relay, _)| relay.metrics()).unwrap_or_default();
-        relay + &posthaste_worker::telemetry::metrics(&self.workers)
+        let server = self.server.as_ref().map(ServerTelemetry::metrics).unwrap_or_default();
+        relay + &posthaste_worker::telemetry::metrics(&self.workers) + &server
     }
 
     fn is_alive(&self) -> bool {
@@ -100,7 +108,26 @@ impl posthaste_server::Parts for Process {
             poll_interval: self.poll_interval,
             processed: subscriptions.iter().map(|it| it.published).sum(),
             failed: subscriptions.iter().map(|it| it.rejections).sum(),
+            retries: subscriptions.iter().map(|it| it.retries).sum(),
+            batches: subscriptions.iter().map(|it| it.batches).sum(),
+            answering: subscriptions.iter().map(|it| it.answering).sum(),
             last_error: monitor.trouble().or_else(|| failures.next_back()),
         })
+    }
+
+    fn workers(&self) -> Vec<WorkerPart> {
+        let part = |worker: &Telemetry| {
+            let counts = worker.counts();
+            WorkerPart {
+                name: worker.readiness().worker,
+                completed: counts.completed,
+                failed: counts.failed,
+                dead: counts.dead,
+                republished: counts.republished,
+                mended: counts.mended,
+                unmended: counts.unmended,
+            }
+        };
+        self.workers.iter().map(part).collect()
     }
 }

@@ -70,6 +70,8 @@ mod tests {
             retries: 0,
             panics: 0,
             rejections: 0,
+            batches: 0,
+            answering: std::time::Duration::ZERO,
             aside: Counts::default(),
             settled: None,
             last_error: None,

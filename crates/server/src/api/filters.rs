@@ -98,9 +98,20 @@ impl Of {
         default: u32,
         max: u32,
     ) -> Result<u32, Problem> {
+        self.whole("limit", text, default, max)
+    }
+
+    /// A whole number from 1 on.
+    pub(crate) fn whole(
+        self,
+        field: &str,
+        text: Option<String>,
+        default: u32,
+        max: u32,
+    ) -> Result<u32, Problem> {
         let Some(text) = text else { return Ok(default) };
-        let limit = text.parse().ok().filter(|limit| (1..=max).contains(limit));
-        limit.ok_or_else(|| self.wrong("limit", &format!("a number from 1 to {max}")))
+        let number = text.parse().ok().filter(|number| (1..=max).contains(number));
+        number.ok_or_else(|| self.wrong(field, &format!("a number from 1 to {max}")))
     }
 
     /// Where the page before ended.

@@ -62,7 +62,7 @@ pub(crate) struct DeepHealth {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DatabaseHealth {
     /// Whether it answered as it should.
-    ok: bool,
+    pub(super) ok: bool,
     /// How long that took, in milliseconds.
     elapsed_ms: u64,
     /// What is wrong, and what to do about it.
@@ -197,7 +197,7 @@ pub(crate) async fn metrics(
 }
 
 /// An answer whose status says the same as its body.
-fn told(is_well: bool, body: &impl Serialize) -> Response {
+pub(super) fn told(is_well: bool, body: &impl Serialize) -> Response {
     let status = if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut response = (status, as_json(body)).into_response();
     response.extensions_mut().insert(Told);
@@ -223,7 +223,7 @@ async fn look(app: &App) -> (bool, DeepHealth) {
 }
 
 impl DatabaseHealth {
-    async fn of(app: &App) -> Self {
+    pub(super) async fn of(app: &App) -> Self {
         let since = Instant::now();
         let limit = app.settings.health_timeout;
         let problem = match timeout(limit, app.operations.check()).await {
@@ -241,7 +241,7 @@ impl DatabaseHealth {
 }
 
 impl OutboxFigures {
-    fn of(status: &Status) -> Self {
+    pub(super) fn of(status: &Status) -> Self {
         status.subscriptions.iter().fold(Self::default(), |sum, it| Self {
             pending: sum.pending + it.backlog,
             oldest_age_ms: sum.oldest_age_ms.max(it.lag_micros / 1_000),
@@ -251,12 +251,18 @@ impl OutboxFigures {
     }
 }
 
+/// Whether messages are being published: by the relay of this process, or by another one.
+pub(super) fn is_publishing(relay: Option<&RelayPart>, status: Option<&Status>) -> bool {
+    let subscriptions = status.map(|status| &status.subscriptions[..]).unwrap_or_default();
+    let is_held = subscriptions.iter().any(|it| it.holder.is_some());
+    status.is_some() && relay.map_or(is_held, |relay| relay.is_alive)
+}
+
 impl OutboxHealth {
     fn of(relay: Option<&RelayPart>, status: Option<&Status>) -> Self {
         let figures = status.map(OutboxFigures::of).unwrap_or_default();
         let subscriptions = status.map(|status| &status.subscriptions[..]).unwrap_or_default();
-        let is_held = subscriptions.iter().any(|it| it.holder.is_some());
-        let alive = status.is_some() && relay.map_or(is_held, |relay| relay.is_alive);
+        let alive = is_publishing(relay, status);
         let settled = subscriptions.iter().filter_map(|it| it.progress.at.map(|at| at.0)).max();
         let poll = relay.map(|relay| relay.poll_interval.as_millis());
         let is_idle = figures.pending == 0;

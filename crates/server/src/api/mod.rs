@@ -9,6 +9,7 @@ pub(crate) mod health;
 pub(crate) mod jobs;
 pub(crate) mod machines;
 pub(crate) mod messages;
+pub(crate) mod metrics;
 mod new_message;
 pub(crate) mod openapi;
 pub(crate) mod operations;

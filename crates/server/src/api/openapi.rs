@@ -17,7 +17,7 @@ use utoipa::{
 };
 
 use super::{
-    audit, contracts, dead_letters, fleet, health, jobs, machines, messages, new_message,
+    audit, contracts, dead_letters, fleet, health, jobs, machines, messages, metrics, new_message,
     operations, rewinds, shown, shown_messages, streams, submission, subscriptions, transitions,
 };
 use crate::{app::App, guard::Access, problem, routes, tokens::Scope};
@@ -104,6 +104,19 @@ use crate::{app::App, guard::Access, problem, routes, tokens::Scope};
         health::OutboxFigures,
         health::OutboxHealth,
         health::OutboxStatistics,
+        metrics::AllMetrics,
+        metrics::OutboxMetrics,
+        metrics::SubscriptionMetrics,
+        metrics::RelayMetrics,
+        metrics::MachineMetrics,
+        metrics::MachineCount,
+        metrics::StateFigure,
+        metrics::CommandCount,
+        metrics::FallbackMetrics,
+        metrics::WorkerFallbacks,
+        metrics::JobMetrics,
+        metrics::WorkerMetrics,
+        metrics::HealthCheck,
     ))
 )]
 struct Described;

@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use super::{StreamSettings, Wish, frame};
+use crate::telemetry::StreamMeter;
 
 /// After a database that did not answer.
 const BACKOFF: Backoff =
@@ -35,6 +36,7 @@ const LIMIT: PageLimit = PageLimit { stride: 2_000, bytes: 1 << 20 };
 pub(super) struct Hub {
     pub(super) store: Arc<dyn Store>,
     pub(super) settings: StreamSettings,
+    meter: Arc<StreamMeter>,
     /// Those who read by themselves.
     pub(super) readers: Semaphore,
     state: Mutex<State>,
@@ -116,11 +118,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Hub {
-    pub(super) fn new(store: Arc<dyn Store>, settings: StreamSettings) -> Self {
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        settings: StreamSettings,
+        meter: Arc<StreamMeter>,
+    ) -> Self {
         Self {
             store,
             readers: Semaphore::new(settings.readers),
             settings,
+            meter,
             state: Mutex::default(),
             tick: watch::channel(None).0,
             guests: watch::channel(0).0,
@@ -284,7 +291,7 @@ impl Hub {
             let with_payload = client.with_payloads;
             let frame = frames[usize::from(with_payload)]
                 .get_or_insert_with(|| frame::event(&place, message, with_payload));
-            client.offer(frame, &self.settings);
+            client.offer(frame, &self.settings, &self.meter);
         }
     }
 
@@ -310,7 +317,7 @@ impl Hub {
         let Some(tick) = tick else { return };
         let mark = frame::mark(&Place::at(tick));
         for client in clients {
-            client.offer(&mark, &self.settings);
+            client.offer(&mark, &self.settings, &self.meter);
         }
     }
 
@@ -328,13 +335,16 @@ impl Client {
     }
 
     /// Hands a frame on, unless too much waits already: then it gets no more.
-    fn offer(&self, frame: &Bytes, settings: &StreamSettings) {
+    fn offer(&self, frame: &Bytes, settings: &StreamSettings, meter: &StreamMeter) {
         let mut frames = lock(&self.frames);
         let Some(sender) = &*frames else { return };
         let before = self.waiting.fetch_add(frame.len(), Ordering::Relaxed);
         let is_too_much = before > 0 && before + frame.len() > settings.bytes_max;
         if is_too_much || sender.try_send(frame.clone()).is_err() {
             *frames = None;
+            meter.cut_off.add(1);
+        } else {
+            meter.frames.add(1);
         }
     }
 

@@ -21,7 +21,7 @@ use posthaste_store::{Store, StoreError};
 
 pub(crate) use self::{follower::Follower, open::Entry};
 use self::{hub::Hub, open::Open};
-use crate::clock;
+use crate::{clock, telemetry::StreamMeter};
 
 /// What a client wants to see.
 #[derive(Clone, Debug)]
@@ -117,9 +117,13 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    pub(crate) fn new(store: Arc<dyn Store>, settings: StreamSettings) -> Self {
-        let open = Open::new(settings.open_max, settings.open_per_caller_max);
-        Self { hub: Arc::new(Hub::new(store, settings)), open: Arc::new(open) }
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        settings: StreamSettings,
+        meter: Arc<StreamMeter>,
+    ) -> Self {
+        let open = Open::new(settings.open_max, settings.open_per_caller_max, Arc::clone(&meter));
+        Self { hub: Arc::new(Hub::new(store, settings, meter)), open: Arc::new(open) }
     }
 
     /// Reads for all clients, until it is dropped; at rest while there are none.

@@ -5,12 +5,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use crate::telemetry::StreamMeter;
+
 /// The streams that are open, by caller.
 #[derive(Debug)]
 pub(super) struct Open {
     by_caller: Mutex<BTreeMap<Arc<str>, usize>>,
     max: usize,
     per_caller_max: usize,
+    meter: Arc<StreamMeter>,
 }
 
 /// One of them, until it is dropped.
@@ -21,8 +24,8 @@ pub(crate) struct Entry {
 }
 
 impl Open {
-    pub(super) fn new(max: usize, per_caller_max: usize) -> Self {
-        Self { by_caller: Mutex::default(), max, per_caller_max }
+    pub(super) fn new(max: usize, per_caller_max: usize, meter: Arc<StreamMeter>) -> Self {
+        Self { by_caller: Mutex::default(), max, per_caller_max, meter }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, usize>> {
@@ -38,6 +41,7 @@ impl Open {
             return None;
         }
         *own += 1;
+        self.meter.open.add(1);
         drop(by_caller);
         Some(Entry { open: Arc::clone(self), caller: Arc::clone(caller) })
     }
@@ -48,6 +52,7 @@ impl Drop for Entry {
         let mut by_caller = self.open.lock();
         if let Some(own) = by_caller.get_mut(&self.caller) {
             *own -= 1;
+            self.open.meter.open.sub(1);
             if *own == 0 {
                 by_caller.remove(&self.caller);
             }
@@ -61,7 +66,7 @@ mod tests {
 
     #[test]
     fn callers_have_their_limit_and_all_of_them_another() {
-        let open = Arc::new(Open::new(3, 2));
+        let open = Arc::new(Open::new(3, 2, Arc::default()));
         let [a, b]: [Arc<str>; 2] = ["a".into(), "b".into()];
         let first = open.enter(&a).unwrap();
         let second = open.enter(&a).unwrap();
@@ -70,7 +75,9 @@ mod tests {
         assert!(open.enter(&b).is_none(), "everybody's");
         drop(first);
         drop(open.enter(&b).unwrap());
+        assert_eq!(open.meter.open.get(), 2);
         drop((second, third));
+        assert_eq!(open.meter.open.get(), 0);
         assert!(open.lock().is_empty());
     }
 }

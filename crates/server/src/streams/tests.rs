@@ -71,7 +71,7 @@ impl Drop for Running {
 }
 
 fn start(log: &Log, settings: StreamSettings) -> Running {
-    let streams = Streams::new(Arc::clone(&log.store), settings);
+    let streams = Streams::new(Arc::clone(&log.store), settings, Arc::default());
     let of_task = streams.clone();
     Running { streams, task: tokio::spawn(async move { match of_task.run().await {} }) }
 }

@@ -13,9 +13,9 @@ use super::{
     rows::Micros,
 };
 use crate::{
-    AuditEntry, AuditFilter, DeadLetterFilter, DeadLetterGroup, DeadLetterGroups, DeadLetterPlace,
-    DeadLetterRow, FLEET_MAX, GROUPED_MAX, HeldLease, Order, Oversight, RelayStatus, Result,
-    WorkerStatus,
+    AuditEntry, AuditFilter, CENSUS_MAX, Census, DeadLetterFilter, DeadLetterGroup,
+    DeadLetterGroups, DeadLetterPlace, DeadLetterRow, EntityCensus, FLEET_MAX, GROUPED_MAX,
+    HeldLease, Order, Oversight, RelayStatus, Result, WorkerStatus,
 };
 
 type Values<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
@@ -224,6 +224,38 @@ impl Oversight for PostgresStore {
             running: count(row, 9),
         };
         Ok(rows.iter().map(worker).collect())
+    }
+
+    async fn census(&self) -> Result<Census> {
+        let (schema, doing) = (self.schema(), "count jobs, entities and commands");
+        let jobs = format!(
+            "select state, count(*) from {schema}.job group by state order by state collate \"C\""
+        );
+        let jobs = self.rows(doing, &jobs, &[]).await?;
+        let entities = format!(
+            "select machine, state, count(*), sum(version)::int8 from {schema}.entity \
+             group by machine, state order by machine collate \"C\", state collate \"C\" \
+             limit {CENSUS_MAX}"
+        );
+        let entities = self.rows(doing, &entities, &[]).await?;
+        let commands = format!(
+            "select count(completed_at), count(*) - count(completed_at) from {schema}.command"
+        );
+        let commands = self.rows(doing, &commands, &[]).await?;
+        let commands = commands.first().map(|row| (count(row, 0), count(row, 1)));
+        let (commands_completed, commands_in_progress) = commands.unwrap_or_default();
+        let entity = |row: &Row| EntityCensus {
+            machine: row.get(0),
+            state: row.get(1),
+            entities: count(row, 2),
+            steps: count(row, 3),
+        };
+        Ok(Census {
+            jobs: jobs.iter().map(|row| (row.get(0), count(row, 1))).collect(),
+            entities: entities.iter().map(entity).collect(),
+            commands_completed,
+            commands_in_progress,
+        })
     }
 }
 

@@ -13,9 +13,9 @@ use super::{
     subscriptions::{self, uuid},
 };
 use crate::{
-    AuditEntry, AuditFilter, DeadLetterFilter, DeadLetterGroup, DeadLetterGroups, DeadLetterPlace,
-    DeadLetterRow, FLEET_MAX, GROUPED_MAX, HeldLease, Order, Oversight, RelayStatus, Result,
-    WorkerStatus,
+    AuditEntry, AuditFilter, CENSUS_MAX, Census, DeadLetterFilter, DeadLetterGroup,
+    DeadLetterGroups, DeadLetterPlace, DeadLetterRow, EntityCensus, FLEET_MAX, GROUPED_MAX,
+    HeldLease, Order, Oversight, RelayStatus, Result, WorkerStatus,
 };
 
 /// The columns of a dead letter's place, in the order of pages.
@@ -71,6 +71,33 @@ impl Oversight for SqliteStore {
     async fn workers(&self) -> Result<Vec<WorkerStatus>> {
         self.observe("read the workers", workers).await
     }
+
+    async fn census(&self) -> Result<Census> {
+        self.observe("count jobs, entities and commands", census).await
+    }
+}
+
+fn census(scope: &Scope<'_>) -> Result<Census> {
+    let count = |row: &Row<'_>, at: usize| row.get::<_, i64>(at).map(i64::unsigned_abs);
+    let jobs = "select state, count(*) from @schema@_job group by state order by state";
+    let jobs = scope.all(jobs, [], |row| Ok((row.get(0)?, count(row, 1)?)))?;
+    let entities = format!(
+        "select machine, state, count(*), sum(version) from @schema@_entity \
+         group by machine, state order by machine, state limit {CENSUS_MAX}"
+    );
+    let entities = scope.all(&entities, [], |row| {
+        Ok(EntityCensus {
+            machine: row.get(0)?,
+            state: row.get(1)?,
+            entities: count(row, 2)?,
+            steps: count(row, 3)?,
+        })
+    })?;
+    let commands =
+        "select count(completed_at), count(*) - count(completed_at) from @schema@_command";
+    let commands = scope.first(commands, [], |row| Ok((count(row, 0)?, count(row, 1)?)))?;
+    let (commands_completed, commands_in_progress) = commands.unwrap_or_default();
+    Ok(Census { jobs, entities, commands_completed, commands_in_progress })
 }
 
 /// A page of dead letters, of those that had failed at `until` if given.

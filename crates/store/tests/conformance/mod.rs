@@ -92,6 +92,7 @@ macro_rules! every_case {
                 r14_reasons_are_grouped_alike_everywhere,
                 audit_trail_is_read_by_every_condition_and_page_by_page,
                 relays_and_workers_are_told_with_what_they_have,
+                r39_census_counts_jobs_entities_and_commands,
             }
             background {
                 r14_operation_replays_what_was_dead_when_it_began_and_each_once,

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use posthaste_core::{Epoch, Message, MessageId, TickRef, Timestamp, TopicFilter, reason::group};
 use posthaste_store::{
-    Aside, AuditFilter, DeadLetterFilter, DeadLetterPlace, FailedMessage, Operations, Order,
-    Request, Selection, Settled, Start, WorkerSpec,
+    Aside, AuditFilter, Census, DeadLetterFilter, DeadLetterPlace, FailedMessage, Operations,
+    Order, Request, Selection, Settled, Start, WorkerSpec,
 };
 
 use super::{
@@ -293,4 +293,52 @@ pub(crate) async fn relays_and_workers_are_told_with_what_they_have<H: Harness>(
     assert_eq!((worker.id, worker.name.as_str(), worker.running), (id, "post", 1));
     assert_eq!((&worker.topics, &worker.sources), (&spec.topics, &spec.sources));
     assert!(worker.is_alive && worker.lease_until.unwrap() > worker.seen_at, "{worker:?}");
+}
+
+pub(crate) async fn r39_census_counts_jobs_entities_and_commands<H: Harness>() {
+    let harness = H::empty().await;
+    let store = harness.operations().await;
+    store.migrate().await.unwrap();
+    assert_eq!(store.census().await.unwrap(), Census::default());
+    let jobs = harness.jobs().await;
+    let job = || posthaste_core::NewJob::of(Message::new("mail").json(&7));
+    let ids = jobs.submit_jobs(&[job(), job(), job()]).await.unwrap();
+    let request = Request { actor: "ann".to_owned(), is_dry_run: false, is_forced: false };
+    jobs.cancel_job(ids[1], &request).await.unwrap();
+    let prefix = if H::HAS_SLOTS { "posthaste." } else { "posthaste_" };
+    let definition = r#"{"name":"order","states":["new","paid"],"initial":["new"],"terminal":["paid"],"transitions":[{"from":"new","to":"paid"}]}"#;
+    let definition: posthaste_core::machine::Definition = serde_json::from_str(definition).unwrap();
+    let machine = posthaste_core::Machine::try_from(definition).unwrap();
+    store.push_machine(&machine, &request).await.unwrap();
+    for (id, state, version) in
+        [("a", "new", 1), ("b", "paid", 2), ("c", "new", 1), ("d", "paid", 4)]
+    {
+        let sql = format!(
+            "insert into {prefix}entity (machine, entity_id, state, version) \
+             values ('order', '{id}', '{state}', {version})"
+        );
+        assert!(harness.takes(&sql).await);
+    }
+    let (digest, owner) = if H::HAS_SLOTS {
+        (format!("'\\x{}'", "00".repeat(32)), "gen_random_uuid()")
+    } else {
+        (format!("x'{}'", "00".repeat(32)), "randomblob(16)")
+    };
+    let (lease, response, now) =
+        if H::HAS_SLOTS { ("now()", "''::bytea", "now()") } else { ("1", "x''", "1") };
+    for (key, lease, response, now) in [("1", "null", response, now), ("2", lease, "null", "null")]
+    {
+        let sql = format!(
+            "insert into {prefix}command (scope, key, fingerprint, owner, lease_until, response, completed_at) \
+             values ('s', '{key}', {digest}, {owner}, {lease}, {response}, {now})"
+        );
+        assert!(harness.takes(&sql).await, "{sql}");
+    }
+    let census = store.census().await.unwrap();
+    let of = |name: &str, n| (name.to_owned(), n);
+    assert_eq!(census.jobs, [of("cancelled", 1), of("created", 2)]);
+    let entities: Vec<_> =
+        census.entities.iter().map(|it| (it.state.as_str(), it.entities, it.steps)).collect();
+    assert_eq!(entities, [("new", 2, 2), ("paid", 2, 6)]);
+    assert_eq!((census.commands_completed, census.commands_in_progress), (1, 1));
 }
