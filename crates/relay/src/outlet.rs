@@ -17,7 +17,7 @@ use crate::{
     sink::{Batch, Context, Lane, Mark, Marks, Receipt, Sink, SinkError, SinkErrorKind, Target},
     telemetry::{
         meter::Class,
-        traces::{Attempt, Tracer},
+        traces::{self, Attempt, Tracer},
     },
 };
 
@@ -130,7 +130,8 @@ impl Outlet {
         if let (Some(tracer), Some(at)) = (&self.tracer, at) {
             let (subscription, took) = (self.gauge.name(), began.elapsed());
             let trace = |outcome: Result<&[Unaccepted], &str>| {
-                tracer.attempted(&Attempt { subscription, page, batch, began: at, took, outcome });
+                let attempt = Attempt { subscription, page, batch, began: at, took, outcome };
+                traces::attempted(tracer, &attempt);
             };
             match &tried {
                 Tried::Answered(unaccepted) => trace(Ok(unaccepted)),

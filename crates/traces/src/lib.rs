@@ -1,27 +1,37 @@
-//! Traces: spans of what the relay publishes, exported to an OpenTelemetry collector (OTLP over
-//! HTTP).
+//! Traces: spans of what relay, worker and server do, exported to an OpenTelemetry collector (OTLP over HTTP).
 //!
 //! A message carries its writer's trace context in the headers `traceparent` and `tracestate`
-//! (<https://www.w3.org/TR/trace-context/>), which go to the sink as they are. Where a writer's trace
-//! is sampled, each try of its message becomes a span below the writer's, and each try of a batch
-//! that holds such a message one span with links to them. Nothing else pays: without an exporter
-//! nothing is looked at, and a message that is not sampled costs a look at its headers.
+//! (<https://www.w3.org/TR/trace-context/>), which go to the sink as they are. Where a writer's trace is sampled, each
+//! try to publish its message and each attempt to handle it becomes a span below the writer's; a request of the API is
+//! a writer. Nothing else pays: without an exporter nothing is looked at, and a message that is not sampled costs a look
+//! at its headers.
 //!
-//! `context` reads headers, `spans` builds spans, `queue` bounds them, `export` sends them through
-//! `client`. The pipelines only ever add to the queue, and never wait for it.
+//! `context` reads headers, `span` is what a span is made of, `queue` bounds them, `export` sends them through `client`.
+//! Whoever makes spans only ever adds to the queue, and never waits for it. A process has one queue and one exporter;
+//! the relay's spans of batches are in the relay, the server's and the worker's with them.
 
 mod client;
+mod clock;
 mod context;
 mod export;
 mod queue;
-mod spans;
+mod span;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use secrecy::SecretString;
 
 use self::{client::Client, queue::Queue};
-pub(crate) use self::{queue::TraceMeter, spans::Attempt};
+pub use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+
+pub use self::{
+    context::Context,
+    queue::{Built, SpanCounts},
+    span::{
+        Attribute, Begun, HAS_REMOTE, IS_REMOTE, SAMPLED, Told, number, random_span_id,
+        random_trace_id, text,
+    },
+};
 
 /// Where spans go, and the limits on the way.
 #[derive(Clone, Debug)]
@@ -52,7 +62,7 @@ impl fmt::Display for TraceSettingsError {
 
 impl std::error::Error for TraceSettingsError {}
 
-/// What pipelines tell of their tries; clones share the queue.
+/// Where spans are handed in; clones share the queue.
 #[derive(Clone, Debug)]
 pub struct Tracer {
     queue: Arc<Queue>,
@@ -67,7 +77,7 @@ pub struct Exporter {
     timeout: Duration,
 }
 
-/// A tracer for relays and its exporter. Connects to nobody yet.
+/// A tracer for all parts of a process, and its exporter. Connects to nobody yet.
 ///
 /// # Errors
 /// For an endpoint, a header or a CA file that does not hold up.
@@ -80,12 +90,23 @@ pub fn start(settings: &TraceSettings) -> Result<(Tracer, Exporter), TraceSettin
 }
 
 impl Tracer {
-    /// Notes a try of a batch, if a message of it is sampled. Never waits.
-    pub(crate) fn attempted(&self, attempt: &Attempt<'_>) {
-        self.queue.add(|room| spans::of(attempt, room));
+    /// Hands in what `build` makes for the room that is left. Never waits.
+    pub fn add(&self, build: impl FnOnce(usize) -> Built) {
+        self.queue.add(build);
     }
 
-    pub(crate) fn meter(&self) -> &TraceMeter {
-        self.queue.meter()
+    /// Ends a span. Nothing is made of `told` where there is no room.
+    pub fn end(&self, begun: &Begun, told: impl FnOnce() -> Told) {
+        self.queue.add(|room| {
+            if room == 0 {
+                return Built { spans: Vec::new(), dropped: 1 };
+            }
+            Built { spans: vec![begun.ended(told())], dropped: 0 }
+        });
+    }
+
+    /// What became of spans so far.
+    pub fn counts(&self) -> SpanCounts {
+        self.queue.meter().read()
     }
 }
