@@ -7,6 +7,7 @@ use std::{
 
 use posthaste_core::contract::Contracts;
 use posthaste_store::{Jobs, Operations, Store};
+use posthaste_traces::Tracer;
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::watch,
@@ -41,6 +42,7 @@ pub struct Server {
     operations: Arc<dyn Operations>,
     contracts: watch::Receiver<Arc<Contracts>>,
     parts: Arc<dyn Parts>,
+    tracer: Option<Tracer>,
 }
 
 /// A server that listens; clients wait until it runs.
@@ -68,7 +70,7 @@ impl Server {
             return Err(ServerError::settings(refusal, None));
         }
         let (_, contracts) = watch::channel(Arc::default());
-        Ok(Self { settings, jobs, operations, contracts, parts: Arc::new(NoParts) })
+        Ok(Self { settings, jobs, operations, contracts, parts: Arc::new(NoParts), tracer: None })
     }
 
     /// Holds payloads to these contracts, as they are at the time.
@@ -81,6 +83,12 @@ impl Server {
     #[must_use]
     pub fn with_parts(self, parts: Arc<dyn Parts>) -> Self {
         Self { parts, ..self }
+    }
+
+    /// Has its requests traced.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer: Some(tracer), ..self }
     }
 
     /// Listens on the address of the settings. To be called within a Tokio runtime.
@@ -120,7 +128,7 @@ impl Bound {
     /// # Errors
     /// A task that writes submissions or runs operations ended in the middle.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServerError> {
-        let Server { settings, jobs, operations, contracts, parts } = self.server;
+        let Server { settings, jobs, operations, contracts, parts, tracer } = self.server;
         let (room, len_max) = (room(settings.queue_bytes_max), settings.queue_jobs_max);
         let (batches, writing_jobs) = Batches::new(Arc::clone(&jobs), len_max, Arc::clone(&room));
         let (messages, writing) = Batches::new(Arc::clone(&operations), len_max, room);
@@ -153,6 +161,7 @@ impl Bound {
             description: OnceLock::new(),
             runner,
             outlook,
+            tracer,
         };
         let router = routes::router(&Arc::new(app));
         let ways = Ways::of(&shared);

@@ -227,6 +227,7 @@ mod tests {
             ca_file: None,
             timeout: Duration::from_secs(1),
             queue_spans: 1,
+            sample_ratio: 1.0,
         })
     }
 

@@ -48,6 +48,8 @@ pub struct TraceSettings {
     pub timeout: Duration,
     /// Spans that may wait to be exported; those beyond it are dropped and counted.
     pub queue_spans: usize,
+    /// Share of traces that are recorded, of those that begin here: from 0 to 1.
+    pub sample_ratio: f64,
 }
 
 /// Settings that cannot be used: names the value and the remedy.
@@ -66,6 +68,7 @@ impl std::error::Error for TraceSettingsError {}
 #[derive(Clone, Debug)]
 pub struct Tracer {
     queue: Arc<Queue>,
+    sample_ratio: f64,
 }
 
 /// Sends what a [`Tracer`] collects. Owned by one task.
@@ -86,13 +89,18 @@ pub fn start(settings: &TraceSettings) -> Result<(Tracer, Exporter), TraceSettin
     let queue = Arc::new(Queue::new(settings.queue_spans));
     let (service_name, timeout) = (settings.service_name.clone(), settings.timeout);
     let exporter = Exporter { queue: Arc::clone(&queue), client, service_name, timeout };
-    Ok((Tracer { queue }, exporter))
+    Ok((Tracer { queue, sample_ratio: settings.sample_ratio }, exporter))
 }
 
 impl Tracer {
     /// Hands in what `build` makes for the room that is left. Never waits.
     pub fn add(&self, build: impl FnOnce(usize) -> Built) {
         self.queue.add(build);
+    }
+
+    /// The first span of a trace, if that is recorded.
+    pub fn root(&self) -> Option<Begun> {
+        (rand::random::<f64>() < self.sample_ratio).then(Begun::root)
     }
 
     /// Ends a span. Nothing is made of `told` where there is no room.

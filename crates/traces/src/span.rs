@@ -49,8 +49,7 @@ impl Begun {
         Self::new(parent.trace_id, Some(parent.span_id), state)
     }
 
-    /// The first span of a trace.
-    pub fn root() -> Self {
+    pub(crate) fn root() -> Self {
         Self::new(random_trace_id(), None, String::new())
     }
 
