@@ -83,7 +83,8 @@ fn spans(requests: &Receiver<Vec<u8>>, names: &[&str]) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
     while !names.iter().all(|name| spans.iter().any(|span| is(span, name))) {
         let left = until.saturating_duration_since(Instant::now());
-        let seen = || spans.iter().map(|span| (&span.name, hex(&span.trace_id))).collect::<Vec<_>>();
+        let seen =
+            || spans.iter().map(|span| (&span.name, hex(&span.trace_id))).collect::<Vec<_>>();
         let request = requests.recv_timeout(left);
         let request = request.unwrap_or_else(|_| panic!("{names:?} of {:?}", seen()));
         let at = request.windows(4).position(|part| part == b"\r\n\r\n").unwrap();
@@ -258,7 +259,7 @@ fn endpoint_and_program_without_tracing_get_the_context_of_the_message() {
 fn endpoint_is_called_below_its_attempt() {
     let (url, heads) = endpoint();
     let (collector, requests) = collector();
-    let place = place(&format!("{}{}", calls(&url), to(&collector)));
+    let place = place(&format!("{}{}sample_ratio = 0.0\n", calls(&url), to(&collector)));
     let (running, address) = serve(&place);
     until(&address, &submit(&address, "call", CONTEXT), "completed");
     let head = String::from_utf8(heads.recv_timeout(LIMIT).unwrap()).unwrap().to_lowercase();
@@ -266,6 +267,9 @@ fn endpoint_is_called_below_its_attempt() {
     let parent = format!("00-{TRACE}-{}-01", hex(&one(&spans, "process call").span_id));
     assert!(head.contains(&format!("traceparent: {parent}\r\n")), "{head}");
     assert!(head.contains("tracestate: a=1\r\n"), "{head}");
+    // The ratio is that of requests without a trace.
+    let job = until(&address, &submit(&address, "mail", ""), "completed");
+    assert_eq!(job["receipts"][0]["body"]["parent"], "", "{job}");
     ends(running);
 }
 
@@ -336,7 +340,10 @@ fn worker_that_is_fed_from_a_queue_exports_and_counts_its_spans() {
     let log = worker.log.until("to the dead letters");
     let line: Value = serde_json::from_str(log.last().unwrap()).unwrap();
     assert!(line["message"].as_str().unwrap().starts_with("to the dead letters"), "{line}");
-    assert_eq!((&line["message_id"], &line["correlation_id"]), (&json!(refused), &json!("order-7")));
+    assert_eq!(
+        (&line["message_id"], &line["correlation_id"]),
+        (&json!(refused), &json!("order-7"))
+    );
     let exported = || {
         let (_, page) = get(address, "/metrics").expect("it listens");
         Scrape::parse(&page).value("posthaste_exported_spans_total", &[])

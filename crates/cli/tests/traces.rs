@@ -81,6 +81,12 @@ fn faulty_settings_of_traces_are_named_and_secrets_are_not() {
     for key in ["telemetry.traces.endpoint", "telemetry.traces.queue_spans"] {
         assert!(refused.stderr.contains(key), "{refused:?}");
     }
+    let ratio = Place::with(
+        "[database]\nurl = \"sqlite:log.db\"\n[telemetry.traces]\nsample_ratio = 1.5\n",
+    );
+    let ratio = ratio.run(&["config", "check"]).fails(2).stderr;
+    assert!(ratio.contains("telemetry.traces.sample_ratio = 1.5"), "{ratio}");
+    assert!(ratio.contains("must lie between 0 and 1"), "{ratio}");
     let shown = place.run(&["config", "show"]);
     assert!(!format!("{refused:?}{shown:?}").contains("hunter2"), "{shown:?}");
     let grpc = [
