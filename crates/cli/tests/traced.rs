@@ -185,6 +185,8 @@ fn r42_failed_attempt_is_an_error_of_its_class_and_a_request_without_a_trace_beg
     let quiet = until(&address, &quiet, "completed")["receipts"][0]["body"].clone();
     // What its caller does not record is passed on as it is.
     assert_eq!(quiet, json!({ "parent": format!("00-{TRACE}-{CALLER}-00"), "state": "a=1" }));
+    // The last spans are exported at the end.
+    ends(running);
     let spans = spans(&requests, &["POST /api/v1/jobs", "publish fail", "process fail"]);
     let failed = one(&spans, "process fail");
     assert_eq!(failed.status.as_ref().map(|status| status.message.as_str()), Some("command"));
@@ -201,7 +203,6 @@ fn r42_failed_attempt_is_an_error_of_its_class_and_a_request_without_a_trace_beg
     assert!(request.parent_span_id.is_empty());
     assert_eq!(process.parent_span_id, request.span_id);
     assert!(parent.contains(&hex(&process.span_id)), "{parent}");
-    ends(running);
 }
 
 /// An endpoint, which answers everything with 204 and keeps the heads of what it was asked.
