@@ -14,9 +14,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("posthaste", &["posthaste-core", "posthaste-store"]),
     // Of the store its defects alone.
     ("posthaste-redis", &["posthaste-store"]),
-    ("posthaste-relay", &["posthaste-core", "posthaste-store", "posthaste-redis"]),
-    ("posthaste-worker", &["posthaste-core", "posthaste-store", "posthaste-redis", "posthaste"]),
-    ("posthaste-server", &["posthaste-core", "posthaste-store", "posthaste"]),
+    ("posthaste-traces", &["posthaste-core"]),
+    (
+        "posthaste-relay",
+        &["posthaste-core", "posthaste-store", "posthaste-redis", "posthaste-traces"],
+    ),
+    (
+        "posthaste-worker",
+        &["posthaste-core", "posthaste-store", "posthaste-redis", "posthaste-traces", "posthaste"],
+    ),
+    ("posthaste-server", &["posthaste-core", "posthaste-store", "posthaste-traces", "posthaste"]),
     ("posthaste-cli", EVERYTHING),
     (
         "posthaste-bench",
@@ -43,6 +50,7 @@ const EVERYTHING: &[&str] = &[
     "posthaste-core",
     "posthaste-store",
     "posthaste-redis",
+    "posthaste-traces",
     "posthaste",
     "posthaste-relay",
     "posthaste-worker",
@@ -56,6 +64,7 @@ const OF_EXAMPLES: &[&str] = &[
     "posthaste-relay",
     "posthaste-server",
     "posthaste-store",
+    "posthaste-traces",
     "posthaste-worker",
 ];
 

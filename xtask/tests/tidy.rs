@@ -39,12 +39,8 @@ const REDIS_PLACES: [&str; 9] = [
 ];
 
 /// The third one is a client, of the collector of traces; examples are applications with servers of their own.
-const HTTP_PLACES: [&str; 4] = [
-    "crates/cli/src/listener",
-    "crates/server/",
-    "crates/relay/src/telemetry/traces/client.rs",
-    "examples/",
-];
+const HTTP_PLACES: [&str; 4] =
+    ["crates/cli/src/listener", "crates/server/", "crates/traces/src/client.rs", "examples/"];
 
 /// What learns of sinks from whoever runs it.
 const SINKLESS_PLACES: [&str; 1] = ["crates/server/src"];

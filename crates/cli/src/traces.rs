@@ -2,10 +2,7 @@
 
 use std::path::Path;
 
-use posthaste_relay::{
-    Relay,
-    telemetry::traces::{self, TraceSettings},
-};
+use posthaste_traces::{TraceSettings, Tracer};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{sync::oneshot, task::JoinHandle};
 
@@ -22,12 +19,12 @@ pub(crate) struct Traces {
     task: JoinHandle<()>,
 }
 
-/// Has the relay traced if the settings name a collector.
+/// Starts the process's exporter if the settings name a collector, and answers what its parts are traced by.
 ///
 /// # Errors
 /// When the settings cannot be used; whether the collector answers does not matter.
-pub(crate) fn start(settings: &TracesSettings, relay: Relay) -> Result<(Relay, Option<Traces>)> {
-    let Some(endpoint) = &settings.endpoint else { return Ok((relay, None)) };
+pub(crate) fn start(settings: &TracesSettings) -> Result<(Option<Tracer>, Option<Traces>)> {
+    let Some(endpoint) = &settings.endpoint else { return Ok((None, None)) };
     let wrong = |why: String| Failure::usage(format!("telemetry.traces: {why}"));
     let settings = TraceSettings {
         endpoint: endpoint.clone(),
@@ -36,19 +33,28 @@ pub(crate) fn start(settings: &TracesSettings, relay: Relay) -> Result<(Relay, O
         ca_file: settings.ca_file.clone(),
         timeout: settings.timeout,
         queue_spans: settings.queue_spans,
+        sample_ratio: settings.sample_ratio,
     };
-    let (tracer, exporter) = traces::start(&settings).map_err(|error| wrong(error.to_string()))?;
+    let (tracer, exporter) =
+        posthaste_traces::start(&settings).map_err(|error| wrong(error.to_string()))?;
     let (end, ended) = oneshot::channel::<()>();
     let task = tokio::spawn(exporter.run(async move {
         // An error says that nobody will ask any more.
         let _ = ended.await;
     }));
-    Ok((relay.traced(tracer), Some(Traces { end, task })))
+    Ok((Some(tracer), Some(Traces { end, task })))
+}
+
+/// Exports what is left, if there is an exporter: the last spans are those of the drain.
+pub(crate) async fn end(traces: Option<Traces>) {
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
 }
 
 impl Traces {
     /// Exports what is left, within the time-out, and returns when that is done.
-    pub(crate) async fn end(self) {
+    async fn end(self) {
         let _ = self.end.send(());
         if let Err(error) = self.task.await {
             tracing::warn!("the exporter of traces ended: {error}");

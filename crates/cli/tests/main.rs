@@ -26,5 +26,6 @@ mod serve;
 mod servers;
 mod strain;
 mod telemetry;
+mod traced;
 mod traces;
 mod workers;

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use posthaste_testkit::{Redis, RedisAuth, RedisOptions, eventually, exposition::Scrape};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::harness::{Lines, Place, Running, deserted_port, get};
+use crate::{
+    harness::{Lines, Place, Running, deserted_port, get},
+    serve::{ask, serve},
+};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const LISTEN: &str = "[telemetry]\nlisten = \"127.0.0.1:0\"\ninterval = \"1s\"\n";
@@ -183,4 +186,86 @@ fn r42_log_lines_carry_subscription_message_and_correlation_ids_and_no_payload()
     // Every line about a subscription names it.
     let of_relay = |line: &&Value| line["target"] == "posthaste_relay::monitor";
     assert!(lines.iter().filter(of_relay).all(|line| line["subscription"] == "orders"), "{log:#?}");
+}
+
+/// Two jobs on their way: one that is done, and one whose handler refuses it.
+#[test]
+fn r42_correlation_id_stands_in_the_lines_of_server_relay_and_worker_and_no_payload() {
+    let levels = ["server", "relay", "worker"].map(|part| format!(",posthaste_{part}=debug"));
+    let place = Place::with(&format!(
+        "[database]\nurl = \"sqlite:log.db\"\n[server]\nlisten = \"127.0.0.1:0\"\n\
+         [workers.post.handlers.mail]\ntopics = [\"mail\"]\ncommand = [\"true\"]\n\
+         [workers.post.handlers.fail]\ntopics = [\"fail\"]\ncommand = [\"sh\", \"-c\", \"exit 65\"]\n\
+         [log]\nlevel = \"info{}\"\n",
+        levels.concat()
+    ));
+    place.run(&["migrate"]).succeeds();
+    let (mut running, address) = serve(&place);
+    let submit = |topic: &str, request: &str| {
+        let body = json!({
+            "topic": topic, "key": "customer-hunter2", "correlation_id": format!("order-{topic}"),
+            "payload": { "password": "hunter2" }
+        });
+        let more = format!("x-request-id: {request}\r\n");
+        let (status, accepted) = ask(&address, "POST", "/api/v1/jobs", &more, &body.to_string());
+        assert_eq!(status, 202, "{accepted}");
+        accepted["id"].as_str().expect("an id").to_owned()
+    };
+    let id = submit("mail", "request-1");
+    let mut log = running.log.until("\"message\":\"done\"");
+    let refused = submit("fail", "request-2");
+    log.extend(running.log.until("the job is dead"));
+    running.signal("TERM");
+    let (code, rest) = running.ends();
+    log.extend(rest);
+    assert_eq!(code, Some(0), "{log:#?}");
+    assert!(log.iter().all(|line| !line.contains("hunter2")), "{log:#?}");
+
+    let lines: Vec<Value> = log.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for (topic, job, request) in [("mail", &id, "request-1"), ("fail", &refused, "request-2")] {
+        let correlation_id = format!("order-{topic}");
+        let about = |part: &str| {
+            let target = format!("posthaste_{part}");
+            let is_about = |line: &&Value| {
+                line["target"].as_str().is_some_and(|it| it.starts_with(&target))
+                    && line.to_string().contains(&correlation_id)
+            };
+            lines.iter().filter(is_about).collect::<Vec<_>>()
+        };
+        let server = about("server");
+        let said: Vec<_> = server.iter().map(|line| line["message"].as_str().unwrap()).collect();
+        assert_eq!(said, ["a job is committed", "answered"], "{log:#?}");
+        assert!(server.iter().all(|line| line["span"]["request_id"] == request), "{server:#?}");
+        assert_eq!(server[0]["job"], **job);
+        let relay = about("relay");
+        assert_eq!(relay.len(), 1, "{log:#?}");
+        assert_eq!(relay[0]["message"], "message is published");
+        let worker = about("worker");
+        let (attempt, ends) = worker.split_first().unwrap();
+        assert_eq!(attempt["span"]["job"], **job, "{worker:#?}");
+        assert_eq!(attempt["span"]["message_id"], relay[0]["message_id"], "{worker:#?}");
+        let is_of_job = |line: &&Value| line["job"] == **job && line["attempt"] == 1;
+        assert!(ends.iter().all(is_of_job), "{worker:#?}");
+        assert_eq!(ends.len(), usize::from(topic == "fail"), "{worker:#?}");
+    }
+}
+
+#[test]
+fn r42_refusal_has_its_request_id_in_log_and_answer_whatever_the_level() {
+    let port = deserted_port();
+    let place = Place::with(&format!(
+        "[database]\nurl = \"postgres://me@127.0.0.1:{port}/db\"\noperation_timeout = \"1s\"\n\
+         [server]\nlisten = \"127.0.0.1:0\"\nrelay = false\n[log]\nlevel = \"warn,posthaste::commands=info\"\n"
+    ));
+    let (mut running, address) = serve(&place);
+    for request in ["request-1", "request-2"] {
+        let more = format!("x-request-id: {request}\r\n");
+        let (status, problem) = ask(&address, "GET", "/api/v1/jobs", &more, "");
+        assert_eq!((status, &problem["request_id"]), (503, &request.into()), "{problem}");
+        let log = running.log.until("the database did not do it");
+        let line: Value = serde_json::from_str(log.last().unwrap()).unwrap();
+        assert_eq!(line["span"]["request_id"], request, "{line}");
+    }
+    running.signal("TERM");
+    running.ends();
 }

@@ -16,10 +16,10 @@ const PARENT: &str = "traceparent=00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169
 const TRACE_ID: u128 = 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c;
 
 /// Takes requests one after the other; answers each with 200 once it has come whole.
-fn collector() -> (String, Receiver<Vec<u8>>) {
+pub(crate) fn collector() -> (String, Receiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let (sender, requests) = sync_channel(10);
+    let (sender, requests) = sync_channel(1_000);
     thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
             let (mut request, mut part) = (Vec::new(), [0; 4_096]);
@@ -36,7 +36,7 @@ fn collector() -> (String, Receiver<Vec<u8>>) {
     (endpoint, requests)
 }
 
-fn is_whole(request: &[u8]) -> bool {
+pub(crate) fn is_whole(request: &[u8]) -> bool {
     let Some(end) = request.windows(4).position(|part| part == b"\r\n\r\n") else { return false };
     let head = String::from_utf8_lossy(&request[..end]).to_lowercase();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
@@ -81,6 +81,12 @@ fn faulty_settings_of_traces_are_named_and_secrets_are_not() {
     for key in ["telemetry.traces.endpoint", "telemetry.traces.queue_spans"] {
         assert!(refused.stderr.contains(key), "{refused:?}");
     }
+    let ratio = Place::with(
+        "[database]\nurl = \"sqlite:log.db\"\n[telemetry.traces]\nsample_ratio = 1.5\n",
+    );
+    let ratio = ratio.run(&["config", "check"]).fails(2).stderr;
+    assert!(ratio.contains("telemetry.traces.sample_ratio = 1.5"), "{ratio}");
+    assert!(ratio.contains("must lie between 0 and 1"), "{ratio}");
     let shown = place.run(&["config", "show"]);
     assert!(!format!("{refused:?}{shown:?}").contains("hunter2"), "{shown:?}");
     let grpc = [

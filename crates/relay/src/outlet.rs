@@ -17,7 +17,7 @@ use crate::{
     sink::{Batch, Context, Lane, Mark, Marks, Receipt, Sink, SinkError, SinkErrorKind, Target},
     telemetry::{
         meter::Class,
-        traces::{Attempt, Tracer},
+        traces::{self, Attempt, Tracer},
     },
 };
 
@@ -130,7 +130,8 @@ impl Outlet {
         if let (Some(tracer), Some(at)) = (&self.tracer, at) {
             let (subscription, took) = (self.gauge.name(), began.elapsed());
             let trace = |outcome: Result<&[Unaccepted], &str>| {
-                tracer.attempted(&Attempt { subscription, page, batch, began: at, took, outcome });
+                let attempt = Attempt { subscription, page, batch, began: at, took, outcome };
+                traces::attempted(tracer, &attempt);
             };
             match &tried {
                 Tried::Answered(unaccepted) => trace(Ok(unaccepted)),
@@ -165,6 +166,7 @@ impl Outlet {
                 let unaccepted = policy::unaccepted(page, batch, receipt, names);
                 self.gauge.meter().answered(batch.len(), began.elapsed(), &unaccepted);
                 self.gauge.published(batch.len() - unaccepted.len());
+                tell_published(self.gauge.name(), page, batch, &unaccepted);
                 Tried::Answered(unaccepted)
             }
             Err(error) => {
@@ -213,5 +215,26 @@ impl Outlet {
                 Err(_elapsed) => tracing::debug!(subscription, "close the sink: no answer in time"),
             }
         }
+    }
+}
+
+/// Says of each message that it is published, if anybody listens: one look per batch where nobody does.
+fn tell_published(subscription: &str, page: &Page, batch: &[u32], unaccepted: &[Unaccepted]) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let mut left = unaccepted.iter().peekable();
+    for index in batch {
+        if left.next_if(|unaccepted| unaccepted.index == *index).is_some() {
+            continue;
+        }
+        let message = page.get(*index as usize);
+        tracing::debug!(
+            subscription,
+            message_id = %message.id,
+            correlation_id = message.correlation_id,
+            topic = message.topic,
+            "message is published"
+        );
     }
 }

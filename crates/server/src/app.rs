@@ -9,6 +9,7 @@ use axum::{
 use bytes::Bytes;
 use posthaste_core::{Message, NewJob, contract::Contracts};
 use posthaste_store::{Jobs, Operations};
+use posthaste_traces::Tracer;
 use tokio::sync::watch;
 
 use crate::{
@@ -39,6 +40,8 @@ pub(crate) struct App {
     /// The log's figures, read now and then.
     pub(crate) outlook: Outlook,
     pub(crate) telemetry: Telemetry,
+    /// Where spans of requests go, if they are traced.
+    pub(crate) tracer: Option<Tracer>,
 }
 
 impl App {

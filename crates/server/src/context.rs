@@ -1,4 +1,4 @@
-//! What surrounds every request: its id, its span in the log, its time, and the form of what was refused.
+//! What surrounds every request: its id, its spans in log and trace, its time, and the form of what was refused.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use futures_util::FutureExt as _;
+use posthaste_core::Message;
 use tokio::time::timeout;
 use tracing::Instrument as _;
 use uuid::Uuid;
@@ -17,6 +18,7 @@ use crate::{
     app::App,
     problem::{Code, Problem},
     proxy::Caller,
+    traces::RequestSpan,
 };
 
 /// The header of a request's id, in requests and answers.
@@ -26,17 +28,26 @@ const ID_CHARS_MAX: usize = 64;
 /// Surrounds a request. A panic in a handler is an answer like any other, and the connection goes on.
 pub(crate) async fn surround(
     State(app): State<Arc<App>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let id = own_id(request.headers()).unwrap_or_else(|| Uuid::now_v7().to_string());
+    let traced = RequestSpan::begin(&app, &mut request, &id);
+    let began = app.telemetry.meter().begin();
     let matched = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = matched.as_deref().unwrap_or("-");
-    let began = app.telemetry.meter().begin();
     let client = request.extensions().get::<Caller>().map(|caller| caller.address);
     let client = client.map(tracing::field::display);
     let method = request.method().clone();
-    let span = tracing::info_span!("request", request_id = id, %method, route, client);
+    // Of the highest level, or lines of a stricter filter would be without it.
+    let span = tracing::error_span!(
+        "request",
+        request_id = id,
+        %method,
+        route,
+        client,
+        correlation_id = tracing::field::Empty,
+    );
     let answer = async {
         let since = Instant::now();
         let work = AssertUnwindSafe(next.run(request)).catch_unwind();
@@ -60,7 +71,18 @@ pub(crate) async fn surround(
     };
     let response = answer.instrument(span).await;
     drop(began);
-    finish(response, &id)
+    let response = finish(response, &id);
+    if let Some(traced) = traced {
+        traced.answered(response.status());
+    }
+    response
+}
+
+/// Says in every further line of the request's log what it is part of.
+pub(crate) fn correlate(message: &Message) {
+    if let Some(id) = message.correlation() {
+        tracing::Span::current().record("correlation_id", id);
+    }
 }
 
 /// Writes out what was refused, here and in the libraries below, and adds the id.

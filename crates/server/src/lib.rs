@@ -33,6 +33,7 @@ mod tickets;
 mod timed_io;
 mod tls;
 mod tokens;
+mod traces;
 
 pub use crate::{
     api::openapi::document,

@@ -22,6 +22,7 @@ use crate::{
     guard::Access,
     problem::{Code, Problem},
     tokens::Scope,
+    traces,
 };
 
 /// A route with what it asks of its callers.
@@ -160,6 +161,8 @@ fn cors(origins: &[String]) -> CorsLayer {
             streams::LAST_EVENT_ID,
             jobs::IDEMPOTENCY_KEY,
             context::REQUEST_ID,
+            traces::TRACEPARENT,
+            traces::TRACESTATE,
         ])
         .expose_headers([context::REQUEST_ID, header::RETRY_AFTER])
 }

@@ -7,6 +7,7 @@ use std::{
 
 use posthaste_core::contract::Contracts;
 use posthaste_store::{Jobs, Operations, Store};
+use posthaste_traces::Tracer;
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::watch,
@@ -43,6 +44,7 @@ pub struct Server {
     contracts: watch::Receiver<Arc<Contracts>>,
     parts: Arc<dyn Parts>,
     telemetry: Telemetry,
+    tracer: Option<Tracer>,
 }
 
 /// A server that listens; clients wait until it runs.
@@ -77,6 +79,7 @@ impl Server {
             contracts,
             parts: Arc::new(NoParts),
             telemetry: Telemetry::default(),
+            tracer: None,
         })
     }
 
@@ -96,6 +99,12 @@ impl Server {
     #[must_use]
     pub fn with_telemetry(self, telemetry: Telemetry) -> Self {
         Self { telemetry, ..self }
+    }
+
+    /// Has its requests traced.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer: Some(tracer), ..self }
     }
 
     /// Listens on the address of the settings. To be called within a Tokio runtime.
@@ -135,7 +144,8 @@ impl Bound {
     /// # Errors
     /// A task that writes submissions or runs operations ended in the middle.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServerError> {
-        let Server { settings, jobs, operations, contracts, parts, telemetry } = self.server;
+        let Server { settings, jobs, operations, contracts, parts, telemetry, tracer } =
+            self.server;
         let meter = telemetry.meter();
         let (room, len_max) = (room(settings.queue_bytes_max), settings.queue_jobs_max);
         let (batches, writing_jobs) =
@@ -174,6 +184,7 @@ impl Bound {
             runner,
             outlook,
             telemetry,
+            tracer,
         };
         let router = routes::router(&Arc::new(app));
         let ways = Ways::of(&shared);

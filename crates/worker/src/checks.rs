@@ -68,15 +68,21 @@ impl Checks {
             Err(panic) => Err(Failed::panicked(said(&*panic))),
         };
         let (id, topic) = (message.id, &message.topic);
+        let correlation_id = &message.correlation_id;
         match found {
             Ok(Found::Fine) => {}
             Ok(Found::Mended) => {
                 Counters::add(&counts.mended, 1);
-                tracing::warn!(message = %id, topic, "something was missing {when}, and is there now");
+                tracing::warn!(
+                    message_id = %id, correlation_id, topic,
+                    "something was missing {when}, and is there now"
+                );
             }
             Err(failed) => {
                 Counters::add(&counts.unmended, 1);
-                tracing::warn!(message = %id, topic, "the check {when}: {}", failed.reason);
+                tracing::warn!(
+                    message_id = %id, correlation_id, topic, "the check {when}: {}", failed.reason
+                );
             }
         }
     }

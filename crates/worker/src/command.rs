@@ -1,6 +1,8 @@
 //! Handlers that are programs of any language: the task on their standard input, the receipt on their
 //! standard output.
 //!
+//! It finds the trace of its attempt in `TRACEPARENT` and `TRACESTATE`.
+//!
 //! A program is started for every attempt, in a process group of its own, and killed with all its children when its
 //! attempt ends for any other reason than that it has ended. One recorded result per job is promised; what the
 //! program does elsewhere happens at least once, so make twice as good as once there.
@@ -60,8 +62,17 @@ impl CommandHandler {
         self
     }
 
-    fn start(&self) -> Result<Running, Failed> {
-        let child = Command::new(&self.program)
+    fn start(&self, task: &Task) -> Result<Running, Failed> {
+        let mut command = Command::new(&self.program);
+        // The worker's own are about something else.
+        command.env_remove("TRACEPARENT").env_remove("TRACESTATE");
+        if let Some((parent, state)) = task.trace_context() {
+            command.env("TRACEPARENT", &*parent);
+            if !state.is_empty() {
+                command.env("TRACESTATE", state);
+            }
+        }
+        let child = command
             .args(&self.arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -98,7 +109,7 @@ impl Handler for CommandHandler {
     async fn run(&self, task: Task) -> Answer {
         let mut input = task.to_json().to_string().into_bytes();
         input.push(b'\n');
-        let mut running = self.start()?;
+        let mut running = self.start(&task)?;
         let child = &mut running.0;
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());

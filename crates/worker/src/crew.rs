@@ -12,6 +12,7 @@ use std::{
 use posthaste::{Inbox, InvalidMessage, MessageId, Received};
 use posthaste_core::{Backoff, Contracts, describe};
 use posthaste_store::{Ended, JobId, Jobs, StoreError, StoreErrorKind, WorkerId};
+use posthaste_traces::Tracer;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
     task::JoinSet,
@@ -80,6 +81,8 @@ pub(crate) struct Crew {
     pub(crate) jobs: posthaste::Jobs,
     pub(crate) inbox: Inbox,
     pub(crate) settings: WorkerSettings,
+    /// Where spans of attempts go, if they are traced.
+    pub(crate) tracer: Option<Tracer>,
     pub(crate) handlers: HashMap<String, Arc<dyn Handler>>,
     /// What is looked at before, by topic.
     pub(crate) checks: Checks,

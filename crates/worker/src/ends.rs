@@ -6,7 +6,7 @@ use futures_util::{
     StreamExt as _,
     stream::{self, FuturesUnordered},
 };
-use posthaste::MessageId;
+use posthaste::{MessageId, Received};
 use posthaste_core::describe;
 use posthaste_store::{Ended, Outcome, StoreError, StoreErrorKind, WorkerId, failpoint};
 use tokio::{
@@ -109,7 +109,11 @@ async fn write_together(
     let uncommitted = uncommitted(crew, &settled).await;
     for (item, fate) in &mut fates {
         if uncommitted.contains(&item.message.id) {
-            tracing::error!(message = %item.message.id, "its handler did not commit");
+            tracing::error!(
+                message_id = %item.message.id,
+                correlation_id = item.message.correlation_id,
+                "its handler did not commit"
+            );
             *fate = Fate::GiveBack;
         }
     }
@@ -176,8 +180,8 @@ async fn finish(
         }
         answer => {
             let held = answer.unwrap_or_default().into_iter().chain(std::iter::repeat(false));
-            for ((ended, (_, is_settled)), is_held) in ended.iter().zip(&items).zip(held) {
-                count(crew, ended, *is_settled, is_held);
+            for ((ended, (item, is_settled)), is_held) in ended.iter().zip(&items).zip(held) {
+                count(crew, item, ended, *is_settled, is_held);
             }
             Ok(items.into_iter().map(|(item, _)| item).collect())
         }
@@ -196,7 +200,7 @@ fn is_held(kind: StoreErrorKind) -> bool {
 }
 
 /// Counts and tells of an end. An answer that was lost counts it twice at most: counts are for people.
-fn count(crew: &Crew, ended: &Ended, is_settled: bool, is_held: bool) {
+fn count(crew: &Crew, item: &InHand, ended: &Ended, is_settled: bool, is_held: bool) {
     let counter = match ended.outcome {
         _ if !is_held && is_settled => &crew.counts.completed,
         _ if !is_held => &crew.counts.lost,
@@ -207,16 +211,24 @@ fn count(crew: &Crew, ended: &Ended, is_settled: bool, is_held: bool) {
     };
     Counters::add(counter, 1);
     if is_held {
-        told(ended);
+        told(&item.message, ended);
     }
 }
 
-fn told(Ended { job, attempt, outcome, reason, .. }: &Ended) {
+fn told(message: &Received, Ended { job, attempt, outcome, reason, .. }: &Ended) {
     let Some(reason) = reason else { return };
+    let (id, correlation_id) = (message.id, &message.correlation_id);
+    // One macro call per level: a level is part of a call site.
     match outcome {
-        Outcome::Dead => tracing::error!(%job, attempt, "the job is dead: {reason}"),
-        Outcome::Retry(wait) => tracing::warn!(%job, attempt, ?wait, "to be tried again: {reason}"),
-        _ => tracing::info!(%job, attempt, outcome = outcome.as_str(), "{reason}"),
+        Outcome::Dead => tracing::error!(
+            %job, message_id = %id, correlation_id, attempt, "the job is dead: {reason}"
+        ),
+        Outcome::Retry(wait) => tracing::warn!(
+            %job, message_id = %id, correlation_id, attempt, ?wait, "to be tried again: {reason}"
+        ),
+        _ => tracing::info!(
+            %job, message_id = %id, correlation_id, attempt, outcome = outcome.as_str(), "{reason}"
+        ),
     }
 }
 

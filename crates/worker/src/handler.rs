@@ -20,6 +20,7 @@ use posthaste_core::{
     job::{Failure, XID_HEADER},
 };
 use posthaste_store::defect;
+use posthaste_traces::{Begun, Context};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::{
@@ -27,7 +28,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::crew::Crew;
+use crate::{crew::Crew, traces::state};
 
 /// Between two looks for what is not visible yet.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -154,6 +155,8 @@ pub struct Task {
     pub(crate) number: u32,
     pub(crate) shared: Arc<Shared>,
     pub(crate) cancelled: watch::Receiver<bool>,
+    /// Its attempt, if that is traced.
+    pub(crate) span: Option<Arc<Begun>>,
 }
 
 /// What a task and its worker have in common.
@@ -174,6 +177,17 @@ impl Task {
     /// The job that it carries, if it is one.
     pub fn job(&self) -> Option<JobId> {
         self.attempt.map(|attempt| attempt.job)
+    }
+
+    /// What a message or a call carries that comes of this task, so that its trace goes on: a `traceparent`, and a
+    /// `tracestate` or nothing (<https://www.w3.org/TR/trace-context/>). It names this attempt where its worker traces
+    /// it, else what the message came with; `None` where that is no trace context.
+    pub fn trace_context(&self) -> Option<(Cow<'_, str>, &str)> {
+        if let Some(span) = &self.span {
+            return Some((span.traceparent().into(), span.tracestate()));
+        }
+        let (parent, state) = (self.message.header("traceparent")?, state(&self.message));
+        Context::read(parent, state).map(|_| (parent.into(), state))
     }
 
     /// The task in JSON, for handlers elsewhere: the message as the relay's envelopes have it (a payload that is no UTF-8 as

@@ -22,8 +22,6 @@ use crate::{Answer, Done, Failed, Handler, Task, handler::COMPLAINT_BYTES};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait that an endpoint may ask for.
 const WAIT_MAX: Duration = Duration::from_hours(24);
-/// Headers of a message that go along, so that a trace goes on (<https://www.w3.org/TR/trace-context/>).
-const TRACE: [&str; 2] = ["traceparent", "tracestate"];
 
 /// Posts each task to a URL.
 ///
@@ -135,9 +133,9 @@ impl HttpHandler {
             headers.insert(HeaderName::from_static("idempotency-key"), id);
         }
         headers.insert(HeaderName::from_static("posthaste-attempt"), task.attempt().into());
-        for name in TRACE {
-            let of_message = message.headers.iter().find(|(known, _)| known == name);
-            if let Some(value) = of_message.and_then(|(_, value)| value.parse().ok()) {
+        let (parent, state) = task.trace_context().unwrap_or_default();
+        for (name, value) in [("traceparent", &*parent), ("tracestate", state)] {
+            if let Some(value) = value.parse().ok().filter(|_| !value.is_empty()) {
                 headers.insert(HeaderName::from_static(name), value);
             }
         }

@@ -252,7 +252,11 @@ fn look_again(crew: &Arc<Crew>, mut item: InHand) {
             "the job {} is not in the worker's database: it was forgotten, or is of another one",
             item.job.unwrap_or_default()
         );
-        tracing::error!("{reason}");
+        tracing::error!(
+            message_id = %item.message.id,
+            correlation_id = item.message.correlation_id,
+            "{reason}"
+        );
         crew.pass_finish(item, End::Fate(Fate::Bury { reason }));
         return;
     }

@@ -28,6 +28,7 @@ mod settings;
 pub mod source;
 pub mod sources;
 pub mod telemetry;
+mod traces;
 mod watch;
 mod worker;
 

@@ -17,12 +17,14 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
+use tracing::Instrument as _;
 
 use crate::{
     checks::said,
     crew::{Counters, Crew, End, InHand, Running},
     handler::{Answer, Done, Failed, Shared, Task},
     source::Fate,
+    traces::AttemptSpan,
 };
 
 /// Between the word to stop and the end of a handler.
@@ -44,6 +46,7 @@ pub(crate) fn job(
         number: attempt,
         shared: shared(crew),
         cancelled,
+        span: None,
     };
     let shared = Arc::clone(&task.shared);
     let running = Running { worker, attempt, cancel, shared: Arc::clone(&shared) };
@@ -51,7 +54,7 @@ pub(crate) fn job(
     let team = Arc::clone(crew);
     crew.spawn(async move {
         let crew = team;
-        let answer = answer(&crew, task).await;
+        let answer = attempt_at(&crew, task).await;
         Crew::lock(&crew.running).remove(&job);
         let is_settled = shared.is_settled.load(Ordering::Relaxed) && matches!(answer, Some(Ok(_)));
         let (outcome, reason, receipt) = match answer {
@@ -95,9 +98,10 @@ async fn handle(crew: &Arc<Crew>, item: &InHand) -> End {
             number: attempt,
             shared: shared(crew),
             cancelled: cancelled.clone(),
+            span: None,
         };
         let shared = Arc::clone(&task.shared);
-        let failed = match answer(crew, task).await {
+        let failed = match attempt_at(crew, task).await {
             None => return End::Fate(Fate::GiveBack),
             Some(Ok(_)) if shared.is_settled.load(Ordering::Relaxed) => return End::Settled,
             Some(Ok(_)) => return End::Handled,
@@ -113,7 +117,8 @@ async fn handle(crew: &Arc<Crew>, item: &InHand) -> End {
             Outcome::Snooze(wait) => wait,
             _ => {
                 tracing::error!(
-                    message = %item.message.id,
+                    message_id = %item.message.id,
+                    correlation_id = item.message.correlation_id,
                     topic = item.message.topic,
                     attempt,
                     "to the dead letters: {}",
@@ -138,6 +143,38 @@ fn shared(crew: &Crew) -> Arc<Shared> {
         is_settled: AtomicBool::new(false),
         progress: Mutex::new(None),
     })
+}
+
+/// One attempt, with its spans in log and trace; `None` when the worker ends before it does.
+async fn attempt_at(crew: &Crew, mut task: Task) -> Option<Answer> {
+    let worker = &crew.settings.name;
+    let traced = AttemptSpan::begin(crew.tracer.as_ref(), worker, &task);
+    task.span = traced.as_ref().map(AttemptSpan::begun);
+    let message = &task.message;
+    // Of the highest level, or lines of a stricter filter would be without it.
+    let span = tracing::error_span!(
+        "attempt",
+        worker,
+        topic = message.topic,
+        message_id = %message.id,
+        job = task.job().map(tracing::field::display),
+        correlation_id = message.correlation_id,
+        attempt = task.number,
+    );
+    let answer = async {
+        let answer = answer(crew, task).await;
+        match &answer {
+            Some(Ok(_)) => tracing::debug!("done"),
+            Some(Err(failed)) => tracing::debug!(class = &*failed.class, "not done"),
+            None => tracing::debug!("given up: the worker ends"),
+        }
+        answer
+    };
+    let answer = answer.instrument(span).await;
+    if let Some(traced) = traced {
+        traced.answered(answer.as_ref());
+    }
+    answer
 }
 
 /// What the handler answers; `None` when the worker ends before it does.

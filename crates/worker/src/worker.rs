@@ -9,6 +9,7 @@ use std::{
 use posthaste::{Inbox, Outbox};
 use posthaste_core::{Contracts, describe};
 use posthaste_store::{Jobs, StoreError, WorkerSpec};
+use posthaste_traces::Tracer;
 use tokio::{
     sync::{Notify, Semaphore, mpsc, watch},
     task::JoinSet,
@@ -60,6 +61,7 @@ pub struct Worker {
     contracts: Option<watch::Receiver<Arc<Contracts>>>,
     crons: Vec<CronJob>,
     telemetry: Telemetry,
+    tracer: Option<Tracer>,
 }
 
 impl Worker {
@@ -80,6 +82,7 @@ impl Worker {
             sources: Vec::new(),
             contracts: None,
             crons: Vec::new(),
+            tracer: None,
         })
     }
 
@@ -95,6 +98,13 @@ impl Worker {
     #[must_use]
     pub fn with_contracts(mut self, contracts: watch::Receiver<Arc<Contracts>>) -> Self {
         self.contracts = Some(contracts);
+        self
+    }
+
+    /// Has its attempts traced.
+    #[must_use]
+    pub fn traced(mut self, tracer: Tracer) -> Self {
+        self.tracer = Some(tracer);
         self
     }
 
@@ -173,6 +183,7 @@ impl Worker {
             empty: self.sources.iter().map(|_| AtomicBool::new(false)).collect(),
             store: self.store,
             settings: self.settings,
+            tracer: self.tracer,
             handlers: self.handlers,
             checks: self.checks,
             sources: self.sources,

@@ -20,11 +20,10 @@ use crate::{
     exit::Exit,
     failure::{Failure, Result},
     listener::Listener,
-    parts::told::Process,
+    parts::{self, told::Process},
     run,
     signals::Stop,
-    store,
-    traces::{self, Traces},
+    store, traces,
 };
 
 /// What to publish.
@@ -52,18 +51,19 @@ pub(crate) async fn run(args: &RelayArgs, config: &Config) -> Result {
     let names: Vec<&str> = subscriptions.iter().map(|it| it.spec.name.as_str()).collect();
     let names = names.join(", ");
     let settings = config.relay.clone();
+    let (tracer, traces) = traces::start(&config.telemetry.traces)?;
     let relay = Relay::new(Arc::clone(&store), settings, subscriptions, Context::default());
-    let (relay, traces) = traces::start(&config.telemetry.traces, relay)?;
+    let relay = parts::traced(relay, tracer.as_ref());
     if args.once {
         store.check().await?;
         tracing::info!(database = store.describe(), subscriptions = names, "relay starts");
         let ran = once(relay, args.timeout, &stop).await;
-        end(traces).await;
+        traces::end(traces).await;
         ran?;
     } else {
         // Before the database is there, and until the drain is over: what waits is seen waiting.
         let listener = Listener::start(&config.telemetry, relay.telemetry()).await?;
-        let told = Arc::new(Process::of(config, &[], Some(&relay)));
+        let told = Arc::new(Process::of(config, &[], Some(&relay), tracer));
         let mut alerting = JoinSet::new();
         if let Some(alerts) = Alerts::new(&config.alerts, database, told)? {
             alerting.spawn(alerts.run());
@@ -74,7 +74,7 @@ pub(crate) async fn run(args: &RelayArgs, config: &Config) -> Result {
         tracing::info!(database = store.describe(), subscriptions = names, "relay starts");
         let ran = relay.run(stop.requested()).await;
         alerting.shutdown().await;
-        end(traces).await;
+        traces::end(traces).await;
         if let Some(listener) = listener {
             listener.end().await;
         }
@@ -82,13 +82,6 @@ pub(crate) async fn run(args: &RelayArgs, config: &Config) -> Result {
     }
     tracing::info!("relay ended");
     Ok(())
-}
-
-/// The last spans are those of the drain.
-async fn end(traces: Option<Traces>) {
-    if let Some(traces) = traces {
-        traces.end().await;
-    }
 }
 
 /// Publishes what there is, within `limit` and the drain's own limit.

@@ -9,6 +9,7 @@ use clap::Args;
 use posthaste_relay::{ContractLibrary, Relay, sink::Context};
 use posthaste_server::{Bound, Server, ServerSettings, Telemetry};
 use posthaste_store::{Jobs, Operations, Store};
+use posthaste_traces::Tracer;
 use posthaste_worker::Worker;
 use tokio::task::JoinSet;
 
@@ -26,8 +27,7 @@ use crate::{
     },
     run,
     signals::{self, Stop},
-    store,
-    traces::{self, Traces},
+    store, traces,
 };
 
 /// Nothing can be chosen here: the parts stand in the configuration.
@@ -38,7 +38,6 @@ pub(crate) struct ServeArgs {}
 struct Beside {
     workers: Vec<Worker>,
     relay: Option<Relay>,
-    traces: Option<Traces>,
 }
 
 /// Runs everything until told to stop.
@@ -49,16 +48,20 @@ pub(crate) async fn run(_: &ServeArgs, config: &Config) -> Result {
     let operations: Arc<dyn Operations> = Arc::clone(&database) as _;
     let library = ContractLibrary::default();
     let known = library.known();
-    let beside = beside(config, &store, &jobs, &known)?;
+    let (tracer, traces) = traces::start(&config.telemetry.traces)?;
+    let beside = beside(config, &store, &jobs, &known, tracer.as_ref())?;
     let telemetry = Telemetry::default();
-    let told = Process::of(config, &beside.workers, beside.relay.as_ref());
+    let told = Process::of(config, &beside.workers, beside.relay.as_ref(), tracer.clone());
     let told = Arc::new(told.with_server(telemetry.clone()));
     let alerts = Alerts::new(&config.alerts, database, Arc::clone(&told))?;
     let connections_max = descriptors::make_room(config.server.connections_max);
     let settings = ServerSettings { connections_max, ..config.server.clone() };
     let server = Server::new(settings, jobs, operations).map_err(failure)?;
     let server = server.with_contracts(known).with_parts(Arc::clone(&told) as _);
-    let server = server.with_telemetry(telemetry);
+    let mut server = server.with_telemetry(telemetry);
+    if let Some(tracer) = tracer {
+        server = server.traced(tracer);
+    }
     let bound = server.bind().map_err(failure)?;
     let stop = Stop::listen().map_err(|error| no_signals(&error))?;
     let mut background = JoinSet::new();
@@ -82,6 +85,7 @@ pub(crate) async fn run(_: &ServeArgs, config: &Config) -> Result {
     ));
     let ran = together(bound, beside, config, &*store, &stop).await;
     background.shutdown().await;
+    traces::end(traces).await;
     if let Some(listener) = listener {
         listener.end().await;
     }
@@ -96,10 +100,11 @@ fn beside(
     store: &Arc<dyn Store>,
     jobs: &Arc<dyn Jobs>,
     known: &workers::Known,
+    tracer: Option<&Tracer>,
 ) -> Result<Beside> {
     let mut built = Built::default();
     if config.server.workers && !config.workers.is_empty() {
-        built = workers::build(config, &[], jobs, known)?;
+        built = workers::build(config, &[], jobs, known, tracer)?;
     }
     let is_published = config.server.relay && config.relay.enabled;
     if is_published && !config.subscriptions.is_empty() {
@@ -107,12 +112,11 @@ fn beside(
     }
     let Built { workers, subscriptions } = built;
     if subscriptions.is_empty() {
-        return Ok(Beside { workers, relay: None, traces: None });
+        return Ok(Beside { workers, relay: None });
     }
     let relay =
         Relay::new(Arc::clone(store), config.relay.clone(), subscriptions, Context::default());
-    let (relay, traces) = traces::start(&config.telemetry.traces, relay)?;
-    Ok(Beside { workers, relay: Some(relay), traces })
+    Ok(Beside { workers, relay: Some(parts::traced(relay, tracer)) })
 }
 
 /// Runs the server until the stop, and the others until the server has ended. What ends by itself ends all.
@@ -151,11 +155,11 @@ async fn together(
 }
 
 async fn work(beside: Beside, config: &Config, store: &dyn Store, stop: &Stop) -> Result {
-    let Beside { workers, relay, traces } = beside;
+    let Beside { workers, relay } = beside;
     if !run::wait_for(store, config.relay.retry.into(), stop).await? {
         return Ok(());
     }
-    let ran = if workers.is_empty() && relay.is_none() {
+    if workers.is_empty() && relay.is_none() {
         tracing::info!(database = store.describe(), "nothing runs beside the server");
         stop.requested().await;
         Ok(())
@@ -169,11 +173,7 @@ async fn work(beside: Beside, config: &Config, store: &dyn Store, stop: &Stop) -
             "all parts start"
         );
         parts::run(workers, relay, stop).await
-    };
-    if let Some(traces) = traces {
-        traces.end().await;
     }
-    ran
 }
 
 fn failure(error: posthaste_server::ServerError) -> Failure {

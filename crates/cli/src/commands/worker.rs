@@ -19,7 +19,7 @@ use crate::{
     },
     run,
     signals::Stop,
-    store,
+    store, traces,
 };
 
 /// What to run.
@@ -40,13 +40,15 @@ pub(crate) async fn run(args: &WorkerArgs, config: &Config) -> Result {
     let stop = Stop::listen()
         .map_err(|error| Failure::caused(Exit::Failed, "cannot listen for signals", error))?;
     let library = ContractLibrary::default();
+    let (tracer, traces) = traces::start(&config.telemetry.traces)?;
     let Built { workers, subscriptions } =
-        workers::build(config, &args.only, &jobs, &library.known())?;
+        workers::build(config, &args.only, &jobs, &library.known(), tracer.as_ref())?;
     let relay = (!subscriptions.is_empty()).then(|| {
         let settings = config.relay.clone();
-        Relay::new(Arc::clone(&store), settings, subscriptions, Context::default())
+        let relay = Relay::new(Arc::clone(&store), settings, subscriptions, Context::default());
+        parts::traced(relay, tracer.as_ref())
     });
-    let told = Process::of(config, &workers, relay.as_ref());
+    let told = Process::of(config, &workers, relay.as_ref(), tracer);
     let listener = Listener::start(&config.telemetry, told).await?;
     if !run::wait_for(&*store, config.relay.retry.into(), &stop).await? {
         return Ok(());
@@ -57,6 +59,7 @@ pub(crate) async fn run(args: &WorkerArgs, config: &Config) -> Result {
     background.spawn(workers::refresh(library, store, config.relay.contracts_interval));
     let ran = parts::run(workers, relay, &stop).await;
     background.shutdown().await;
+    traces::end(traces).await;
     if let Some(listener) = listener {
         listener.end().await;
     }

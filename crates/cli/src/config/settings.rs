@@ -172,12 +172,13 @@ pub(crate) struct TelemetrySettings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub(crate) interval: Duration,
-    /// Traces of what is published, for an OpenTelemetry collector.
+    /// Traces from the API through the relay to workers, for an OpenTelemetry collector.
     pub(crate) traces: TracesSettings,
 }
 
-/// Traces of what is published, for an OpenTelemetry collector: for each message whose writer set
-/// the header `traceparent` of a sampled trace, and for each batch with such a message.
+/// Traces from the API through the relay to workers, for an OpenTelemetry collector: a span for each request of the
+/// API; and where the header `traceparent` of a message names a sampled trace, one for each try to publish it, for each
+/// batch with such a message, and for each attempt to handle it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct TracesSettings {
@@ -201,6 +202,9 @@ pub(crate) struct TracesSettings {
     pub(crate) timeout: Duration,
     /// Spans that may wait to be exported (1 to 100,000); those beyond it are dropped and counted.
     pub(crate) queue_spans: usize,
+    /// Share of the requests of the API that begin a trace where their callers send no `traceparent` (0 to 1). The traces
+    /// of callers are recorded if they say so.
+    pub(crate) sample_ratio: f64,
 }
 
 /// What the program writes to stderr.
@@ -289,6 +293,7 @@ impl Default for TracesSettings {
             ca_file: None,
             timeout: Duration::from_secs(10),
             queue_spans: 8_192,
+            sample_ratio: 1.0,
         }
     }
 }
@@ -330,6 +335,10 @@ impl TelemetrySettings {
         if !(1..=100_000).contains(&traces.queue_spans) {
             let not = traces.queue_spans;
             return Err(format!("traces.queue_spans must lie between 1 and 100000, not {not}"));
+        }
+        if !(0.0..=1.0).contains(&traces.sample_ratio) {
+            let not = traces.sample_ratio;
+            return Err(format!("traces.sample_ratio must lie between 0 and 1, not {not}"));
         }
         if traces.headers.is_some() && traces.headers_file.is_some() {
             return Err(

@@ -5,6 +5,7 @@ pub(crate) mod told;
 pub(crate) mod workers;
 
 use posthaste_relay::Relay;
+use posthaste_traces::Tracer;
 use posthaste_worker::{Counts, Worker};
 use tokio::{sync::watch, task::JoinSet};
 
@@ -13,6 +14,14 @@ use crate::{
     failure::{Failure, Result},
     signals::Stop,
 };
+
+/// Has a relay traced if the process exports traces.
+pub(crate) fn traced(relay: Relay, tracer: Option<&Tracer>) -> Relay {
+    match tracer {
+        Some(tracer) => relay.traced(tracer.clone()),
+        None => relay,
+    }
+}
 
 /// Runs a relay and workers until a stop, or until one of them ends by itself, which ends all.
 pub(crate) async fn run(workers: Vec<Worker>, relay: Option<Relay>, stop: &Stop) -> Result {

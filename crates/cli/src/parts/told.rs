@@ -2,8 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use posthaste_relay::{Monitor, Relay, State, telemetry::Telemetry as RelayTelemetry};
+use posthaste_relay::{
+    Monitor, Relay, State,
+    telemetry::{Telemetry as RelayTelemetry, traces},
+};
 use posthaste_server::{RelayPart, Telemetry as ServerTelemetry, WorkerPart};
+use posthaste_traces::Tracer;
 use posthaste_worker::{
     Worker,
     telemetry::{Readiness, Telemetry},
@@ -22,16 +26,23 @@ pub(crate) struct Process {
     server: Option<ServerTelemetry>,
     /// Metrics have a listener of their own.
     is_listened: bool,
+    tracer: Option<Tracer>,
 }
 
 impl Process {
-    pub(crate) fn of(config: &Config, workers: &[Worker], relay: Option<&Relay>) -> Self {
+    pub(crate) fn of(
+        config: &Config,
+        workers: &[Worker],
+        relay: Option<&Relay>,
+        tracer: Option<Tracer>,
+    ) -> Self {
         Self {
             workers: workers.iter().map(Worker::telemetry).collect(),
             relay: relay.map(|relay| (relay.telemetry(), relay.monitor())),
             poll_interval: config.relay.idle_interval,
             server: None,
             is_listened: config.telemetry.listen.is_some(),
+            tracer,
         }
     }
 
@@ -60,9 +71,13 @@ impl Process {
 
 impl Told for Process {
     fn metrics(&self) -> String {
-        let relay = self.relay.as_ref().map(|(relay, _)| relay.metrics()).unwrap_or_default();
+        let page = match &self.relay {
+            // What became of spans stands there as well.
+            Some((relay, _)) => relay.metrics(),
+            None => traces::metrics(self.tracer.as_ref()),
+        };
         let server = self.server.as_ref().map(ServerTelemetry::metrics).unwrap_or_default();
-        relay + &posthaste_worker::telemetry::metrics(&self.workers) + &server
+        page + &posthaste_worker::telemetry::metrics(&self.workers) + &server
     }
 
     fn is_alive(&self) -> bool {

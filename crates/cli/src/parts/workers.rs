@@ -6,6 +6,7 @@ use posthaste::{Outbox, contract::Contracts};
 use posthaste_core::TopicFilter;
 use posthaste_relay::{ContractLibrary, ContractSettings, FailureSettings, Subscription};
 use posthaste_store::{Jobs, Start, Store, SubscriptionSpec};
+use posthaste_traces::Tracer;
 use posthaste_worker::{
     Handler, Worker, command::CommandHandler, http::HttpHandler, sources::local::LocalSource,
 };
@@ -34,10 +35,14 @@ pub(crate) fn build(
     only: &[String],
     jobs: &Arc<dyn Jobs>,
     contracts: &Known,
+    tracer: Option<&Tracer>,
 ) -> Result<Built> {
     let mut built = Built::default();
     for (name, table) in chosen(config, only)? {
-        let (worker, subscription) = build_one(name, table, config, jobs, contracts)?;
+        let (mut worker, subscription) = build_one(name, table, config, jobs, contracts)?;
+        if let Some(tracer) = tracer {
+            worker = worker.traced(tracer.clone());
+        }
         built.workers.push(worker);
         built.subscriptions.extend(subscription);
     }

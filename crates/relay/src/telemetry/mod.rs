@@ -56,7 +56,7 @@ impl Telemetry {
 
     /// Every metric as it stands, in Prometheus' text format 0.0.4. Asks nobody.
     pub fn metrics(&self) -> String {
-        page::render(&self.monitor, &self.observer, self.tracer.as_ref().map(Tracer::meter))
+        page::render(&self.monitor, &self.observer, traces::counts(self.tracer.as_ref()))
     }
 
     /// Whether the relay has not ended.

@@ -15,20 +15,16 @@ use super::{
     meter::{BREACHES, Class, Counter, DATABASE_CLASSES, Lost, Meter, SourceMeter, What},
     metrics::{self, Metric},
     observer::{Observed, Observer},
-    traces::TraceMeter,
+    traces::SpanCounts,
 };
 use crate::monitor::{Gauge, Monitor, State};
 
 /// Renders every family of the list in its order, each with its help even while it has no value.
-pub(crate) fn render(
-    monitor: &Monitor,
-    observer: &Observer,
-    traces: Option<&TraceMeter>,
-) -> String {
+pub(crate) fn render(monitor: &Monitor, observer: &Observer, spans: SpanCounts) -> String {
     let mut page = Page(String::with_capacity(32 << 10));
     page.subscriptions(monitor.gauges());
     page.source(monitor.source());
-    page.traces(traces);
+    page.traces(spans);
     let observed = observer.last();
     page.database(observed.as_deref());
     // Other relays tell of theirs.
@@ -37,6 +33,13 @@ pub(crate) fn render(
     };
     let all = observed.iter().flat_map(|observed| &observed.status.subscriptions);
     page.statuses(&all.filter(is_ours).collect::<Vec<_>>(), observer.holder());
+    page.0
+}
+
+/// Renders what became of spans alone.
+pub(crate) fn traces(spans: SpanCounts) -> String {
+    let mut page = Page(String::new());
+    page.traces(spans);
     page.0
 }
 
@@ -102,12 +105,10 @@ impl Page {
         }
     }
 
-    fn traces(&mut self, meter: Option<&TraceMeter>) {
-        let count =
-            |of: fn(&TraceMeter) -> &Counter| Some(meter.map_or(0, |meter| of(meter).get()));
-        self.single(&metrics::SPANS_EXPORTED, count(|meter| &meter.exported));
-        self.single(&metrics::SPANS_DROPPED, count(|meter| &meter.dropped));
-        self.single(&metrics::SPAN_FAILURES, count(|meter| &meter.failures));
+    fn traces(&mut self, spans: SpanCounts) {
+        self.single(&metrics::SPANS_EXPORTED, Some(spans.exported));
+        self.single(&metrics::SPANS_DROPPED, Some(spans.dropped));
+        self.single(&metrics::SPAN_FAILURES, Some(spans.failures));
     }
 
     fn database(&mut self, observed: Option<&Observed>) {

@@ -34,6 +34,7 @@ fn settings(endpoint: &str) -> TraceSettings {
         ca_file: None,
         timeout: Duration::from_secs(5),
         queue_spans: 1_000,
+        sample_ratio: 1.0,
     }
 }
 

@@ -21,9 +21,11 @@ use super::{
 use crate::{
     app::App,
     batches::NotWritten,
+    context::correlate,
     extract::{Json, OfJob, OptionalJson, Parameters},
     problem::{Code, Problem},
     tokens::{Principal, Scope},
+    traces::{STATE_BYTES_MAX, TRACEPARENT, TRACESTATE},
 };
 
 /// The header by which a submission may be repeated.
@@ -75,6 +77,7 @@ pub(crate) async fn submit(
     let submission = value.submission(mark.as_ref(), trace(&headers))?;
     let lane = submission.lane();
     let Submission { job, proposed, is_named } = submission;
+    correlate(job.message());
     check_contract(&app, job.message())?;
     let first = if job.message().due().is_some() { JobState::Scheduled } else { JobState::Created };
     let id = app.batches.submit(job, lane).await?;
@@ -84,6 +87,7 @@ pub(crate) async fn submit(
         Some(earlier) => repeated(earlier, mark.as_ref(), &principal)?,
         None => first,
     };
+    tracing::debug!(job = %id, status = state.as_str(), "a job is committed");
     let submitted = Submitted { id, jobspec_id: id, status: state.as_str() };
     let response = (StatusCode::ACCEPTED, as_json(&submitted)).into_response();
     Ok(app.located(response, &format!("/api/v1/jobs/{id}")))
@@ -115,16 +119,17 @@ pub(super) fn check_contract(app: &App, message: &Message) -> Result<(), Problem
     checked.map(drop).map_err(broken)
 }
 
-/// The caller's trace context, where it is one (<https://www.w3.org/TR/trace-context/>).
+/// The trace context of the request, or of its caller where it has no span, if it is one
+/// (<https://www.w3.org/TR/trace-context/>).
 pub(super) fn trace(headers: &HeaderMap) -> Option<Trace<'_>> {
     const LEN: usize = 55;
-    let parent = headers.get("traceparent")?.to_str().ok()?;
+    let parent = headers.get(TRACEPARENT)?.to_str().ok()?;
     let is_hex = |c: u8| matches!(c, b'0'..=b'9' | b'a'..=b'f' | b'-');
     if parent.len() != LEN || !parent.starts_with("00-") || !parent.bytes().all(is_hex) {
         return None;
     }
-    let state = headers.get("tracestate").and_then(|state| state.to_str().ok());
-    let state = state.filter(|state| state.len() <= 512).unwrap_or_default();
+    let state = headers.get(TRACESTATE).and_then(|state| state.to_str().ok());
+    let state = state.filter(|state| state.len() <= STATE_BYTES_MAX).unwrap_or_default();
     Some(Trace { parent, state })
 }
 

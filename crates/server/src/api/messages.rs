@@ -27,6 +27,7 @@ use super::{
 use crate::{
     app::App,
     clock,
+    context::correlate,
     extract::{Json, OfMessage, OptionalJson, Parameters},
     problem::{Code, Problem},
     tokens::{Principal, Scope},
@@ -71,11 +72,13 @@ pub(crate) async fn submit(
         None => None,
     };
     let enqueue = value.enqueue(mark.as_ref(), trace(&headers))?;
+    correlate(&enqueue.message);
     check_contract(&app, &enqueue.message)?;
     let id = app.messages.submit(enqueue.message.clone(), enqueue.lane()).await?;
     if enqueue.is_reused(id) {
         return Err(Problem::key_reused());
     }
+    tracing::debug!(message_id = %id, "a message is committed");
     let response = (StatusCode::ACCEPTED, as_json(&Enqueued { id })).into_response();
     Ok(app.located(response, &format!("/api/v1/messages/{id}")))
 }

@@ -12,8 +12,7 @@ use posthaste_core::Backoff;
 use prost::Message as _;
 use tokio::time::{sleep, timeout};
 
-use super::{Exporter, client::ExportError, spans::text};
-use crate::jitter::jitter;
+use crate::{Exporter, client::ExportError, span::text};
 
 /// Spans of one request.
 const BATCH_SPANS: usize = 512;
@@ -39,7 +38,7 @@ impl Exporter {
         let flushed = timeout(self.timeout, self.flush(&mut batch)).await;
         let left = batch.len() + self.queue.len();
         if left > 0 {
-            self.queue.meter().dropped.add(left as u64);
+            self.queue.meter().dropped(left as u64);
             let reason = match flushed {
                 Ok(Err(error)) => error.to_string(),
                 _ => format!("no answer within {:?}", self.timeout),
@@ -62,17 +61,17 @@ impl Exporter {
                     }
                     break;
                 };
-                self.queue.meter().failures.add(1);
+                self.queue.meter().failed();
                 tries += 1;
                 if !std::mem::replace(&mut is_away, true) {
                     tracing::warn!(collector = self.client.describe(), "export traces: {error}");
                 }
                 if !error.is_transient() || tries == TRIES_MAX {
-                    self.queue.meter().dropped.add(batch.len() as u64);
+                    self.queue.meter().dropped(batch.len() as u64);
                     batch.clear();
                     break;
                 }
-                sleep(BACKOFF.delay(tries, jitter())).await;
+                sleep(BACKOFF.delay(tries, rand::random())).await;
             }
         }
     }
@@ -106,7 +105,7 @@ impl Exporter {
     async fn send(&self, batch: &mut Vec<Span>) -> Result<(), ExportError> {
         let body = request(&self.service_name, batch).encode_to_vec();
         self.client.post(body).await?;
-        self.queue.meter().exported.add(batch.len() as u64);
+        self.queue.meter().exported(batch.len());
         batch.clear();
         Ok(())
     }

@@ -1,29 +1,33 @@
-//! The spans of one try of a batch, after the OpenTelemetry conventions for messaging
+//! Traces: spans of what the relay publishes, after the OpenTelemetry conventions for messaging
 //! (<https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/>). Topics, ids and
 //! reasons; never a payload or an ordering key.
+//!
+//! Where a writer's trace is sampled, each try of its message becomes a span below the writer's, and
+//! each try of a batch that holds such a message one span with links to them. How they are exported
+//! is `posthaste_traces`' matter.
 
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::{
-    common::v1::{AnyValue, KeyValue, any_value::Value},
-    trace::v1::{
-        Span, Status,
-        span::{Link, SpanKind},
-        status::StatusCode,
-    },
+use opentelemetry_proto::tonic::trace::v1::{
+    Span, Status,
+    span::{Link, SpanKind},
+    status::StatusCode,
 };
-use posthaste_core::{MessageRef, Page, Timestamp};
+use posthaste_core::{Headers, MessageRef, Page, Timestamp};
+use posthaste_traces::{
+    Attribute, Built, Context, HAS_REMOTE, IS_REMOTE, SAMPLED, number, random_span_id,
+    random_trace_id, text,
+};
 
-use super::context::{self, Writer};
+use super::page;
 use crate::policy::Unaccepted;
+
+pub use posthaste_traces::{
+    Exporter, SpanCounts, TraceSettings, TraceSettingsError, Tracer, start,
+};
 
 /// Links of one span; the rest is counted (the limit of the OpenTelemetry specification).
 const LINKS_MAX: usize = 128;
-/// Flags of a span: sampled; and that it is known whether its parent is in another process.
-const SAMPLED: u32 = 0x01;
-const HAS_REMOTE: u32 = 0x100;
-const IS_REMOTE: u32 = 0x200;
-
 /// A try of a batch, and what came of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attempt<'a> {
@@ -38,23 +42,36 @@ pub(crate) struct Attempt<'a> {
     pub(crate) outcome: Result<&'a [Unaccepted], &'a str>,
 }
 
-/// Spans, and how many there was no room for.
-#[derive(Debug, Default)]
-pub(super) struct Built {
-    pub(super) spans: Vec<Span>,
-    pub(super) dropped: u64,
+/// What became of spans, in Prometheus' text format 0.0.4: for a process without a relay, whose page
+/// would hold it. All zero without a tracer.
+pub fn metrics(tracer: Option<&Tracer>) -> String {
+    page::traces(counts(tracer))
+}
+
+pub(super) fn counts(tracer: Option<&Tracer>) -> SpanCounts {
+    tracer.map(Tracer::counts).unwrap_or_default()
+}
+
+/// Notes a try of a batch, if a message of it is sampled. Never waits.
+pub(crate) fn attempted(tracer: &Tracer, attempt: &Attempt<'_>) {
+    tracer.add(|room| of(attempt, room));
+}
+
+/// The writer's span, if its trace is sampled.
+fn writer<'a>(headers: &Headers<'a>) -> Option<Context<'a>> {
+    Context::sampled(headers.get("traceparent")?, headers.get("tracestate").unwrap_or_default())
 }
 
 /// One span for the batch and one for each sampled message of it, as far as there is room. Nothing
 /// for a batch without a sampled message.
-pub(super) fn of(attempt: &Attempt<'_>, room: usize) -> Built {
+fn of(attempt: &Attempt<'_>, room: usize) -> Built {
     let mut built = Built::default();
     let mut batch: Option<Span> = None;
     let mut left = attempt.outcome.unwrap_or_default().iter().peekable();
     for index in attempt.batch {
         let refused = left.next_if(|unaccepted| unaccepted.index == *index);
         let message = attempt.page.get(*index as usize);
-        let Some(writer) = context::sampled(&message.headers) else { continue };
+        let Some(writer) = writer(&message.headers) else { continue };
         let batch = batch.get_or_insert_with(|| batch_span(attempt));
         if batch.links.len() < LINKS_MAX {
             batch.links.push(link(&writer.trace_id, &writer.span_id, writer.state, IS_REMOTE));
@@ -87,7 +104,7 @@ fn batch_span(attempt: &Attempt<'_>) -> Span {
     let mut attributes = messaging(attempt.subscription);
     attributes.push(number("messaging.batch.message_count", attempt.batch.len() as i64));
     Span {
-        trace_id: rand::random::<[u8; 16]>().to_vec(),
+        trace_id: random_trace_id().to_vec(),
         name: format!("publish {}", attempt.subscription),
         kind: SpanKind::Client.into(),
         flags: SAMPLED | HAS_REMOTE,
@@ -99,7 +116,7 @@ fn batch_span(attempt: &Attempt<'_>) -> Span {
 fn message_span(
     attempt: &Attempt<'_>,
     message: &MessageRef<'_>,
-    writer: &Writer<'_>,
+    writer: &Context<'_>,
     batch: &Span,
     reason: Option<&str>,
 ) -> Span {
@@ -133,7 +150,7 @@ fn timed(attempt: &Attempt<'_>, reason: Option<&str>) -> Span {
     let failed =
         |reason: &str| Status { message: reason.to_owned(), code: StatusCode::Error.into() };
     Span {
-        span_id: rand::random::<[u8; 8]>().to_vec(),
+        span_id: random_span_id().to_vec(),
         start_time_unix_nano: began,
         end_time_unix_nano: began.saturating_add(took),
         status: reason.map(failed),
@@ -141,7 +158,7 @@ fn timed(attempt: &Attempt<'_>, reason: Option<&str>) -> Span {
     }
 }
 
-fn messaging(subscription: &str) -> Vec<KeyValue> {
+fn messaging(subscription: &str) -> Vec<Attribute> {
     vec![
         text("messaging.system", "posthaste"),
         text("messaging.operation.name", "publish"),
@@ -160,23 +177,9 @@ fn link(trace_id: &[u8], span_id: &[u8], state: &str, remote: u32) -> Link {
     }
 }
 
-/// An attribute.
-pub(super) fn text(key: &str, value: &str) -> KeyValue {
-    attribute(key, Value::StringValue(value.to_owned()))
-}
-
-fn number(key: &str, value: i64) -> KeyValue {
-    attribute(key, Value::IntValue(value))
-}
-
-fn attribute(key: &str, value: Value) -> KeyValue {
-    let value = Some(AnyValue { value: Some(value) });
-    KeyValue { key: key.to_owned(), value, ..KeyValue::default() }
-}
-
 #[cfg(test)]
 mod tests {
-    use posthaste_core::{Headers, MessageId};
+    use posthaste_core::MessageId;
 
     use super::*;
     use crate::policy::Fault;

@@ -1,7 +1,7 @@
 //! One HTTP request after the other to the collector, each on a connection of its own: a request
 //! a second at most, so that there is no connection to keep alive or to find dead.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, fs, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -11,7 +11,7 @@ use hyper::{
     header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
-use posthaste_redis::tls;
+use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use secrecy::ExposeSecret as _;
 use tokio::{
@@ -22,12 +22,12 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use url::Url;
 
-use super::TraceSettings;
+use crate::TraceSettings;
 
 const PATH: &str = "/v1/traces";
 
 /// Where requests go.
-pub(super) struct Client {
+pub(crate) struct Client {
     url: Url,
     host: String,
     port: u16,
@@ -46,7 +46,7 @@ impl fmt::Debug for Client {
 
 /// Why a request was not taken.
 #[derive(Debug)]
-pub(super) struct ExportError {
+pub(crate) struct ExportError {
     is_transient: bool,
     text: String,
 }
@@ -57,7 +57,7 @@ impl ExportError {
     }
 
     /// Whether the same spans may be taken later.
-    pub(super) const fn is_transient(&self) -> bool {
+    pub(crate) const fn is_transient(&self) -> bool {
         self.is_transient
     }
 }
@@ -69,7 +69,7 @@ impl fmt::Display for ExportError {
 }
 
 impl Client {
-    pub(super) fn new(settings: &TraceSettings) -> Result<Self, String> {
+    pub(crate) fn new(settings: &TraceSettings) -> Result<Self, String> {
         let remedy = "write for example http://collector:4318";
         let wrong = |why: &dyn fmt::Display| format!("the endpoint {why}; {remedy}");
         let mut url = Url::parse(&settings.endpoint)
@@ -96,12 +96,12 @@ impl Client {
     }
 
     /// The URL, for people.
-    pub(super) fn describe(&self) -> &str {
+    pub(crate) fn describe(&self) -> &str {
         self.url.as_str()
     }
 
     /// Posts an encoded request, within the time-out.
-    pub(super) async fn post(&self, body: Vec<u8>) -> Result<(), ExportError> {
+    pub(crate) async fn post(&self, body: Vec<u8>) -> Result<(), ExportError> {
         let late = |_| ExportError::away("no answer", &format!("within {:?}", self.timeout));
         let status = timeout(self.timeout, self.exchange(body)).await.map_err(late)??;
         if status.is_success() {
@@ -179,18 +179,40 @@ fn connector(
     settings: &TraceSettings,
     host: &str,
 ) -> Result<(TlsConnector, ServerName<'static>), String> {
-    tls::install_crypto();
-    let pem = tls::roots(settings.ca_file.as_deref()).map_err(|error| error.to_string())?;
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| error.to_string())?;
-        roots.add(certificate).map_err(|error| error.to_string())?;
-    }
-    let config =
-        rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    // The process may have another one for all else.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots(settings.ca_file.as_deref())?)
+        .with_no_client_auth();
     let name = ServerName::try_from(host.to_owned())
         .map_err(|error| format!("the endpoint's host {host:?} is not valid ({error})"))?;
     Ok((TlsConnector::from(Arc::new(config)), name))
+}
+
+/// The authorities in `ca_file`, or the system's. Blocks on the file system.
+fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let Some(path) = ca_file else {
+        // One that cannot be read must not keep all others from being used.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if roots.is_empty() {
+            return Err("the system has no certificate authorities: install them, or set ca_file"
+                .to_owned());
+        }
+        return Ok(roots);
+    };
+    let wrong = |what: &dyn fmt::Display| format!("ca_file {}: {what}", path.display());
+    let pem = fs::read(path).map_err(|error| wrong(&error))?;
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|error| wrong(&error))?;
+        roots.add(certificate).map_err(|error| wrong(&error))?;
+    }
+    if roots.is_empty() {
+        return Err(wrong(&"holds no certificate in PEM form"));
+    }
+    Ok(roots)
 }
 
 #[cfg(test)]
@@ -205,6 +227,7 @@ mod tests {
             ca_file: None,
             timeout: Duration::from_secs(1),
             queue_spans: 1,
+            sample_ratio: 1.0,
         })
     }
 
