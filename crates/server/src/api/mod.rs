@@ -12,6 +12,7 @@ pub(crate) mod messages;
 mod new_message;
 pub(crate) mod openapi;
 pub(crate) mod operations;
+mod refusals;
 pub(crate) mod rewinds;
 mod shown;
 mod shown_messages;

@@ -10,7 +10,7 @@ use axum::{
 use utoipa::{
     OpenApi,
     openapi::{
-        Content, Ref, Response, SecurityRequirement, Server,
+        SecurityRequirement, Server,
         path::{HttpMethod, PathItem},
         security::{Http, HttpAuthScheme, SecurityScheme},
     },
@@ -18,7 +18,7 @@ use utoipa::{
 
 use super::{
     audit, contracts, dead_letters, fleet, health, jobs, machines, messages, new_message,
-    operations, rewinds, shown, shown_messages, streams, submission, subscriptions,
+    operations, refusals, rewinds, shown, shown_messages, streams, submission, subscriptions,
 };
 use crate::{app::App, guard::Access, problem, routes, tokens::Scope};
 
@@ -32,6 +32,7 @@ use crate::{app::App, guard::Access, problem, routes, tokens::Scope};
     ),
     components(schemas(
         problem::ProblemBody<'static>,
+        problem::Code,
         submission::NewJobBody,
         jobs::Submitted,
         shown::JobStatus,
@@ -119,10 +120,9 @@ fn described(base_path: &str) -> String {
     }
     env!("CARGO_PKG_VERSION").clone_into(&mut api.info.version);
     let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
-    api.components
-        .get_or_insert_default()
-        .security_schemes
-        .insert("token".to_owned(), scheme.into());
+    let components = api.components.get_or_insert_default();
+    components.security_schemes.insert("token".to_owned(), scheme.into());
+    components.responses.extend(refusals::shared());
     for route in routes::table() {
         let mut operation = route.operation;
         let (scope, is_whole) = match route.access {
@@ -138,7 +138,7 @@ fn described(base_path: &str) -> String {
         let told =
             operation.description.take().map_or(asks.clone(), |told| format!("{told}\n\n{asks}"));
         operation.description = Some(told);
-        operation.responses.responses.insert("default".to_owned(), refusal().into());
+        refusals::describe(&mut operation, &route.path, route.access);
         let item = PathItem::new(HttpMethod::Get, operation.clone());
         let item = if route.method == HttpMethod::Get {
             item
@@ -165,14 +165,6 @@ fn asks(scope: Option<Scope>, is_whole: bool) -> String {
         }
         Some(scope) => format!("Needs a token with the scope `{scope}`."),
     }
-}
-
-/// What every route may answer instead.
-fn refusal() -> Response {
-    let mut refusal = Response::new("A refusal or a failure");
-    let problem = Content::new(Some(Ref::from_schema_name("Problem")));
-    refusal.content.insert("application/problem+json".to_owned(), problem.into());
-    refusal
 }
 
 /// The API's description
