@@ -23,6 +23,7 @@ use crate::{
     batches::NotWritten,
     extract::{Json, OfJob, OptionalJson, Parameters},
     problem::{Code, Problem},
+    strict_json,
     tokens::{Principal, Scope},
 };
 
@@ -290,6 +291,7 @@ pub(crate) struct JobRetry {
     /// Say what would happen, and change nothing.
     dry_run: bool,
     /// How often it may be tried again; 5 if not given.
+    #[serde(deserialize_with = "strict_json::whole")]
     #[schema(minimum = 1, maximum = 1000)]
     attempts: Option<u32>,
 }

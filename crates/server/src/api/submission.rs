@@ -20,6 +20,7 @@ use crate::{
     batches::Lane,
     clock,
     problem::{Code, Problem},
+    strict_json,
     tokens::hex,
 };
 
@@ -54,6 +55,7 @@ pub(crate) struct NewJobBody {
     #[schema(min_length = 1, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     unique_key: Option<String>,
     /// How often it may be tried; as often as its worker says if not given.
+    #[serde(default, deserialize_with = "strict_json::whole")]
     #[schema(minimum = 1, maximum = 1000)]
     attempts: Option<u32>,
     /// When it is due; at once if not given.
