@@ -5,13 +5,15 @@
 
 use std::error::Error;
 
-use posthaste_testkit::PgVersion;
 use posthaste_testkit::install::{self, Tool};
+use posthaste_testkit::{PgVersion, python};
 
-use crate::process::Failure;
+use crate::process::{Failure, root};
 
 /// The versions beside the system's own that the store's contract is tested on.
 const VERSIONS: [PgVersion; 2] = [PgVersion::V13, PgVersion::V18];
+/// What calls the API in every way that its description allows, and in others.
+const SCHEMATHESIS: &str = "tests/openapi/requirements.txt";
 
 pub(crate) fn run(_arguments: &[String]) -> Result<(), Failure> {
     eprintln!("setup: servers (PostgreSQL, Redis, pgbouncer)");
@@ -20,6 +22,8 @@ pub(crate) fn run(_arguments: &[String]) -> Result<(), Failure> {
         eprintln!("setup: PostgreSQL {version:?}");
         install::ensure_version(version).map_err(failure)?;
     }
+    eprintln!("setup: schemathesis");
+    python::environment(&root().join(SCHEMATHESIS)).map_err(failure)?;
     Ok(())
 }
 

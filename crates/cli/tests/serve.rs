@@ -28,7 +28,7 @@ fn place(settings: &str) -> Place {
 }
 
 /// Starts it, and answers where it listens.
-fn serve(place: &Place) -> (Running, String) {
+pub(crate) fn serve(place: &Place) -> (Running, String) {
     let running = place.start(&["serve"]);
     let log = running.log.until("the server listens");
     let line: Value = serde_json::from_str(log.last().expect("it was read")).unwrap();
@@ -36,7 +36,7 @@ fn serve(place: &Place) -> (Running, String) {
     (running, address)
 }
 
-fn ask(address: &str, method: &str, path: &str, more: &str, body: &str) -> (u16, Value) {
+pub(crate) fn ask(address: &str, method: &str, path: &str, more: &str, body: &str) -> (u16, Value) {
     let mut stream = TcpStream::connect(address).expect("it listens");
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     let request = format!(
@@ -63,7 +63,7 @@ fn submit(address: &str, topic: &str) -> String {
     accepted["id"].as_str().expect("an id").to_owned()
 }
 
-fn ends(mut running: Running) -> Vec<String> {
+pub(crate) fn ends(mut running: Running) -> Vec<String> {
     running.signal("TERM");
     let (code, log) = running.ends();
     assert_eq!(code, Some(0), "{log:?}");
