@@ -56,7 +56,7 @@ fn r51_every_answer_is_described_where_all_is_in_one_process() {
     let (running, address) = serve(&server.place);
     let seeds = server.stock(&address);
     server.is_called(&address, &seeds, NEVER_DONE_WITH_RELAY);
-    ends(running);
+    has_no_fault(&ends(running));
 }
 
 /// Nothing holds a subscription here, so that they can be moved.
@@ -75,7 +75,16 @@ async fn r51_every_answer_is_described_where_relay_and_workers_run_elsewhere() {
     server.configure("relay = false\nworkers = false\n");
     let (running, address) = serve(&server.place);
     server.is_called(&address, &seeds, NEVER_DONE_WITHOUT);
-    ends(running);
+    has_no_fault(&ends(running));
+}
+
+/// What goes on in the background answers nobody: its faults are in the server's log alone.
+fn has_no_fault(log: &[String]) {
+    let is_fault = |line: &&String| {
+        line.contains(r#""level":"ERROR""#) && line.contains(r#""target":"posthaste_server"#)
+    };
+    let faults: Vec<&String> = log.iter().filter(is_fault).collect();
+    assert!(faults.is_empty(), "{faults:#?}");
 }
 
 /// What there is in the log, by the name of its list: for parameters of paths.

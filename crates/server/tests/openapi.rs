@@ -32,6 +32,8 @@ fn description_names_every_route_with_its_scope_and_every_type_that_it_uses() {
             "{route:?}: every answer is described by its status"
         );
         let asked = operation["security"].as_array().unwrap();
+        let serves_ticket = asked.iter().any(|way| way["ticket"].is_array());
+        assert_eq!(serves_ticket, matches!(route.access, Access::Ticket(_)), "{route:?}");
         match route.access {
             Access::Public => assert!(asked.is_empty(), "{route:?}"),
             Access::Scope(scope) | Access::Whole(scope) | Access::Ticket(scope) => {

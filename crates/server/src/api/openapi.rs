@@ -12,7 +12,7 @@ use utoipa::{
     openapi::{
         SecurityRequirement, Server,
         path::{HttpMethod, PathItem},
-        security::{Http, HttpAuthScheme, SecurityScheme},
+        security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme},
     },
 };
 
@@ -119,22 +119,16 @@ fn described(base_path: &str) -> String {
         api.servers = Some(vec![Server::new(base_path)]);
     }
     env!("CARGO_PKG_VERSION").clone_into(&mut api.info.version);
-    let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    let token = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
     let components = api.components.get_or_insert_default();
-    components.security_schemes.insert("token".to_owned(), scheme.into());
+    components.security_schemes.insert("token".to_owned(), token.into());
+    let ticket = SecurityScheme::ApiKey(ApiKey::Query(ApiKeyValue::new("ticket")));
+    components.security_schemes.insert("ticket".to_owned(), ticket.into());
     components.responses.extend(refusals::shared());
     for route in routes::table() {
         let mut operation = route.operation;
-        let (scope, is_whole) = match route.access {
-            Access::Public => (None, false),
-            Access::Scope(scope) | Access::Ticket(scope) => (Some(scope), false),
-            Access::Whole(scope) => (Some(scope), true),
-        };
-        operation.security = Some(match scope {
-            None => Vec::new(),
-            Some(scope) => vec![SecurityRequirement::new("token", [scope.as_str()])],
-        });
-        let asks = asks(scope, is_whole);
+        let (security, asks) = asked(route.access);
+        operation.security = Some(security);
         let told =
             operation.description.take().map_or(asks.clone(), |told| format!("{told}\n\n{asks}"));
         operation.description = Some(told);
@@ -157,13 +151,23 @@ fn described(base_path: &str) -> String {
     text
 }
 
-fn asks(scope: Option<Scope>, is_whole: bool) -> String {
-    match scope {
-        None => "Needs no token.".to_owned(),
-        Some(scope) if is_whole => {
-            format!("Needs a token with the scope `{scope}` that is not limited to some topics.")
+/// What a route asks of its callers, for programs and in words.
+fn asked(access: Access) -> (Vec<SecurityRequirement>, String) {
+    let token = |scope: Scope| SecurityRequirement::new("token", [scope.as_str()]);
+    let ticket = || SecurityRequirement::new("ticket", [""; 0]);
+    match access {
+        Access::Public => (Vec::new(), "Needs no token.".to_owned()),
+        Access::Scope(scope) => {
+            (vec![token(scope)], format!("Needs a token with the scope `{scope}`."))
         }
-        Some(scope) => format!("Needs a token with the scope `{scope}`."),
+        Access::Whole(scope) => (
+            vec![token(scope)],
+            format!("Needs a token with the scope `{scope}` that is not limited to some topics."),
+        ),
+        Access::Ticket(scope) => (
+            vec![token(scope), ticket()],
+            format!("Needs a token with the scope `{scope}`, or a ticket."),
+        ),
     }
 }
 
