@@ -22,7 +22,7 @@ RULES = [
     ("bad-parameter", "last-event-id", "last-event-id must be"),
     # What a stream's id names may be swept by now.
     ("stream-gone", "since", ""),
-    # Years that no database knows, in any list; and limits in bytes, where schemas count characters.
+    # Years that no database knows, in any list.
     ("bad-parameter", "since", "since must be a time"),
     ("bad-parameter", "until", "until must be a time"),
     ("invalid-field", "since", "since must be a time"),
