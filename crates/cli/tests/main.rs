@@ -9,6 +9,7 @@ mod commands;
 mod configuration;
 mod contracts;
 mod demo;
+mod described;
 mod exits;
 mod harness;
 mod import;

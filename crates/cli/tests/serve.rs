@@ -63,7 +63,7 @@ fn submit(address: &str, topic: &str) -> String {
     accepted["id"].as_str().expect("an id").to_owned()
 }
 
-fn ends(mut running: Running) -> Vec<String> {
+pub(crate) fn ends(mut running: Running) -> Vec<String> {
     running.signal("TERM");
     let (code, log) = running.ends();
     assert_eq!(code, Some(0), "{log:?}");

@@ -17,10 +17,10 @@ pub(crate) fn rfc3339(at: Timestamp) -> String {
     format!("{instant:.6}")
 }
 
-/// A time in RFC 3339, with any offset.
+/// A time in RFC 3339, with any offset: from 1970 to 9999, for no database knows all others.
 pub(crate) fn read(text: &str) -> Option<Timestamp> {
     let instant: jiff::Timestamp = text.parse().ok()?;
-    Some(Timestamp(instant.as_microsecond()))
+    (instant >= jiff::Timestamp::UNIX_EPOCH).then(|| Timestamp(instant.as_microsecond()))
 }
 
 #[cfg(test)]
@@ -33,6 +33,8 @@ mod tests {
         assert_eq!(rfc3339(at), "2026-01-02T03:04:05.000006Z");
         assert_eq!(read(&rfc3339(at)), Some(at));
         assert_eq!(read("2026-01-02T05:04:05.000006+02:00"), Some(at));
-        assert_eq!(read("tomorrow"), None);
+        for none in ["tomorrow", "1969-12-31T23:59:59Z", "-009000-01-01T00:00:00Z"] {
+            assert_eq!(read(none), None, "{none}");
+        }
     }
 }

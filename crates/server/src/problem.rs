@@ -4,7 +4,7 @@
 //! the field, the kind of value that was found and the remedy; never a payload, a secret or SQL. What an operator
 //! needs beyond that goes to the log.
 
-use std::{error::Error, time::Duration};
+use std::{borrow::Cow, error::Error, time::Duration};
 
 use axum::{
     body::Body,
@@ -14,7 +14,10 @@ use axum::{
 use posthaste_core::{InvalidMessage, job::InvalidJob};
 use posthaste_store::{StoreError, StoreErrorKind};
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
 
 macro_rules! codes {
     ($($(#[doc = $told:literal])+ $name:ident = $code:literal, $status:ident, $title:literal;)*) => {
@@ -38,7 +41,7 @@ macro_rules! codes {
                 match self { $(Self::$name => StatusCode::$status,)* }
             }
 
-            const fn title(self) -> &'static str {
+            pub(crate) const fn title(self) -> &'static str {
                 match self { $(Self::$name => $title,)* }
             }
         }
@@ -132,6 +135,19 @@ codes! {
     Internal = "internal", INTERNAL_SERVER_ERROR, "The server failed";
 }
 
+impl PartialSchema for Code {
+    fn schema() -> RefOr<Schema> {
+        let codes = Self::ALL.iter().map(|code| code.as_str());
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(codes)).build().into()
+    }
+}
+
+impl ToSchema for Code {
+    fn name() -> Cow<'static, str> {
+        "Code".into()
+    }
+}
+
 /// A refusal or a failure, not yet HTTP.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
@@ -156,6 +172,7 @@ pub(crate) struct ProblemBody<'a> {
     /// What was wrong, and what to do about it.
     detail: &'a str,
     /// For programs; it stays the same.
+    #[schema(value_type = Code)]
     code: &'static str,
     /// The field or parameter at fault.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -7,7 +7,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use crate::problem::{Code, Problem};
 
@@ -25,6 +25,11 @@ pub(crate) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
         Problem::new(Code::BadJson, detail)
     })?;
     serde_json::from_str::<Strict>(text).map_err(|error| bad_json(&error))?;
+    // Serde would take its items for fields, in the order in which the type has them.
+    if text.trim_start().starts_with('[') {
+        let detail = "the body must be an object, not an array";
+        return Err(Problem::of(Code::InvalidField, "", detail));
+    }
     let mut deserializer = serde_json::Deserializer::from_str(text);
     serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
@@ -45,6 +50,18 @@ fn bad_json(error: &serde_json::Error) -> Problem {
     };
     let detail = format!("{what} (line {}, column {})", error.line(), error.column());
     Problem::new(Code::BadJson, detail)
+}
+
+/// A whole number, as JSON may write it: `3`, and `3.0` as well.
+pub(crate) fn whole<'de, D: Deserializer<'de>>(source: D) -> Result<Option<u32>, D::Error> {
+    let Some(number) = Option::<Number>::deserialize(source)? else { return Ok(None) };
+    let exact = number.as_u64().and_then(|number| u32::try_from(number).ok());
+    let written = || {
+        let number = number.as_f64().filter(|number| number.fract() == 0.0)?;
+        (0.0..=f64::from(u32::MAX)).contains(&number).then_some(number as u32)
+    };
+    let wrong = || D::Error::custom("this is none, expected a whole number");
+    exact.or_else(written).map(Some).ok_or_else(wrong)
 }
 
 /// What serde says of the wanted form, and what kind of value stands there instead of the value.
@@ -171,8 +188,7 @@ mod tests {
         name: String,
         #[serde(default)]
         payload: Option<Box<RawValue>>,
-        #[expect(dead_code, reason = "read for its form")]
-        #[serde(default)]
+        #[serde(default, deserialize_with = "whole")]
         attempts: Option<u32>,
     }
 
@@ -184,6 +200,16 @@ mod tests {
     fn payloads_stay_as_they_were_written() {
         let form: Form = read(br#"{"name":"a","payload": {"b" : 1.0e2}}"#).unwrap();
         assert_eq!(form.payload.unwrap().get(), r#"{"b" : 1.0e2}"#);
+    }
+
+    #[test]
+    fn whole_numbers_may_be_written_with_a_fraction_of_nothing() {
+        for (text, number) in [("3", Some(3)), ("3.0", Some(3)), ("3e2", Some(300)), ("null", None)]
+        {
+            let form: Form =
+                read(format!(r#"{{"name":"a","attempts":{text}}}"#).as_bytes()).unwrap();
+            assert_eq!(form.attempts, number, "{text}");
+        }
     }
 
     #[test]
@@ -209,8 +235,17 @@ mod tests {
     fn another_form_names_field_and_kind() {
         for (body, said) in [
             (r#"{"name":5123}"#, "name must be a string, not this number"),
-            (r#"{"name":"a","attempts":"secret"}"#, "attempts must be u32, not this string"),
-            (r#"{"name":"a","attempts":-1}"#, "attempts must be u32, not this number"),
+            (
+                r#"{"name":"a","attempts":"secret"}"#,
+                "attempts must be a JSON number, not this string",
+            ),
+            (r#"{"name":"a","attempts":-1}"#, "attempts must be a whole number, not this number"),
+            (
+                r#"{"name":"a","attempts":4294967296}"#,
+                "attempts must be a whole number, not this number",
+            ),
+            (r#"{"name":"a","attempts":1.5}"#, "attempts must be a whole number, not this number"),
+            (r#"["secret", null]"#, "the body must be an object, not an array"),
             (r#"{"payload":1}"#, "name is missing: add it"),
             (r#"{"name":"a","nmae":"secret"}"#, "known: one of `name`, `payload`, `attempts`"),
             (r#""secret""#, "the body must be struct Form, not this string"),

@@ -162,7 +162,23 @@ async fn entity_is_taken_on_with_its_event_its_messages_and_a_row_in_the_audit_t
     step(json!({ "to": "paid", "organization_id": "acme" }), None)
         .await
         .is_problem(404, "no-entity");
-    step(json!({ "to": "" }), None).await.is_problem(422, "invalid-field");
+    let long = "x".repeat(257);
+    for (field, value) in [
+        ("to", json!("")),
+        ("from", json!(long)),
+        ("user_id", json!("\n")),
+        ("organization_id", json!("")),
+        ("correlation_id", json!("\u{85}")),
+        ("metadata", json!({ "a": ["\0"] })),
+        ("metadata", json!({ "a": "x".repeat(65_536) })),
+    ] {
+        let mut body = json!({ "to": "paid" });
+        body[field] = value;
+        let problem = step(body, None).await.is_problem(422, "invalid-field");
+        assert_eq!(problem["field"], field);
+    }
+    let path_of = |name: &str| format!("/api/v1/machines/{name}/entities/{long}/transition");
+    server.post(&path_of("order"), r#"{"to":"paid"}"#).await.is_problem(404, "no-entity");
     let pay = json!({
         "to": "paid", "from": "new", "metadata": { "amount": 7 }, "correlation_id": "c-1",
     });

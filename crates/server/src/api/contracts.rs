@@ -128,7 +128,7 @@ pub(crate) struct WholeContract {
 ///
 /// The newest of a topic, or one version of it.
 #[utoipa::path(get, path = "/api/v1/contracts/{topic}", tag = "contracts",
-    params(("topic" = String, Path, description = "The topic; a `/` in it is written as %2F"), Version),
+    params(("topic" = String, Path, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The topic; a `/` in it is written as %2F"), Version),
     responses((status = 200, description = "The contract", body = WholeContract)))]
 pub(crate) async fn get(
     State(app): State<Arc<App>>,

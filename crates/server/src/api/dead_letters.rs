@@ -39,14 +39,19 @@ const LIMIT_MAX: u32 = 200;
 #[into_params(parameter_in = Query)]
 pub(crate) struct Listing {
     /// Of this subscription.
+    #[param(max_length = 1024, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     subscription: Option<String>,
     /// Of these topics, separated by commas: exact, or as `prefix*`.
+    #[param(pattern = r"^(\*|[A-Za-z0-9._:/-]+\*?)(,(\*|[A-Za-z0-9._:/-]+\*?))*$")]
     topic: Option<String>,
     /// Of this key.
+    #[param(max_length = 1024, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     key: Option<String>,
     /// With this text in the reason.
+    #[param(min_length = 1, max_length = 4096, pattern = r"^[^\x00]*$")]
     reason: Option<String>,
     /// Of this group of reasons, as `/api/v1/dead-letters/groups` names it.
+    #[param(min_length = 1, max_length = 4096, pattern = r"^[^\x00]*$")]
     group: Option<String>,
     /// That failed at this time or later.
     #[param(format = DateTime)]
@@ -55,12 +60,22 @@ pub(crate) struct Listing {
     #[param(format = DateTime)]
     until: Option<String>,
     /// `newest` failure first, if not given, or `oldest`.
+    #[param(inline, value_type = Option<Sequence>)]
     order: Option<String>,
     /// How many at most; 50 if not given.
     #[param(value_type = Option<u32>, minimum = 1, maximum = 200)]
     limit: Option<String>,
     /// `next` of the page before.
     cursor: Option<String>,
+}
+
+/// Which failure stands first.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "only described: the text is compared where it is read")]
+enum Sequence {
+    Newest,
+    Oldest,
 }
 
 /// A page of dead letters.
@@ -185,12 +200,16 @@ fn place(text: &str) -> Option<DeadLetterPlace> {
 #[into_params(parameter_in = Query)]
 pub(crate) struct Grouping {
     /// Of this subscription.
+    #[param(max_length = 1024, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     subscription: Option<String>,
     /// Of these topics, separated by commas: exact, or as `prefix*`.
+    #[param(pattern = r"^(\*|[A-Za-z0-9._:/-]+\*?)(,(\*|[A-Za-z0-9._:/-]+\*?))*$")]
     topic: Option<String>,
     /// Of this key.
+    #[param(max_length = 1024, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     key: Option<String>,
     /// With this text in the reason.
+    #[param(min_length = 1, max_length = 4096, pattern = r"^[^\x00]*$")]
     reason: Option<String>,
     /// That failed at this time or later.
     #[param(format = DateTime)]
@@ -324,7 +343,7 @@ impl WholeDeadLetter {
 ///
 /// With its payload and its headers for tokens with the scope `payloads`.
 #[utoipa::path(get, path = "/api/v1/dead-letters/{subscription}/{id}", tag = "dead letters",
-    params(("subscription" = String, Path, description = "The subscription's name"),
+    params(("subscription" = String, Path, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The subscription's name"),
         ("id" = Uuid, Path, description = "The message's id")),
     responses((status = 200, description = "The dead letter", body = WholeDeadLetter)))]
 pub(crate) async fn get(
@@ -374,7 +393,7 @@ pub(crate) struct DeadLetterChanged {
 /// With all its attempts before it; a running relay takes it up within a second. It stands in the audit trail under
 /// the token's name.
 #[utoipa::path(post, path = "/api/v1/dead-letters/{subscription}/{id}/replay", tag = "dead letters",
-    params(("subscription" = String, Path, description = "The subscription's name"),
+    params(("subscription" = String, Path, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The subscription's name"),
         ("id" = Uuid, Path, description = "The message's id")),
     request_body = Option<OneDeadLetterChange>,
     responses((status = 200, description = "It is due", body = DeadLetterChanged)))]
@@ -393,7 +412,7 @@ pub(crate) async fn replay_one(
 ///
 /// It is deleted, and a key that waits for it goes on. It stands in the audit trail under the token's name.
 #[utoipa::path(post, path = "/api/v1/dead-letters/{subscription}/{id}/discard", tag = "dead letters",
-    params(("subscription" = String, Path, description = "The subscription's name"),
+    params(("subscription" = String, Path, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The subscription's name"),
         ("id" = Uuid, Path, description = "The message's id")),
     request_body = Option<OneDeadLetterChange>,
     responses((status = 200, description = "It is gone", body = DeadLetterChanged)))]
@@ -432,17 +451,22 @@ async fn changed(
 #[serde(default, deny_unknown_fields, expecting = "an object")]
 pub(crate) struct DeadLetterChange {
     /// Of this subscription.
+    #[schema(max_length = 1024, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     subscription: Option<String>,
     /// With these ids.
-    #[schema(max_items = 1000)]
+    #[schema(max_items = 1000, min_items = 1)]
     ids: Option<Vec<Uuid>>,
     /// Of these topics, separated by commas: exact, or as `prefix*`.
+    #[schema(pattern = r"^(\*|[A-Za-z0-9._:/-]+\*?)(,(\*|[A-Za-z0-9._:/-]+\*?))*$")]
     topic: Option<String>,
     /// Of this key.
+    #[schema(max_length = 1024, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     key: Option<String>,
     /// With this text in the reason.
+    #[schema(min_length = 1, max_length = 4096, pattern = r"^[^\x00]*$")]
     reason: Option<String>,
     /// Of this group of reasons, as `/api/v1/dead-letters/groups` names it.
+    #[schema(min_length = 1, max_length = 4096, pattern = r"^[^\x00]*$")]
     group: Option<String>,
     /// That failed at this time or later.
     #[schema(format = DateTime)]
@@ -482,7 +506,8 @@ impl DeadLetterChange {
 /// once how many they are. It stands in the audit trail under the token's name.
 #[utoipa::path(post, path = "/api/v1/dead-letters/replay", tag = "dead letters", request_body = DeadLetterChange,
     responses((status = 202, description = "The operation", body = OperationBody),
-        (status = 200, description = "What it would concern", body = operations::OperationPreview)))]
+        (status = 200, description = "What it would concern", body = operations::OperationPreview),
+        (status = 429, description = "`too-many-operations`: wait until one is over")))]
 pub(crate) async fn replay(
     State(app): State<Arc<App>>,
     principal: Principal,
@@ -500,7 +525,8 @@ pub(crate) async fn replay(
 /// many they are. It stands in the audit trail under the token's name.
 #[utoipa::path(post, path = "/api/v1/dead-letters/discard", tag = "dead letters", request_body = DeadLetterChange,
     responses((status = 202, description = "The operation", body = OperationBody),
-        (status = 200, description = "What it would concern", body = operations::OperationPreview)))]
+        (status = 200, description = "What it would concern", body = operations::OperationPreview),
+        (status = 429, description = "`too-many-operations`: wait until one is over")))]
 pub(crate) async fn discard(
     State(app): State<Arc<App>>,
     principal: Principal,

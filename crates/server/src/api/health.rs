@@ -184,7 +184,8 @@ pub(crate) async fn outbox(State(app): State<Arc<App>>) -> Response {
 ///
 /// In Prometheus' text format; not here where `telemetry.listen` is set.
 #[utoipa::path(get, path = "/metrics", tag = "health",
-    responses((status = 200, description = "Every metric", body = String, content_type = "text/plain")))]
+    responses((status = 200, description = "Every metric", body = String, content_type = "text/plain"),
+        (status = 404, description = "`no-route`: they are served at `telemetry.listen`")))]
 pub(crate) async fn metrics(
     State(app): State<Arc<App>>,
 ) -> Result<Response, crate::problem::Problem> {

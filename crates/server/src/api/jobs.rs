@@ -24,6 +24,7 @@ use crate::{
     context::correlate,
     extract::{Json, OfJob, OptionalJson, Parameters},
     problem::{Code, Problem},
+    strict_json,
     tokens::{Principal, Scope},
     traces::{STATE_BYTES_MAX, TRACEPARENT, TRACESTATE},
 };
@@ -55,7 +56,7 @@ pub(crate) struct Submitted {
 /// The job and its message are committed when this answers. With an `Idempotency-Key` or a `jobspec_id` it may be
 /// repeated: it answers the first job.
 #[utoipa::path(post, path = "/api/v1/jobs", tag = "jobs", request_body = NewJobBody,
-    params(("Idempotency-Key" = Option<String>, Header,
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 128, pattern = r"^[!-~]+$",
         description = "1 to 128 visible ASCII characters; a repetition with the same body answers the first job")),
     responses((status = 202, description = "It is committed", body = Submitted)))]
 pub(crate) async fn submit(
@@ -159,8 +160,10 @@ pub(crate) struct Listing {
     #[param(value_type = Option<JobStatus>)]
     state: Option<String>,
     /// Of this topic.
+    #[param(pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     topic: Option<String>,
     /// Of this key.
+    #[param(pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     key: Option<String>,
     /// How many at most; 50 if not given.
     #[param(value_type = Option<u32>, minimum = 1, maximum = 200)]
@@ -287,6 +290,7 @@ pub(crate) struct JobRetry {
     /// Say what would happen, and change nothing.
     dry_run: bool,
     /// How often it may be tried again; 5 if not given.
+    #[serde(deserialize_with = "strict_json::whole")]
     #[schema(minimum = 1, maximum = 1000)]
     attempts: Option<u32>,
 }
@@ -310,7 +314,8 @@ pub(crate) struct JobChanged {
 /// name.
 #[utoipa::path(post, path = "/api/v1/jobs/{id}/cancel", tag = "jobs",
     params(("id" = Uuid, Path, description = "The job's id")), request_body = Option<JobChange>,
-    responses((status = 200, description = "What became of it", body = JobChanged)))]
+    responses((status = 200, description = "What became of it", body = JobChanged),
+        (status = 409, description = "`job-state`: it is over")))]
 pub(crate) async fn cancel(
     State(app): State<Arc<App>>,
     principal: Principal,
@@ -333,7 +338,8 @@ pub(crate) async fn cancel(
 /// One that is dead, cancelled or waits for its next attempt. It stands in the audit trail under the token's name.
 #[utoipa::path(post, path = "/api/v1/jobs/{id}/retry", tag = "jobs",
     params(("id" = Uuid, Path, description = "The job's id")), request_body = Option<JobRetry>,
-    responses((status = 200, description = "What became of it", body = JobChanged)))]
+    responses((status = 200, description = "What became of it", body = JobChanged),
+        (status = 409, description = "`job-state`: it is under way already, or over")))]
 pub(crate) async fn retry(
     State(app): State<Arc<App>>,
     principal: Principal,

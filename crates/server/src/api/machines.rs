@@ -89,7 +89,7 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Result<Response, Proble
 ///
 /// With how many entities are in each state.
 #[utoipa::path(get, path = "/api/v1/machines/{name}", tag = "machines",
-    params(("name" = String, Path, description = "Its name")),
+    params(("name" = String, Path, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "Its name")),
     responses((status = 200, description = "The machine", body = WholeMachine)))]
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
@@ -111,6 +111,7 @@ pub(super) fn no_machine() -> Problem {
 #[into_params(parameter_in = Query)]
 pub(crate) struct Listing {
     /// In this state.
+    #[param(max_length = 1024, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     state: Option<String>,
     /// How many at most; 50 if not given.
     #[param(value_type = Option<u32>, minimum = 1, maximum = 200)]
@@ -168,7 +169,7 @@ impl EntityBody {
 ///
 /// Of a machine, by id, page by page.
 #[utoipa::path(get, path = "/api/v1/machines/{name}/entities", tag = "machines",
-    params(("name" = String, Path, description = "The machine's name"), Listing),
+    params(("name" = String, Path, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The machine's name"), Listing),
     responses((status = 200, description = "A page", body = Entities)))]
 pub(crate) async fn entities(
     State(app): State<Arc<App>>,
@@ -245,8 +246,8 @@ impl EventBody {
 ///
 /// With its newest steps.
 #[utoipa::path(get, path = "/api/v1/machines/{name}/entities/{id}", tag = "machines",
-    params(("name" = String, Path, description = "The machine's name"),
-        ("id" = String, Path, description = "The entity's id")),
+    params(("name" = String, Path, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The machine's name"),
+        ("id" = String, Path, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The entity's id")),
     responses((status = 200, description = "The entity", body = WholeEntity)))]
 pub(crate) async fn entity(
     State(app): State<Arc<App>>,

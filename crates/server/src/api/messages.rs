@@ -52,7 +52,7 @@ pub(crate) struct Enqueued {
 /// It is committed when this answers. With an `Idempotency-Key` it may be repeated for as long as tokens are kept
 /// (`database.token_retention`): the first message is answered. On a strict topic its key is locked for it.
 #[utoipa::path(post, path = "/api/v1/messages", tag = "messages", request_body = NewMessageBody,
-    params(("Idempotency-Key" = Option<String>, Header,
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 128, pattern = r"^[!-~]+$",
         description = "1 to 128 visible ASCII characters; a repetition with the same body answers the first message")),
     responses((status = 202, description = "It is committed", body = Enqueued)))]
 pub(crate) async fn submit(
@@ -89,13 +89,16 @@ pub(crate) async fn submit(
 #[into_params(parameter_in = Query)]
 pub(crate) struct MessageListing {
     /// Of this topic, or of those that begin so: `prefix*`.
+    #[param(pattern = r"^(\*|[A-Za-z0-9._:/-]+\*?)$")]
     topic: Option<String>,
     /// Of this ordering key.
+    #[param(min_length = 1, max_length = 512, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     key: Option<String>,
     /// With this id.
     #[param(value_type = Option<Uuid>)]
     id: Option<String>,
     /// With this correlation id.
+    #[param(min_length = 1, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     correlation_id: Option<String>,
     /// In this state.
     #[param(value_type = Option<MessageStatus>)]
@@ -108,6 +111,7 @@ pub(crate) struct MessageListing {
     until: Option<String>,
     /// With this header, as `NAME=VALUE`; only with `since` and `until`, at most 24 hours apart, and with the scope
     /// `payloads`.
+    #[param(pattern = r"^[^=\x00]+=[^\x00]*$")]
     header: Option<String>,
     /// How many at most; 50 if not given.
     #[param(value_type = Option<u32>, minimum = 1, maximum = 200)]
@@ -201,7 +205,7 @@ fn check_text(field: &str, text: Option<&str>, bytes_max: usize) -> Result<(), P
 }
 
 fn time(field: &str, text: Option<&str>) -> Result<Option<Timestamp>, Problem> {
-    let rule = "a time in RFC 3339 such as 2027-01-01T00:00:00Z";
+    let rule = "a time such as 2027-01-01T00:00:00Z, from 1970 to 9999";
     text.map(|text| clock::read(text).ok_or_else(|| wrong(field, rule))).transpose()
 }
 
@@ -299,7 +303,8 @@ pub(crate) struct MessageChanged {
 /// It is never published. It stands in the audit trail under the token's name. A job's message goes with its job.
 #[utoipa::path(post, path = "/api/v1/messages/{id}/cancel", tag = "messages",
     params(("id" = Uuid, Path, description = "The message's id")), request_body = Option<MessageChange>,
-    responses((status = 200, description = "What became of it", body = MessageChanged)))]
+    responses((status = 200, description = "What became of it", body = MessageChanged),
+        (status = 409, description = "`message-state`: it is in the log already, or carries a job")))]
 pub(crate) async fn cancel(
     State(app): State<Arc<App>>,
     principal: Principal,

@@ -13,6 +13,7 @@ pub(crate) mod metrics;
 mod new_message;
 pub(crate) mod openapi;
 pub(crate) mod operations;
+mod refusals;
 pub(crate) mod rewinds;
 mod shown;
 mod shown_messages;

@@ -21,7 +21,7 @@ use crate::{
 #[schema(as = NewMessage)]
 pub(crate) struct NewMessageBody {
     /// Where it goes: 1 to 255 ASCII letters, digits and . _ - : / that start with a letter or digit.
-    #[schema(min_length = 1, max_length = 255)]
+    #[schema(min_length = 1, max_length = 255, pattern = r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")]
     topic: String,
     /// Any JSON, at most 256 KiB, kept byte for byte. Without it and without `payload_base64` the message has no payload.
     #[serde(default, deserialize_with = "present")]
@@ -31,17 +31,17 @@ pub(crate) struct NewMessageBody {
     payload_base64: Option<String>,
     /// The payload's media type: 1 to 128 printable ASCII characters; `application/json` if not given, and
     /// `application/octet-stream` for `payload_base64`.
-    #[schema(min_length = 1, max_length = 128)]
+    #[schema(min_length = 1, max_length = 128, pattern = r"^[ -~]+$")]
     content_type: Option<String>,
     /// Messages with the same key are published in the order in which they are committed: 1 to 512 bytes.
-    #[schema(min_length = 1, max_length = 512)]
+    #[schema(min_length = 1, max_length = 512, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     key: Option<String>,
     /// Names and values that go with the message; those that begin with `posthaste-` are Posthaste's, but for
     /// `posthaste-contract` and `posthaste-max-attempts`.
     #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
     headers: Option<HeaderList>,
     /// What ties the message to others: 1 to 256 bytes.
-    #[schema(min_length = 1, max_length = 256)]
+    #[schema(min_length = 1, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     correlation_id: Option<String>,
     /// The message's id, if the caller has one, best a UUID of version 7. It is not looked for: whoever sends it twice
     /// without a token writes two messages.
@@ -49,7 +49,7 @@ pub(crate) struct NewMessageBody {
     id: Option<String>,
     /// The idempotency token, as applications give it: of all messages with one token only the first is written, and
     /// its id is answered. 1 to 256 bytes.
-    #[schema(min_length = 1, max_length = 256)]
+    #[schema(min_length = 1, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     token: Option<String>,
     /// When it is due; at once if not given.
     #[schema(format = DateTime)]

@@ -10,15 +10,16 @@ use axum::{
 use utoipa::{
     OpenApi,
     openapi::{
-        Content, Ref, Response, SecurityRequirement, Server,
+        SecurityRequirement, Server,
         path::{HttpMethod, PathItem},
-        security::{Http, HttpAuthScheme, SecurityScheme},
+        security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme},
     },
 };
 
 use super::{
     audit, contracts, dead_letters, fleet, health, jobs, machines, messages, metrics, new_message,
-    operations, rewinds, shown, shown_messages, streams, submission, subscriptions, transitions,
+    operations, refusals, rewinds, shown, shown_messages, streams, submission, subscriptions,
+    transitions,
 };
 use crate::{app::App, guard::Access, problem, routes, tokens::Scope};
 
@@ -32,6 +33,7 @@ use crate::{app::App, guard::Access, problem, routes, tokens::Scope};
     ),
     components(schemas(
         problem::ProblemBody<'static>,
+        problem::Code,
         submission::NewJobBody,
         jobs::Submitted,
         shown::JobStatus,
@@ -133,27 +135,20 @@ fn described(base_path: &str) -> String {
         api.servers = Some(vec![Server::new(base_path)]);
     }
     env!("CARGO_PKG_VERSION").clone_into(&mut api.info.version);
-    let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
-    api.components
-        .get_or_insert_default()
-        .security_schemes
-        .insert("token".to_owned(), scheme.into());
+    let token = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    let components = api.components.get_or_insert_default();
+    components.security_schemes.insert("token".to_owned(), token.into());
+    let ticket = SecurityScheme::ApiKey(ApiKey::Query(ApiKeyValue::new("ticket")));
+    components.security_schemes.insert("ticket".to_owned(), ticket.into());
+    components.responses.extend(refusals::shared());
     for route in routes::table() {
         let mut operation = route.operation;
-        let (scope, is_whole) = match route.access {
-            Access::Public => (None, false),
-            Access::Scope(scope) | Access::Ticket(scope) => (Some(scope), false),
-            Access::Whole(scope) => (Some(scope), true),
-        };
-        operation.security = Some(match scope {
-            None => Vec::new(),
-            Some(scope) => vec![SecurityRequirement::new("token", [scope.as_str()])],
-        });
-        let asks = asks(scope, is_whole);
+        let (security, asks) = asked(route.access);
+        operation.security = Some(security);
         let told =
             operation.description.take().map_or(asks.clone(), |told| format!("{told}\n\n{asks}"));
         operation.description = Some(told);
-        operation.responses.responses.insert("default".to_owned(), refusal().into());
+        refusals::describe(&mut operation, &route.path, route.access);
         let item = PathItem::new(HttpMethod::Get, operation.clone());
         let item = if route.method == HttpMethod::Get {
             item
@@ -172,22 +167,24 @@ fn described(base_path: &str) -> String {
     text
 }
 
-fn asks(scope: Option<Scope>, is_whole: bool) -> String {
-    match scope {
-        None => "Needs no token.".to_owned(),
-        Some(scope) if is_whole => {
-            format!("Needs a token with the scope `{scope}` that is not limited to some topics.")
+/// What a route asks of its callers, for programs and in words.
+fn asked(access: Access) -> (Vec<SecurityRequirement>, String) {
+    let token = |scope: Scope| SecurityRequirement::new("token", [scope.as_str()]);
+    let ticket = || SecurityRequirement::new("ticket", [""; 0]);
+    match access {
+        Access::Public => (Vec::new(), "Needs no token.".to_owned()),
+        Access::Scope(scope) => {
+            (vec![token(scope)], format!("Needs a token with the scope `{scope}`."))
         }
-        Some(scope) => format!("Needs a token with the scope `{scope}`."),
+        Access::Whole(scope) => (
+            vec![token(scope)],
+            format!("Needs a token with the scope `{scope}` that is not limited to some topics."),
+        ),
+        Access::Ticket(scope) => (
+            vec![token(scope), ticket()],
+            format!("Needs a token with the scope `{scope}`, or a ticket."),
+        ),
     }
-}
-
-/// What every route may answer instead.
-fn refusal() -> Response {
-    let mut refusal = Response::new("A refusal or a failure");
-    let problem = Content::new(Some(Ref::from_schema_name("Problem")));
-    refusal.content.insert("application/problem+json".to_owned(), problem.into());
-    refusal
 }
 
 /// The API's description

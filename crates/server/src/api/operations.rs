@@ -252,7 +252,8 @@ pub(crate) struct OperationChanged {
 /// It ends before its next piece; what it has done stays done. It stands in the audit trail under the token's name.
 #[utoipa::path(post, path = "/api/v1/operations/{id}/cancel", tag = "operations",
     params(("id" = Uuid, Path, description = "The operation's id")), request_body = Option<OperationChange>,
-    responses((status = 200, description = "It ends", body = OperationChanged)))]
+    responses((status = 200, description = "It ends", body = OperationChanged),
+        (status = 409, description = "`operation-state`: it is over")))]
 pub(crate) async fn cancel(
     State(app): State<Arc<App>>,
     principal: Principal,

@@ -28,13 +28,14 @@ use crate::{
 };
 
 /// Where to move a subscription's place back to.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields, expecting = "an object")]
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct Rewind {
     /// `beginning`, which is the oldest message that the log holds, or a time: what became visible before it stays
     /// published.
     to: String,
     /// Say what would happen, and change nothing.
+    #[serde(default)]
     dry_run: bool,
 }
 
@@ -50,6 +51,7 @@ pub(crate) struct RewoundBody {
     /// How many messages it publishes again.
     messages: u64,
     /// The position of the first of them; null without any.
+    #[schema(value_type = Option<i64>)]
     from_position: Option<Position>,
     /// When the oldest of them was written.
     #[schema(format = DateTime)]
@@ -67,7 +69,8 @@ pub(crate) struct RewoundBody {
 /// name.
 #[utoipa::path(post, path = "/api/v1/subscriptions/{name}/rewind", tag = "subscriptions",
     params(("name" = String, Path, description = "Its name")), request_body = Rewind,
-    responses((status = 200, description = "What it does", body = RewoundBody)))]
+    responses((status = 200, description = "What it does", body = RewoundBody),
+        (status = 409, description = "`subscription-held`: a relay holds it")))]
 pub(crate) async fn rewind(
     State(app): State<Arc<App>>,
     principal: Principal,
@@ -141,13 +144,16 @@ async fn holder(app: &App, name: &str) -> Result<Option<String>, Problem> {
 #[serde(default, deny_unknown_fields, expecting = "an object")]
 pub(crate) struct Replay {
     /// The subscription that publishes them again; if not given, the one that published them.
+    #[schema(max_length = 1024, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     to: Option<String>,
     /// With these ids.
-    #[schema(max_items = 1000)]
+    #[schema(max_items = 1000, min_items = 1)]
     ids: Option<Vec<Uuid>>,
     /// Of these topics, separated by commas: exact, or as `prefix*`.
+    #[schema(pattern = r"^(\*|[A-Za-z0-9._:/-]+\*?)(,(\*|[A-Za-z0-9._:/-]+\*?))*$")]
     topic: Option<String>,
     /// Of this key.
+    #[schema(max_length = 1024, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     key: Option<String>,
     /// Written at this time or later.
     #[schema(format = DateTime)]
@@ -172,7 +178,8 @@ pub(crate) struct Replay {
 #[utoipa::path(post, path = "/api/v1/subscriptions/{name}/replay", tag = "subscriptions",
     params(("name" = String, Path, description = "Its name")), request_body = Replay,
     responses((status = 202, description = "The operation", body = OperationBody),
-        (status = 200, description = "What it would concern", body = operations::OperationPreview)))]
+        (status = 200, description = "What it would concern", body = operations::OperationPreview),
+        (status = 429, description = "`too-many-operations`: wait until one is over")))]
 pub(crate) async fn replay(
     State(app): State<Arc<App>>,
     principal: Principal,

@@ -38,8 +38,10 @@ const WORD: Bytes = Bytes::from_static(b":\n\n");
 #[into_params(parameter_in = Query)]
 pub(crate) struct Following {
     /// Topics, separated by commas: exact ones, or `prefix*`; all if not given.
+    #[param(pattern = r"^(\*|[A-Za-z0-9._:/-]+\*?)(,(\*|[A-Za-z0-9._:/-]+\*?))*$")]
     topic: Option<String>,
     /// Messages with this ordering key alone.
+    #[param(pattern = r"^[^\x00]*$")]
     key: Option<String>,
     /// Where to begin: `now`, `beginning`, a time in RFC 3339 (at what was committed from then on, or a little earlier),
     /// or the id of the last event that was seen; now if not given. The header `Last-Event-ID` goes before it.
@@ -57,7 +59,9 @@ pub(crate) struct Following {
     params(Following, ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen")),
     responses((status = 200, description = "Events, until either side ends it; their data is JSON: `id`, `topic`, `key`, \
         `content_type`, `correlation_id`, `enqueued_at`, and with the scope `payloads` `headers` and one of `payload` (JSON), \
-        `payload_text` and `payload_base64`", content_type = "text/event-stream", body = String)))]
+        `payload_text` and `payload_base64`", content_type = "text/event-stream", body = String),
+        (status = 410, description = "`stream-gone`: the log no longer has what follows, or never had it"),
+        (status = 429, description = "`too-many-streams`: end one first")))]
 pub(crate) async fn follow(
     State(app): State<Arc<App>>,
     principal: Principal,
@@ -114,7 +118,7 @@ fn wish(
     let from = last.or(since.as_deref()).map_or(Some(From::Now), From::parse);
     let from = from.ok_or_else(|| {
         let field = if last.is_some() { "last-event-id" } else { "since" };
-        let detail = format!("{field} must be `now`, `beginning`, a time such as 2026-01-02T03:04:05Z, or the id of an event");
+        let detail = format!("{field} must be `now`, `beginning`, a time such as 2026-01-02T03:04:05Z from 1970 on, or the id of an event");
         Problem::of(Code::BadParameter, field, detail)
     })?;
     let topics = topics(principal, topic.as_deref())?;
@@ -161,8 +165,10 @@ impl std::convert::From<StreamError> for Problem {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct TicketBody {
     /// Topics, separated by commas: exact ones, or `prefix*`; all if not given.
+    #[schema(pattern = r"^(\*|[A-Za-z0-9._:/-]+\*?)(,(\*|[A-Za-z0-9._:/-]+\*?))*$")]
     topic: Option<String>,
     /// Messages with this ordering key alone.
+    #[schema(pattern = r"^[^\x00]*$")]
     key: Option<String>,
 }
 
@@ -179,7 +185,7 @@ pub(crate) struct TicketMade {
 ///
 /// Leave to follow one stream for some minutes, for pages: a browser's `EventSource` sends no headers. It sees what the
 /// token sees. When it has expired the page gets a new one, and goes on with `since` and its last event's id.
-#[utoipa::path(post, path = "/api/v1/streams/tickets", tag = "streams", request_body = TicketBody,
+#[utoipa::path(post, path = "/api/v1/streams/tickets", tag = "streams", request_body = Option<TicketBody>,
     responses((status = 200, description = "A ticket", body = TicketMade)))]
 pub(crate) async fn ticket(
     State(app): State<Arc<App>>,

@@ -20,6 +20,7 @@ use crate::{
     batches::Lane,
     clock,
     problem::{Code, Problem},
+    strict_json,
     tokens::hex,
 };
 
@@ -35,25 +36,26 @@ const KEY_CHARS_MAX: usize = 128;
 #[schema(as = NewJob)]
 pub(crate) struct NewJobBody {
     /// What kind of job: 1 to 255 ASCII letters, digits and . _ - : / that start with a letter or digit.
-    #[schema(min_length = 1, max_length = 255)]
+    #[schema(min_length = 1, max_length = 255, pattern = r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")]
     topic: String,
     /// Any JSON, at most 256 KiB; the worker gets it byte for byte.
     #[schema(value_type = serde_json::Value)]
     payload: Box<RawValue>,
     /// Jobs with the same key run one after the other, in the order in which they were submitted: 1 to 512 bytes.
-    #[schema(min_length = 1, max_length = 512)]
+    #[schema(min_length = 1, max_length = 512, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     key: Option<String>,
     /// Names and values that go with the job; those that begin with `posthaste-` are Posthaste's, but for
     /// `posthaste-contract` and `posthaste-max-attempts`.
     #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
     headers: Option<HeaderList>,
     /// What ties the job to others: 1 to 256 bytes.
-    #[schema(min_length = 1, max_length = 256)]
+    #[schema(min_length = 1, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     correlation_id: Option<String>,
     /// While a job with this key is not over, submitting another one answers that one: 1 to 256 bytes.
-    #[schema(min_length = 1, max_length = 256)]
+    #[schema(min_length = 1, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     unique_key: Option<String>,
     /// How often it may be tried; as often as its worker says if not given.
+    #[serde(default, deserialize_with = "strict_json::whole")]
     #[schema(minimum = 1, maximum = 1000)]
     attempts: Option<u32>,
     /// When it is due; at once if not given.
@@ -242,7 +244,7 @@ fn check_text(field: &str, text: &str) -> Result<(), Problem> {
 
 pub(super) fn time(text: &str) -> Result<posthaste_core::Timestamp, Problem> {
     clock::read(text).ok_or_else(|| {
-        let detail = "deliver_at must be a time in RFC 3339 such as 2027-01-01T00:00:00Z";
+        let detail = "deliver_at must be a time such as 2027-01-01T00:00:00Z, from 1970 to 9999";
         Problem::of(Code::InvalidField, "deliver_at", detail)
     })
 }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{jobs, machines::no_machine, shown::as_json, submission::Mark};
+use super::{filters::Of, jobs, machines::no_machine, shown::as_json, submission::Mark};
 use crate::{
     app::App,
     extract::{Json, OfEntity},
@@ -23,24 +23,29 @@ use crate::{
     tokens::Principal,
 };
 
+/// Bytes of a name or an id.
+const FIELD_BYTES: std::ops::RangeInclusive<usize> = 1..=256;
+/// Bytes of what an event says, as JSON.
+const METADATA_BYTES_MAX: usize = 65_536;
+
 /// A step to be taken.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct NewTransition {
     /// To which state.
-    #[schema(min_length = 1, max_length = 256)]
+    #[schema(min_length = 1, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     to: String,
     /// Only from this state: refused where somebody was faster.
-    #[schema(min_length = 1, max_length = 256)]
+    #[schema(min_length = 1, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     from: Option<String>,
     /// Of which organisation the entity is; needed where it has one.
-    #[schema(min_length = 1, max_length = 256)]
+    #[schema(min_length = 1, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     organization_id: Option<String>,
     /// For which user.
-    #[schema(min_length = 1, max_length = 256)]
+    #[schema(min_length = 1, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     user_id: Option<String>,
     /// What ties the step and its messages to others.
-    #[schema(min_length = 1, max_length = 256)]
+    #[schema(min_length = 1, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     correlation_id: Option<String>,
     /// What the event says of the step: an object of at most 64 KiB.
     #[serde(default)]
@@ -75,12 +80,13 @@ pub(crate) struct Transitioned {
 /// guards know is the name of the token. It stands in the audit trail as well. With an `Idempotency-Key` it may be
 /// repeated: it answers the first step, whatever the entity has done since.
 #[utoipa::path(post, path = "/api/v1/machines/{name}/entities/{id}/transition", tag = "machines",
-    params(("name" = String, Path, description = "The machine's name"),
-        ("id" = String, Path, description = "The entity's id"),
+    params(("name" = String, Path, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The machine's name"),
+        ("id" = String, Path, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The entity's id"),
         ("Idempotency-Key" = Option<String>, Header,
             description = "1 to 128 visible ASCII characters; a repetition with the same body answers the first step")),
     request_body = NewTransition,
-    responses((status = 200, description = "It is committed", body = Transitioned)))]
+    responses((status = 200, description = "It is committed", body = Transitioned),
+        (status = 409, description = "`illegal-step`: the machine has no such step. `entity-moved`: it is not in `from` any more")))]
 pub(crate) async fn transition(
     State(app): State<Arc<App>>,
     principal: Principal,
@@ -93,6 +99,10 @@ pub(crate) async fn transition(
         Some(key) => Some(Mark::new(&principal.name, key.to_str().unwrap_or_default(), &bytes)?),
         None => None,
     };
+    value.check()?;
+    if [&machine, &id].into_iter().any(|name| !FIELD_BYTES.contains(&name.len())) {
+        return Err(Problem::new(Code::NoEntity, "names and ids have 1 to 256 bytes"));
+    }
     let request = jobs::request(&principal, value.dry_run);
     let detail = json!({ "machine": machine, "entity": id, "to": value.to }).to_string();
     let note = Note { action: "transition", detail };
@@ -108,6 +118,31 @@ pub(crate) async fn transition(
 }
 
 impl NewTransition {
+    /// What the library and the databases would refuse, by the fields' names.
+    fn check(&self) -> Result<(), Problem> {
+        let fields = [
+            ("to", Some(&self.to)),
+            ("from", self.from.as_ref()),
+            ("organization_id", self.organization_id.as_ref()),
+            ("user_id", self.user_id.as_ref()),
+            ("correlation_id", self.correlation_id.as_ref()),
+        ];
+        for (field, text) in fields {
+            let Some(text) = text else { continue };
+            if !FIELD_BYTES.contains(&text.len()) || text.chars().any(char::is_control) {
+                let rule = "1 to 256 bytes without control characters";
+                return Err(Of::Body.wrong(field, rule));
+            }
+        }
+        let metadata = serde_json::to_string(&self.metadata).unwrap_or_default();
+        // PostgreSQL's JSON has no such character.
+        if metadata.len() > METADATA_BYTES_MAX || metadata.contains("\\u0000") {
+            let rule = "an object of at most 65536 bytes without the character U+0000";
+            return Err(Of::Body.wrong("metadata", rule));
+        }
+        Ok(())
+    }
+
     fn step(self, machine: &str, entity: &str, principal: &Principal, mark: Option<&Mark>) -> Step {
         let mut step = Step::new(machine, entity, self.to).by(&*principal.name);
         if let Some(state) = self.from {
