@@ -14,8 +14,9 @@ use crate::process::Failure;
 const VERSIONS: [PgVersion; 2] = [PgVersion::V13, PgVersion::V18];
 
 pub(crate) fn run(_arguments: &[String]) -> Result<(), Failure> {
-    eprintln!("setup: servers (PostgreSQL, Redis, pgbouncer)");
-    install::ensure(&[Tool::Postgres, Tool::Redis, Tool::Pgbouncer]).map_err(failure)?;
+    eprintln!("setup: servers (PostgreSQL, Redis, pgbouncer), and wrk");
+    let tools = [Tool::Postgres, Tool::Redis, Tool::Pgbouncer, Tool::Wrk];
+    install::ensure(&tools).map_err(failure)?;
     for version in VERSIONS {
         eprintln!("setup: PostgreSQL {version:?}");
         install::ensure_version(version).map_err(failure)?;

@@ -1,4 +1,4 @@
-//! Server programs: which are missing, and their installation where that is possible.
+//! Server programs and other tools: which are missing, and their installation where that is possible.
 //!
 //! Called by the servers before their first start, and by `cargo xtask setup`. Installs Debian
 //! packages as root, and otherwise says what to install; it never starts a system service.
@@ -20,7 +20,7 @@ const DEBIAN_VERSIONS: &str = "/usr/lib/postgresql";
 /// Keeps the package from creating and starting a system-wide database.
 const CREATE_CLUSTER_FILE: &str = "/etc/postgresql-common/createcluster.conf";
 
-/// A program that private servers need.
+/// A program that private servers or benchmarks need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tool {
     /// `PostgreSQL`'s server and `initdb`.
@@ -29,6 +29,8 @@ pub enum Tool {
     Redis,
     /// `pgbouncer`.
     Pgbouncer,
+    /// `wrk`, which puts load on HTTP servers.
+    Wrk,
 }
 
 impl Tool {
@@ -39,6 +41,7 @@ impl Tool {
             Self::Pgbouncer => {
                 on_path("pgbouncer").is_some() || Path::new("/usr/sbin/pgbouncer").is_file()
             }
+            Self::Wrk => on_path("wrk").is_some(),
         }
     }
 
@@ -47,6 +50,7 @@ impl Tool {
             Self::Postgres => "postgresql",
             Self::Redis => "redis-server",
             Self::Pgbouncer => "pgbouncer",
+            Self::Wrk => "wrk",
         }
     }
 }
@@ -121,7 +125,7 @@ fn missing(tools: &[Tool]) -> Vec<&'static str> {
 
 fn remedy(packages: &[&str]) -> String {
     format!(
-        "the tests need server programs that are not installed: as root, run \
+        "tests and benchmarks need programs that are not installed: as root, run \
          `apt-get install -y --no-install-recommends {}`, or put the programs on the PATH",
         packages.join(" ")
     )
