@@ -124,6 +124,9 @@ impl Readers {
 
     pub(super) async fn set_aside(&self, session: &Session, found: &[Found]) -> Result<SetAside> {
         let mut aside = SetAside::default();
+        if found.is_empty() {
+            return Ok(aside);
+        }
         let ids: Vec<i32> = self.all.iter().map(|reader| reader.id).collect();
         if self.has_failed {
             aside.failed = failed(session, ids.clone(), found).await?;

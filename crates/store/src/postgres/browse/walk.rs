@@ -18,7 +18,7 @@ use crate::{MessageFilter, MessageState, Result};
 /// Rows that an index may name in one slot: above it, reading by position finds a page sooner.
 const DRIVEN_MAX: i64 = 4_000;
 /// Rows that one page may look at, wherever they are.
-const EXAMINED_MAX: i64 = 80_000;
+const EXAMINED_MAX: i64 = 50_000;
 /// Slots that are asked at once, at most: one first, then two, then four.
 const SLOTS_AT_ONCE: usize = 8;
 /// A time is read after the position is handed out: so far apart may two messages' times and positions be.
