@@ -24,9 +24,11 @@ mod rejects;
 mod relay;
 mod report;
 mod resp;
+mod serve;
 mod servers;
 mod stream;
 mod streams;
+mod submissions;
 mod writers;
 
 use std::{fmt, path::PathBuf, process::ExitCode};
@@ -38,7 +40,7 @@ use serde_json::{Map, Value};
 use crate::{
     machine::Machine,
     report::Report,
-    servers::{Persistence, Servers},
+    servers::{Persistence, Servers, StoreKind},
 };
 
 /// What to measure, and how long.
@@ -57,11 +59,11 @@ pub(crate) struct Options {
     /// Rounds that count; figures are medians over them
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
-    /// Messages of one drain [default: 1000000; of jobs 60000; of browse 10000000]; of memory, in proportion to its own counts
+    /// Messages of one drain [default: 1000000; of jobs 60000; of browse 10000000, on SQLite 1000000]; of memory, in proportion to its own counts
     #[arg(long, value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
     messages: Option<u64>,
     /// Seconds of one run of latency (default: 20), idle (30), enqueue (2), writers (22), machines
-    /// (20), jobs (10), streams (30) and of the writers of browse (3); of the load of held (600) and parked (3600)
+    /// (20), jobs (10), streams (30), submissions (15) and of the writers of browse (6); of the load of held (600) and parked (3600)
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=7_200))]
     seconds: Option<u64>,
     /// Messages per second of latency, held, parked, jobs and streams
@@ -70,6 +72,9 @@ pub(crate) struct Options {
     /// What Redis keeps on disk, the same for all contestants
     #[arg(long, value_enum, default_value_t = Persistence::None)]
     redis: Persistence,
+    /// Where the log of browse is
+    #[arg(long, value_enum, default_value_t = StoreKind::Postgres)]
+    store: StoreKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -102,6 +107,8 @@ enum Benchmark {
     Jobs,
     /// Live streams of a server that is restarted, and what idle clients cost
     Streams,
+    /// Jobs over HTTP, as fast as a server takes them
+    Submissions,
     /// Lists of messages of a large log, by every filter, and what their indexes cost a writer
     Browse,
     /// All of them but `parked` and `browse`
@@ -126,6 +133,7 @@ impl Benchmark {
                     Self::Contracts,
                     Self::Jobs,
                     Self::Streams,
+                    Self::Submissions,
                 ]
             }
             one => vec![one],
@@ -178,6 +186,7 @@ async fn measure_one(options: &Options, bench: Benchmark) -> Result<Report> {
         Benchmark::Jobs => jobs::run(options, &servers).await,
         Benchmark::Browse => browse::run(options, &servers).await,
         Benchmark::Streams => streams::run(options, &servers).await,
+        Benchmark::Submissions => submissions::run(options, &servers).await,
         Benchmark::Memory | Benchmark::All => memory::run(options, &servers).await,
     }?;
     if machine.is_noisy() {

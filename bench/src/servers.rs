@@ -1,11 +1,12 @@
 //! The private servers of one call: the same for all contestants, synced to disk as a production
 //! database is, and gone with the process.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use posthaste_store::{
     Operations, RingSizes, Store,
     postgres::{PostgresOptions, PostgresStore},
+    sqlite::{SqliteOptions, SqliteStore},
 };
 use posthaste_testkit::{
     Database, Postgres, Redis, RedisOptions,
@@ -33,6 +34,15 @@ pub(crate) enum Persistence {
     Everysec,
     /// `appendonly yes`, `appendfsync always`
     Always,
+}
+
+/// Where a log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum StoreKind {
+    /// A PostgreSQL of its own
+    Postgres,
+    /// A file
+    Sqlite,
 }
 
 /// One PostgreSQL and one Redis.
@@ -103,6 +113,14 @@ impl Servers {
 }
 
 impl Log {
+    /// A fresh one in a file.
+    pub(crate) async fn in_file(file: &Path, options: &SqliteOptions) -> Result<Self> {
+        let options = SqliteOptions { create: true, ..options.clone() };
+        let store = SqliteStore::open(file, &options).await.during("open the store")?;
+        store.migrate().await.during("create the schema")?;
+        Ok(Self { url: format!("sqlite:{}", file.display()), store: Arc::new(store) })
+    }
+
     /// Commits `count` messages of one size and brings the tables to rest.
     pub(crate) async fn fill(&self, payload_bytes: usize, count: u64) -> Result<()> {
         progress(format_args!("writing {count} messages"));

@@ -3,7 +3,6 @@
 //! which nothing happens.
 
 mod client;
-mod serve;
 
 use std::time::{Duration, Instant};
 
@@ -17,12 +16,13 @@ use tokio::{
 };
 use tokio_postgres::Client;
 
-use self::{client::Seen, serve::Server};
+use self::client::Seen;
 use crate::{
     Options,
     open_loop::millis,
     process, progress,
     report::{Report, Spread, percentile, rounded},
+    serve::Server,
     servers::{Log, Servers, connect},
 };
 
@@ -81,7 +81,7 @@ pub(crate) async fn run(options: &Options, servers: &Servers) -> Result<Report> 
 }
 
 async fn round(options: &Options, log: &Log, seconds: u64) -> Result<Round> {
-    let mut server = Server::start(&options.posthaste, &log.url).await?;
+    let mut server = Server::start(&options.posthaste, &log.url, "relay = false\n").await?;
     let address = server.address();
     let (over, is_over) = watch::channel(false);
     let mut clients = JoinSet::new();

@@ -11,8 +11,15 @@ use posthaste_testkit::{PgVersion, npm, python};
 use crate::process::{Failure, root};
 
 /// All at once, as the system's packages are asked for once.
-const TOOLS: [Tool; 6] =
-    [Tool::Postgres, Tool::Redis, Tool::Pgbouncer, Tool::Python, Tool::Node, Tool::Chromium];
+const TOOLS: [Tool; 7] = [
+    Tool::Postgres,
+    Tool::Redis,
+    Tool::Pgbouncer,
+    Tool::Python,
+    Tool::Node,
+    Tool::Chromium,
+    Tool::Wrk,
+];
 /// The versions beside the system's own that the store's contract is tested on.
 const VERSIONS: [PgVersion; 2] = [PgVersion::V13, PgVersion::V18];
 /// What calls the API in every way that its description allows, and in others.
@@ -21,7 +28,7 @@ const SCHEMATHESIS: &str = "tests/openapi/requirements.txt";
 const BROWSER: &str = "examples/run-stream/tests/browser";
 
 pub(crate) fn run(_arguments: &[String]) -> Result<(), Failure> {
-    eprintln!("setup: servers (PostgreSQL, Redis, pgbouncer), Python, Node.js, Chromium");
+    eprintln!("setup: servers (PostgreSQL, Redis, pgbouncer), Python, Node.js, Chromium, wrk");
     install::ensure(&TOOLS).map_err(failure)?;
     for version in VERSIONS {
         eprintln!("setup: PostgreSQL {version:?}");

@@ -1,11 +1,10 @@
 //! The lists that are asked for.
 
 use posthaste_core::{MessageId, Timestamp, TopicFilter};
-use posthaste_store::{BrowsePlace, MessageFilter, MessageState};
+use posthaste_store::{BrowsePlace, MessageFilter, MessageState, Operations};
 use posthaste_testkit::failure::{During, Result};
 
 use super::fill::{BEGINS, SPACING_MS};
-use crate::servers::{Log, connect};
 
 const HOUR: i64 = 3_600_000_000;
 
@@ -55,9 +54,9 @@ fn header(name: &str, value: &str) -> MessageFilter {
 }
 
 /// Every case, for a log of `count` messages.
-pub(super) async fn all(log: &Log, count: u64) -> Result<Vec<Case>> {
+pub(super) async fn all(store: &dyn Operations, count: u64) -> Result<Vec<Case>> {
     let mut all = plain(count);
-    all.extend(by_id(log).await?);
+    all.extend(by_id(store).await?);
     all.extend(by_state(count));
     all.extend(by_time(count));
     Ok(all)
@@ -96,12 +95,16 @@ fn plain(count: u64) -> Vec<Case> {
     ]
 }
 
-async fn by_id(log: &Log) -> Result<Vec<Case>> {
-    let client = connect(&log.url).await?;
-    let sql = "select l.id from generate_series(1, 100) n cross join lateral (\
-               select id from posthaste.log where position = n * 9973 limit 1) l";
-    let rows = client.query(sql, &[]).await.during("read ids")?;
-    let ids: Vec<MessageId> = rows.iter().map(|row| row.get(0)).collect();
+async fn by_id(store: &dyn Operations) -> Result<Vec<Case>> {
+    let mut ids: Vec<MessageId> = Vec::new();
+    for n in 1..=100 {
+        let which = MessageFilter {
+            before: Some(BrowsePlace::Log(n * 9_973 + 1)),
+            ..MessageFilter::default()
+        };
+        let page = store.messages(&which, 1).await.during("read ids")?;
+        ids.extend(page.messages.iter().map(|message| message.id));
+    }
     let of = |id| MessageFilter { id: Some(id), ..MessageFilter::default() };
     Ok(vec![
         case("id", move |n| of(ids[n as usize % ids.len()])),

@@ -60,7 +60,7 @@ async fn refused_job_of_a_batch_fails_alone() {
     client.batch_execute(rule).await.unwrap();
     let mut other = place.database().connect().await;
     let lock = other.transaction().await.unwrap();
-    lock.batch_execute("lock table posthaste.job").await.unwrap();
+    lock.batch_execute("lock table posthaste.job in exclusive mode").await.unwrap();
     let send = async |topic: &str, n: usize| {
         let body = json!({ "topic": topic, "payload": n, "key": "k" });
         server.post("/api/v1/jobs", &body.to_string()).await
@@ -116,7 +116,7 @@ async fn full_queue_is_answered_with_503_and_takes_jobs_again() {
     let client = place.database().connect().await;
     let mut other = place.database().connect().await;
     let lock = other.transaction().await.unwrap();
-    lock.batch_execute("lock table posthaste.job").await.unwrap();
+    lock.batch_execute("lock table posthaste.job in exclusive mode").await.unwrap();
     let send = async |n: usize| {
         server.post("/api/v1/jobs", &json!({ "topic": "t", "payload": n }).to_string()).await
     };
@@ -149,7 +149,7 @@ async fn drain_answers_what_is_in_flight_and_accepts_nothing_more() {
     let client = place.database().connect().await;
     let mut other = place.database().connect().await;
     let lock = other.transaction().await.unwrap();
-    lock.batch_execute("lock table posthaste.job").await.unwrap();
+    lock.batch_execute("lock table posthaste.job in exclusive mode").await.unwrap();
     let body = r#"{"topic":"t","payload":1}"#;
     // A connection that would be kept: the drain ends it after its answer.
     let request = format!(
@@ -185,7 +185,7 @@ async fn drain_gives_up_what_takes_longer_than_its_limit() {
     let client = place.database().connect().await;
     let mut other = place.database().connect().await;
     let lock = other.transaction().await.unwrap();
-    lock.batch_execute("lock table posthaste.job").await.unwrap();
+    lock.batch_execute("lock table posthaste.job in exclusive mode").await.unwrap();
     let body = r#"{"topic":"t","payload":1}"#;
     let request = format!(
         "POST /api/v1/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\

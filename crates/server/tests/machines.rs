@@ -4,11 +4,12 @@ use posthaste_core::{Machine, machine::Definition};
 use posthaste_store::{ContractText, Request};
 use serde_json::{Value, json};
 
-use crate::support::{Place, Running, on_both_stores};
+use crate::support::{Answer, Place, Running, on_both_stores};
 
 on_both_stores! {
     machines_and_contracts_are_listed_and_shown,
     entity_is_taken_on_with_its_event_its_messages_and_a_row_in_the_audit_trail,
+    step_that_is_refused_names_what_is_wrong_and_leaves_nothing_behind,
 }
 
 #[tokio::test]
@@ -141,27 +142,27 @@ pub(crate) async fn begun(place: &Place) {
     place.start_entity("order", "o/1", "new").await;
 }
 
-async fn entity_is_taken_on_with_its_event_its_messages_and_a_row_in_the_audit_trail(place: Place) {
+const ENTITY: &str = "/api/v1/machines/order/entities/o%2F1";
+
+async fn step(server: &Running, body: Value, key: Option<&str>) -> Answer {
+    let mut headers = vec![("content-type", "application/json")];
+    headers.extend(key.map(|key| ("idempotency-key", key)));
+    let body = body.to_string();
+    server.ask("POST", &format!("{ENTITY}/transition"), &headers, body.as_bytes()).await
+}
+
+async fn step_that_is_refused_names_what_is_wrong_and_leaves_nothing_behind(place: Place) {
     begun(&place).await;
     let server = Running::start(&place).await;
-    let path = "/api/v1/machines/order/entities/o%2F1";
-    let step = async |body: Value, key: Option<&str>| {
-        let mut headers = vec![("content-type", "application/json")];
-        headers.extend(key.map(|key| ("idempotency-key", key)));
-        let body = body.to_string();
-        server.ask("POST", &format!("{path}/transition"), &headers, body.as_bytes()).await
-    };
-    // What is refused, or only tried, leaves nothing behind.
-    let refused = step(json!({ "to": "sent" }), None).await;
+    let step = async |body| step(&server, body, None).await;
+    let refused = step(json!({ "to": "sent" })).await;
     refused.is_problem(409, "illegal-step");
     assert!(refused.json()["detail"].as_str().unwrap().contains("paid"), "{refused:?}");
-    step(json!({ "to": "nowhere" }), None).await.is_problem(409, "illegal-step");
-    step(json!({ "to": "paid" }), None).await.is_problem(422, "step-guarded");
-    step(json!({ "to": "lost" }), None).await.is_problem(422, "step-guarded");
-    step(json!({ "to": "paid", "from": "sent" }), None).await.is_problem(409, "entity-moved");
-    step(json!({ "to": "paid", "organization_id": "acme" }), None)
-        .await
-        .is_problem(404, "no-entity");
+    step(json!({ "to": "nowhere" })).await.is_problem(409, "illegal-step");
+    step(json!({ "to": "paid" })).await.is_problem(422, "step-guarded");
+    step(json!({ "to": "lost" })).await.is_problem(422, "step-guarded");
+    step(json!({ "to": "paid", "from": "sent" })).await.is_problem(409, "entity-moved");
+    step(json!({ "to": "paid", "organization_id": "acme" })).await.is_problem(404, "no-entity");
     let long = "x".repeat(257);
     for (field, value) in [
         ("to", json!("")),
@@ -174,11 +175,26 @@ async fn entity_is_taken_on_with_its_event_its_messages_and_a_row_in_the_audit_t
     ] {
         let mut body = json!({ "to": "paid" });
         body[field] = value;
-        let problem = step(body, None).await.is_problem(422, "invalid-field");
+        let problem = step(body).await.is_problem(422, "invalid-field");
         assert_eq!(problem["field"], field);
     }
     let path_of = |name: &str| format!("/api/v1/machines/{name}/entities/{long}/transition");
     server.post(&path_of("order"), r#"{"to":"paid"}"#).await.is_problem(404, "no-entity");
+    for missing in ["order/entities/nobody", "none/entities/o"] {
+        let path = format!("/api/v1/machines/{missing}/transition");
+        let body = json!({ "to": "paid", "metadata": { "amount": 7 } });
+        let code = if missing.starts_with("none") { "no-machine" } else { "no-entity" };
+        server.post(&path, &body.to_string()).await.is_problem(404, code);
+    }
+    let entity = server.get(ENTITY).await.json();
+    assert_eq!((&entity["state"], &entity["version"]), (&json!("new"), &json!(1)));
+    server.ends().await;
+}
+
+async fn entity_is_taken_on_with_its_event_its_messages_and_a_row_in_the_audit_trail(place: Place) {
+    begun(&place).await;
+    let server = Running::start(&place).await;
+    let step = async |body, key| step(&server, body, key).await;
     let pay = json!({
         "to": "paid", "from": "new", "metadata": { "amount": 7 }, "correlation_id": "c-1",
     });
@@ -186,7 +202,7 @@ async fn entity_is_taken_on_with_its_event_its_messages_and_a_row_in_the_audit_t
     tried["dry_run"] = true.into();
     let tried = step(tried, None).await.json();
     assert_eq!((&tried["state"], &tried["dry_run"]), (&json!("paid"), &json!(true)));
-    let entity = server.get(path).await.json();
+    let entity = server.get(ENTITY).await.json();
     assert_eq!((&entity["state"], entity["events"].as_array().unwrap().len()), (&json!("new"), 1));
     let trail = "/api/v1/audit?action=transition";
     assert_eq!(server.get(trail).await.json()["entries"], json!([]));
@@ -201,7 +217,7 @@ async fn entity_is_taken_on_with_its_event_its_messages_and_a_row_in_the_audit_t
     other["metadata"]["amount"] = 8.into();
     step(other, Some("pay-1")).await.is_problem(422, "idempotency-key-reused");
 
-    let entity = server.get(path).await.json();
+    let entity = server.get(ENTITY).await.json();
     assert_eq!((&entity["state"], &entity["version"]), (&json!("sent"), &json!(3)));
     let event = &entity["events"][1];
     assert_eq!((&event["id"], &event["initiated_by"]), (&taken["event_id"], &json!("loopback")));
@@ -215,11 +231,5 @@ async fn entity_is_taken_on_with_its_event_its_messages_and_a_row_in_the_audit_t
     let entry =
         server.get(trail).await.json()["entries"].as_array().unwrap().last().unwrap().clone();
     assert_eq!((&entry["actor"], &entry["detail"]["entity"]), (&json!("loopback"), &json!("o/1")));
-    for missing in ["order/entities/nobody", "none/entities/o"] {
-        let path = format!("/api/v1/machines/{missing}/transition");
-        let body = json!({ "to": "paid", "metadata": { "amount": 7 } });
-        let code = if missing.starts_with("none") { "no-machine" } else { "no-entity" };
-        server.post(&path, &body.to_string()).await.is_problem(404, code);
-    }
     server.ends().await;
 }

@@ -1,4 +1,4 @@
-//! Server programs: which are missing, and their installation where that is possible.
+//! Server programs and other tools: which are missing, and their installation where that is possible.
 //!
 //! Called by the servers before their first start, and by `cargo xtask setup`. Installs Debian
 //! packages as root, and otherwise says what to install; it never starts a system service.
@@ -20,7 +20,7 @@ const DEBIAN_VERSIONS: &str = "/usr/lib/postgresql";
 /// Keeps the package from creating and starting a system-wide database.
 const CREATE_CLUSTER_FILE: &str = "/etc/postgresql-common/createcluster.conf";
 
-/// A program that private servers need.
+/// A program that private servers or benchmarks need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tool {
     /// `PostgreSQL`'s server and `initdb`.
@@ -35,6 +35,8 @@ pub enum Tool {
     Node,
     /// A browser.
     Chromium,
+    /// `wrk`, which puts load on HTTP servers.
+    Wrk,
 }
 
 impl Tool {
@@ -48,6 +50,7 @@ impl Tool {
             Self::Python => has_venv(),
             Self::Node => on_path("node").is_some() && on_path("npm").is_some(),
             Self::Chromium => chromium().is_some(),
+            Self::Wrk => on_path("wrk").is_some(),
         }
     }
 
@@ -59,6 +62,7 @@ impl Tool {
             Self::Python => "python3-venv",
             Self::Node => "npm",
             Self::Chromium => "chromium",
+            Self::Wrk => "wrk",
         }
     }
 }
@@ -145,7 +149,7 @@ fn missing(tools: &[Tool]) -> Vec<&'static str> {
 
 fn remedy(packages: &[&str]) -> String {
     format!(
-        "the tests need server programs that are not installed: as root, run \
+        "tests and benchmarks need programs that are not installed: as root, run \
          `apt-get install -y --no-install-recommends {}`, or put the programs on the PATH",
         packages.join(" ")
     )

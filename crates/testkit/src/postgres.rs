@@ -202,6 +202,11 @@ impl Postgres {
         TlsFiles::in_directory(&self.server.root).ca
     }
 
+    /// The server's log so far.
+    pub fn log(&self) -> String {
+        self.server.log()
+    }
+
     /// The last lines of the server's log.
     pub fn log_tail(&self) -> String {
         self.server.log_tail()

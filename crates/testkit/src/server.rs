@@ -132,7 +132,8 @@ impl Server {
         tail(&self.log())
     }
 
-    fn log(&self) -> String {
+    /// The server's log so far.
+    pub(crate) fn log(&self) -> String {
         fs::read(self.root.join("log"))
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .unwrap_or_default()

@@ -190,6 +190,7 @@ pub(crate) struct WorkerMetrics {
 
 /// One answer for load balancers and monitors.
 #[derive(Debug, Serialize, ToSchema)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an answer of its own")]
 pub(crate) struct HealthCheck {
     /// Whether all of these are true.
     healthy: bool,

@@ -311,6 +311,13 @@ pub(crate) async fn state_is_the_worst_over_all_subscriptions<H: Harness>() {
     let parked = newest(&all, &[2, 3, 4, 9]);
     assert_eq!(ids(&*browse, &in_state(MessageState::Parked)).await, parked);
     assert_eq!(ids(&*browse, &in_state(MessageState::Published)).await, newest(&all, &[0, 6, 7]));
+    // One that stands exactly where both come to.
+    let last = store.append(&[Message::new("b").key("y")]).await.unwrap();
+    assert_eq!(ids(&*browse, &in_state(MessageState::Pending)).await, last);
+    publish_all(&*store, "s").await;
+    publish_all(&*store, "t").await;
+    assert!(ids(&*browse, &in_state(MessageState::Pending)).await.is_empty());
+    assert_eq!(ids(&*browse, &in_state(MessageState::Published)).await[0], last[0]);
     drop(harness);
 }
 

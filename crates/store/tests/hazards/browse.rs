@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use posthaste_core::{Message, TopicFilter};
+use posthaste_core::{Message, Timestamp, TopicFilter};
 use posthaste_store::{
     Browse as _, MessageFilter, MessageState, RingSizes, Store as _, postgres::PostgresOptions,
 };
-use posthaste_testkit::{Postgres, eventually_async};
+use posthaste_testkit::{Postgres, PostgresOptions as ServerOptions, eventually_async};
 
 use super::database::{LIMIT, Log};
 
@@ -122,4 +122,83 @@ async fn slot_that_is_emptied_loses_its_indexes() {
     };
     eventually_async("no indexed slot", LIMIT, are_gone).await;
     assert_eq!(log.store.status().await.unwrap().messages, 6, "the head's slot is left");
+}
+
+/// As a large log has them: several slots of some thousand messages, the last one unsealed.
+async fn explained() -> (Postgres, Log) {
+    let setting = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    let settings =
+        [("session_preload_libraries", "auto_explain"), ("auto_explain.log_min_duration", "0")];
+    let postgres = Postgres::start_with(ServerOptions {
+        settings: settings.into_iter().map(setting).collect(),
+        ..ServerOptions::default()
+    });
+    let rings = RingSizes { slots: 8, slot_size: 3_000 };
+    let options = PostgresOptions { rings, ..options(Duration::from_hours(1)) };
+    let log = Log::on(&postgres, &options).await;
+    log.subscribe("s").await;
+    for from in (0..MESSAGES).step_by(1_000) {
+        let some: Vec<Message> = (from..from + 1_000).map(message).collect();
+        log.store.append(&some).await.unwrap();
+    }
+    let are_indexed = async || {
+        log.store.sweep().await.unwrap();
+        indexed(&log).await == ["log_0_by_id", "log_1_by_id", "log_2_by_id", "log_3_by_id"]
+    };
+    eventually_async("four indexed slots", LIMIT, are_indexed).await;
+    log.publish("s").await;
+    (postgres, log)
+}
+
+/// The plans of all statements of a list, with all of its pages.
+async fn plans(postgres: &Postgres, log: &Log, which: &MessageFilter) -> String {
+    let before = postgres.log().len();
+    let mut asked = which.clone();
+    loop {
+        let page = log.store.messages(&asked, 200).await.unwrap();
+        asked.before = page.next;
+        if page.next.is_none() {
+            break;
+        }
+    }
+    // What comes after them in the server's log.
+    let end: String = log.ask("select 'the end of a list'").await;
+    let written = || postgres.log().split_off(before);
+    eventually_async("the plans", LIMIT, async || written().contains(&end)).await;
+    written()
+}
+
+/// Defence: `enable_seqscan`, the indexes of sealed slots, and `Stretch::serves`: the head's slot, which has none of
+/// them, is read by position. Nothing that a list asks for reads a slot from end to end.
+#[tokio::test]
+async fn no_list_reads_a_whole_slot() {
+    let (postgres, log) = explained().await;
+    let page = log.store.messages(&MessageFilter::default(), 200).await.unwrap();
+    let newest = &page.messages[0];
+    let range = MessageFilter {
+        since: Some(Timestamp(newest.enqueued_at.0 - 60_000_000)),
+        until: Some(Timestamp(newest.enqueued_at.0 + 1)),
+        ..MessageFilter::default()
+    };
+    let header = Some(("tenant".to_owned(), "none".to_owned()));
+    let by_id = MessageFilter { id: Some(newest.id), ..MessageFilter::default() };
+    let [by_time, by_header] = [range.clone(), MessageFilter { header, ..range }];
+    let states = MessageState::ALL
+        .map(|state| MessageFilter { state: Some(state), ..MessageFilter::default() });
+    let all = filters().into_iter().chain([by_id, by_time, by_header]).chain(states);
+    for which in all {
+        let plans = plans(&postgres, &log, &which).await;
+        let whole: Vec<&str> =
+            plans.lines().filter(|line| line.contains("Seq Scan on log_")).collect();
+        assert!(whole.is_empty(), "{which:?}: {whole:?}");
+        let by = [
+            (which.id.is_some(), "log_1_by_id"),
+            (which.key.is_some(), "log_1_by_key"),
+            (which.correlation_id.is_some(), "log_1_by_correlation_id"),
+            (which.header.is_some(), "log_1_position_idx"),
+        ];
+        for (_, index) in by.into_iter().filter(|(is_asked, _)| *is_asked) {
+            assert!(plans.contains(index), "{which:?} does without {index}");
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! What people see of the log: lists by keyset, and one message with its timeline.
 //!
 //! A page reads slot by slot, the newest first, by whichever index of `0019_browse.sql` says most. A slot in which that
-//! says too little holds much of what is looked for, or holds it close together, and is read by position instead. What
-//! one page may look at is bounded, so that no list takes long, whatever is asked for.
+//! says too little holds much of what is looked for, or holds it close together, and is read by position instead, as one
+//! is that has no indexes yet. What one page may look at is bounded, so that no list takes long, whatever is asked for.
 
 mod copies;
 mod detail;
@@ -138,7 +138,7 @@ async fn of_log(
     }
     let readers = Readers::read(session).await?;
     let walk = async |parked: Option<&ParkedKeys>| {
-        let mut conditions = Conditions::new(which, &readers, "m");
+        let mut conditions = Conditions::new(which, &readers, parked, "m");
         let keys = parked.map(|parked| parked.keys.clone());
         let drivers = texts::drivers(&mut conditions, which, &readers, keys);
         let walk = Walk { session, which, readers: &readers, conditions, drivers, parked };

@@ -124,6 +124,9 @@ impl Readers {
 
     pub(super) async fn set_aside(&self, session: &Session, found: &[Found]) -> Result<SetAside> {
         let mut aside = SetAside::default();
+        if found.is_empty() {
+            return Ok(aside);
+        }
         let ids: Vec<i32> = self.all.iter().map(|reader| reader.id).collect();
         if self.has_failed {
             aside.failed = failed(session, ids.clone(), found).await?;
@@ -240,6 +243,8 @@ pub(super) fn failure(row: &Row, at: usize) -> MessageFailure {
 /// The keys that are parked, and where their messages are.
 pub(super) struct ParkedKeys {
     pub(super) keys: Vec<String>,
+    /// Subscriptions that have parked some.
+    pub(super) subscriptions: Vec<i32>,
     /// Of no earlier transaction than this one.
     pub(super) from: u64,
     /// Of an earlier one than this: the subscriptions have come no further.
@@ -260,7 +265,8 @@ impl Readers {
         );
         let rows = session.rows(&sql, &[]).await?;
         let Some(row) = rows.first() else {
-            return Ok(ParkedKeys { keys: Vec::new(), from: 0, until: 0 });
+            let (keys, subscriptions) = (Vec::new(), Vec::new());
+            return Ok(ParkedKeys { keys, subscriptions, from: 0, until: 0 });
         };
         let subscriptions: Vec<i32> = row.get(1);
         let of = self.all.iter().filter(|reader| subscriptions.contains(&reader.id));
@@ -268,6 +274,7 @@ impl Readers {
             keys: row.get(0),
             from: rows::xid(row.get(2))?,
             until: of.map(Reader::end).max().unwrap_or(0),
+            subscriptions,
         })
     }
 }

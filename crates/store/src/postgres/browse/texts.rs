@@ -11,7 +11,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::{
     super::rows::Micros,
     Found,
-    places::{Reader, Readers},
+    places::{ParkedKeys, Reader, Readers},
     session::Param,
 };
 use crate::{ListedMessage, MessageFilter, MessageState};
@@ -69,10 +69,15 @@ pub(super) struct Conditions {
 
 impl Conditions {
     /// Those of a filter on messages of the log.
-    pub(super) fn new(which: &MessageFilter, readers: &Readers, alias: &'static str) -> Self {
+    pub(super) fn new(
+        which: &MessageFilter,
+        readers: &Readers,
+        parked: Option<&ParkedKeys>,
+        alias: &'static str,
+    ) -> Self {
         let mut conditions = Self::of_copies(which, alias);
         if let Some(state) = which.state {
-            let text = conditions.state(state, readers);
+            let text = conditions.state(state, readers, parked);
             let _ = write!(conditions.text, " and {text}");
         }
         conditions
@@ -144,7 +149,15 @@ impl Conditions {
     }
 
     /// What must hold in a state, but for what is set aside.
-    fn state(&mut self, state: MessageState, readers: &Readers) -> String {
+    fn state(
+        &mut self,
+        state: MessageState,
+        readers: &Readers,
+        parked: Option<&ParkedKeys>,
+    ) -> String {
+        if let Some(parked) = parked {
+            return self.parked(readers, parked);
+        }
         let each: Vec<(String, String)> =
             readers.all.iter().map(|reader| (self.reads(reader), self.passed(reader))).collect();
         let any_reads: Vec<&str> = each.iter().map(|(reads, _)| reads.as_str()).collect();
@@ -168,6 +181,15 @@ impl Conditions {
             // Somebody has passed it, at least.
             MessageState::Parked | MessageState::Dead | MessageState::Scheduled => any_reads,
         }
+    }
+
+    /// A subscription that has parked keys has passed it: a message of such a key that it has yet to come to is pending.
+    fn parked(&mut self, readers: &Readers, parked: &ParkedKeys) -> String {
+        let of = readers.all.iter().filter(|reader| parked.subscriptions.contains(&reader.id));
+        let each: Vec<String> = of
+            .map(|reader| format!("({} and {})", self.reads(reader), self.passed(reader)))
+            .collect();
+        or(&each.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     fn reads(&mut self, reader: &Reader) -> String {

@@ -18,9 +18,7 @@ use crate::{MessageFilter, MessageState, Result};
 /// Rows that an index may name in one slot: above it, reading by position finds a page sooner.
 const DRIVEN_MAX: i64 = 4_000;
 /// Rows that one page may look at, wherever they are.
-const EXAMINED_MAX: i64 = 80_000;
-/// Rows that are passed by in the time of one that is read by its position, where a slot is read from end to end.
-const PASSED_PER_EXAMINED: i64 = 6;
+const EXAMINED_MAX: i64 = 50_000;
 /// Slots that are asked at once, at most: one first, then two, then four.
 const SLOTS_AT_ONCE: usize = 8;
 /// A time is read after the position is handed out: so far apart may two messages' times and positions be.
@@ -49,23 +47,31 @@ struct Stretch {
     high: Position,
     /// When its messages were written, if that is known.
     written: Option<(Timestamp, Timestamp)>,
-    /// Whether it has the indexes of `0019_browse.sql`; without them all of it is read.
+    /// Whether it has the indexes of `0019_browse.sql`; without them it is read by position.
     is_indexed: bool,
+}
+
+impl Stretch {
+    const fn serves(&self, driver: &Driver) -> bool {
+        self.is_indexed || driver.is_always_there
+    }
 }
 
 /// What a slot holds.
 struct Outline {
     slot: i64,
-    first: (Position, Timestamp),
-    last: (Position, Timestamp),
-    min_xid: u64,
-    max_xid: u64,
+    first: Position,
+    last: Position,
+    /// When its first and its last message were written, if that matters.
+    written: Option<(Timestamp, Timestamp)>,
+    /// Its lowest transaction and its highest, if they matter.
+    xids: Option<(u64, u64)>,
     is_indexed: bool,
 }
 
 impl Outline {
     fn is_one_lap(&self, ring: Ring) -> bool {
-        ring.stretch_of(self.first.0) == ring.stretch_of(self.last.0)
+        ring.stretch_of(self.first) == ring.stretch_of(self.last)
     }
 }
 
@@ -124,17 +130,16 @@ impl Walk<'_> {
     async fn stretches(&self, before: Position) -> Result<VecDeque<Stretch>> {
         let ring = self.session.geometry.log;
         let mut stretches = Vec::new();
-        for outline in outlines(self.session, ring).await? {
+        for outline in self.outlines().await? {
             if !self.may_hold(&outline) {
                 continue;
             }
-            let (first, last) = (outline.first.0, outline.last.0.min(before.saturating_sub(1)));
-            let mut lap = ring.stretch_of(outline.last.0);
+            let (first, last) = (outline.first, outline.last.min(before.saturating_sub(1)));
+            let mut lap = ring.stretch_of(outline.last);
             while ring.end_of(lap) >= first && lap >= 0 {
                 let (low, high) = (ring.start_of(lap).max(first), ring.end_of(lap).min(last));
                 if low <= high {
-                    let is_one_lap = outline.is_one_lap(ring);
-                    let written = is_one_lap.then_some((outline.first.1, outline.last.1));
+                    let written = outline.written.filter(|_| outline.is_one_lap(ring));
                     let Outline { slot, is_indexed, .. } = outline;
                     stretches.push(Stretch { slot, low, high, written, is_indexed });
                 }
@@ -147,30 +152,36 @@ impl Walk<'_> {
 
     /// Whether a message of the slot may be in the state and of the time that is asked for.
     fn may_hold(&self, outline: &Outline) -> bool {
+        outline.xids.is_none_or(|(min, max)| self.may_be_in_state(min, max))
+            && outline.written.is_none_or(|(first, last)| {
+                !outline.is_one_lap(self.session.geometry.log) || self.may_be_in_time(first, last)
+            })
+    }
+
+    fn may_be_in_state(&self, min_xid: u64, max_xid: u64) -> bool {
         let readers = &self.readers.all;
-        let is_in_state = match self.which.state {
+        match self.which.state {
             Some(MessageState::Pending) => {
-                readers.iter().any(|reader| outline.max_xid >= reader.base.xmin())
+                readers.iter().any(|reader| max_xid >= reader.base.xmin())
             }
             // Where one that reads everything has not come to yet, nothing is published.
-            Some(MessageState::Published) => !readers
-                .iter()
-                .any(|reader| reader.filter.is_all() && outline.min_xid >= reader.end()),
+            Some(MessageState::Published) => {
+                !readers.iter().any(|reader| reader.filter.is_all() && min_xid >= reader.end())
+            }
             Some(MessageState::Unread) => !readers
                 .iter()
-                .any(|reader| reader.filter.is_all() && outline.min_xid >= reader.start.xmax()),
-            Some(MessageState::Parked) => self.parked.is_none_or(|parked| {
-                outline.max_xid >= parked.from && outline.min_xid < parked.until
-            }),
+                .any(|reader| reader.filter.is_all() && min_xid >= reader.start.xmax()),
+            Some(MessageState::Parked) => {
+                self.parked.is_none_or(|parked| max_xid >= parked.from && min_xid < parked.until)
+            }
             _ => true,
-        };
+        }
+    }
+
+    fn may_be_in_time(&self, first: Timestamp, last: Timestamp) -> bool {
         let is_before = |at: Timestamp, time: Timestamp| at.0.saturating_add(SLACK_MICROS) < time.0;
-        let (first, last) = (outline.first.1, outline.last.1);
-        let ring = self.session.geometry.log;
-        let is_in_time = !outline.is_one_lap(ring)
-            || !(self.which.since.is_some_and(|since| is_before(last, since))
-                || self.which.until.is_some_and(|until| is_before(until, first)));
-        is_in_state && is_in_time
+        !(self.which.since.is_some_and(|since| is_before(last, since))
+            || self.which.until.is_some_and(|until| is_before(until, first)))
     }
 
     /// Leaves out the ends of a stretch that are of another time.
@@ -219,14 +230,14 @@ impl Walk<'_> {
     /// Reads some stretches. Answers where to go on if enough was looked at before their end.
     async fn read(&self, some: &[Stretch], progress: &mut Progress) -> Result<Option<Position>> {
         let first = progress.order.first().copied();
-        let driven = match first.map(|first| &self.drivers[first]) {
-            Some(driver) => {
-                let asked =
-                    some.iter().map(|stretch| self.driven(driver, *stretch, progress.wanted));
-                try_join_all(asked).await?.into_iter().map(Some).collect()
+        let (driver, wanted) = (first.map(|first| &self.drivers[first]), progress.wanted);
+        let driven = try_join_all(some.iter().map(|stretch| async move {
+            match driver.filter(|driver| stretch.serves(driver)) {
+                Some(driver) => self.driven(driver, *stretch, wanted).await.map(Some),
+                None => Ok(None),
             }
-            None => some.iter().map(|_| None).collect::<Vec<_>>(),
-        };
+        }))
+        .await?;
         for (stretch, driven) in some.iter().zip(driven) {
             if progress.left <= 0 {
                 return Ok(Some(stretch.high.saturating_add(1)));
@@ -253,16 +264,15 @@ impl Walk<'_> {
         let order: Vec<usize> = first.into_iter().chain(others).collect();
         for nth in order {
             let driver = &self.drivers[nth];
+            if !stretch.serves(driver) {
+                continue;
+            }
             loop {
                 let (named, found) = match driven.take() {
                     Some(driven) => driven,
                     None => self.driven(driver, stretch, progress.wanted).await?,
                 };
-                progress.left -= if stretch.is_indexed || driver.is_always_there {
-                    named
-                } else {
-                    (stretch.high - stretch.low + 1) / PASSED_PER_EXAMINED
-                };
+                progress.left -= named;
                 if named > DRIVEN_MAX {
                     progress.demote(nth);
                     break;
@@ -357,6 +367,40 @@ impl Walk<'_> {
         Ok(rows.iter().filter_map(|row| shown(row, 0)).collect())
     }
 
+    /// What the slots hold, those that hold something: two or four probes of indexes for each. To plan them takes
+    /// longer than to run them, so there are no more than are needed.
+    async fn outlines(&self) -> Result<Vec<Outline>> {
+        let Session { schema, geometry, .. } = self.session;
+        let has_times = self.which.since.is_some() || self.which.until.is_some();
+        let (time, times) = if has_times {
+            (", enqueued_at", "f.enqueued_at, l.enqueued_at")
+        } else {
+            ("", "null::timestamptz, null::timestamptz")
+        };
+        let mut sql = String::new();
+        for slot in 0..geometry.log.slots {
+            let log = format!("{schema}.log_{slot}");
+            let (xids, of_xids) = if self.which.state.is_some() {
+                let of_xids = format!(
+                    ", (select xid from {log} g order by g.xid limit 1) x, \
+                     (select xid from {log} g order by g.xid desc limit 1) y"
+                );
+                ("x.xid::text, y.xid::text", of_xids)
+            } else {
+                ("null::text, null::text", String::new())
+            };
+            let union = if slot == 0 { "" } else { " union all " };
+            let _ = write!(
+                sql,
+                "{union}select {slot}::int8, f.position, l.position, \
+                 to_regclass('{log}_by_id') is not null, {times}, {xids} \
+                 from (select position{time} from {log} order by position limit 1) f, \
+                 (select position{time} from {log} order by position desc limit 1) l{of_xids}"
+            );
+        }
+        self.session.rows(&sql, &[]).await?.iter().map(outline).collect()
+    }
+
     fn columns(&self) -> String {
         let headers = if self.conditions.has_header { ", headers" } else { "" };
         format!("position, xid, {READ}{headers}")
@@ -369,32 +413,15 @@ fn shown(row: &Row, at: usize) -> Option<Found> {
     Some(found(row, at, MessageState::Unread))
 }
 
-/// What the slots hold, those that hold something: four probes of indexes for each.
-async fn outlines(session: &Session, ring: Ring) -> Result<Vec<Outline>> {
-    let schema = &session.schema;
-    let mut sql = String::new();
-    for slot in 0..ring.slots {
-        let union = if slot == 0 { "" } else { " union all " };
-        let _ = write!(
-            sql,
-            "{union}select {slot}::int8, f.position, f.enqueued_at, l.position, l.enqueued_at, \
-             x.xid::text, y.xid::text, to_regclass('{schema}.log_{slot}_by_id') is not null \
-             from (select position, enqueued_at from {schema}.log_{slot} order by position limit 1) f, \
-             (select position, enqueued_at from {schema}.log_{slot} order by position desc limit 1) l, \
-             (select xid from {schema}.log_{slot} g order by g.xid limit 1) x, \
-             (select xid from {schema}.log_{slot} g order by g.xid desc limit 1) y"
-        );
-    }
-    let outline = |row: &Row| -> Result<Outline> {
-        let time = |at| Timestamp(row.get::<_, Micros>(at).0);
-        Ok(Outline {
-            slot: row.get(0),
-            first: (row.get(1), time(2)),
-            last: (row.get(3), time(4)),
-            min_xid: rows::xid(row.get(5))?,
-            max_xid: rows::xid(row.get(6))?,
-            is_indexed: row.get(7),
-        })
-    };
-    session.rows(&sql, &[]).await?.iter().map(outline).collect()
+fn outline(row: &Row) -> Result<Outline> {
+    let time = |at| row.get::<_, Option<Micros>>(at).map(|time| Timestamp(time.0));
+    let xid = |at| row.get::<_, Option<&str>>(at).map(rows::xid).transpose();
+    Ok(Outline {
+        slot: row.get(0),
+        first: row.get(1),
+        last: row.get(2),
+        is_indexed: row.get(3),
+        written: time(4).zip(time(5)),
+        xids: xid(6)?.zip(xid(7)?),
+    })
 }

@@ -8,8 +8,12 @@ use rusqlite::{Row, ToSql, params_from_iter};
 use super::{super::session::Scope, Part, detail::pairs, states::Readers};
 use crate::{ListedMessage, MessageFilter, MessageState, Result};
 
-/// Rows that one page may look at.
+/// Rows that one page may look at, one behind the other.
 const EXAMINED_MAX: usize = 50_000;
+/// Rows that one page may look at where an index names them: each is found by a search of its own.
+const NAMED_MAX: usize = 20_000;
+/// Rows that are counted to tell which of two conditions names fewer.
+const COUNTED_MAX: usize = 2_000;
 /// Positions that are collected from indexes and sorted: above it, reading by position finds a page sooner.
 const COLLECTED_MAX: usize = 20_000;
 /// A time is read after the position is handed out: so far apart may two messages' times and positions be.
@@ -42,6 +46,9 @@ pub(super) struct Candidates<'a> {
     pub(super) readers: &'a Readers,
 }
 
+/// A column, and what it must be.
+type Equal = (&'static str, Box<dyn ToSql>);
+
 /// Positions in which messages may be meant.
 #[derive(Clone, Copy)]
 struct Range {
@@ -62,13 +69,14 @@ impl Candidates<'_> {
 
     fn of_log(&self, high: Position, limit: usize) -> Result<Part> {
         let Some(range) = self.range(high)? else { return Ok(Part::default()) };
-        if let Some((column, value)) = self.equal() {
+        if let Some((column, value)) = self.equal(range)? {
             // The index's order is that of the positions.
             let sql = format!(
                 "select position, {COLUMNS}, headers from @schema@_log where {column} = ?1 \
                  and position >= ?2 and position <= ?3 order by position desc"
             );
-            return self.judged(&sql, &[&value, &range.low, &range.high], range, limit);
+            let params: [&dyn ToSql; 3] = [&value, &range.low, &range.high];
+            return self.judged(&sql, &params, (range, NAMED_MAX), limit);
         }
         if let Some(positions) = self.by_topics(range)? {
             return self.at(&positions, limit);
@@ -77,26 +85,45 @@ impl Candidates<'_> {
             "select position, {COLUMNS}, headers from @schema@_log \
              where position >= ?1 and position <= ?2 order by position desc"
         );
-        self.judged(&sql, &[&range.low, &range.high], range, limit)
+        self.judged(&sql, &[&range.low, &range.high], (range, EXAMINED_MAX), limit)
     }
 
     /// The condition that an index serves and that says most.
-    fn equal(&self) -> Option<(&'static str, Box<dyn ToSql>)> {
+    fn equal(&self, range: Range) -> Result<Option<Equal>> {
+        let mut all = self.equals();
+        if all.len() > 1 && self.which.id.is_none() {
+            let mut counted = Vec::new();
+            for (column, value) in all {
+                let sql = format!(
+                    "select count(*) from (select 1 from @schema@_log where {column} = ?1 \
+                     and position >= ?2 and position <= ?3 limit {COUNTED_MAX})"
+                );
+                let params: [&dyn ToSql; 3] = [&value, &range.low, &range.high];
+                let count: Option<i64> = self.scope.first(&sql, &params[..], |row| row.get(0))?;
+                counted.push((count, (column, value)));
+            }
+            counted.sort_by_key(|(count, _)| *count);
+            all = counted.into_iter().map(|(_, equal)| equal).collect();
+        }
+        Ok(all.into_iter().next())
+    }
+
+    /// The conditions that an index serves, those first that usually say most.
+    fn equals(&self) -> Vec<Equal> {
         let MessageFilter { id, correlation_id, key, topics, .. } = self.which;
-        if let Some(id) = id {
-            return Some(("id", Box::new(id.as_bytes().to_vec())));
-        }
-        if let Some(id) = correlation_id {
-            return Some(("correlation_id", Box::new(id.clone())));
-        }
-        if let Some(key) = key {
-            return Some(("key", Box::new(key.clone())));
-        }
-        let one = topics.iter().find_map(|filter| match (filter.exact(), filter.prefixes()) {
-            ([one], []) => Some(one.clone()),
+        let text = |text: &String| Box::new(text.clone()) as Box<dyn ToSql>;
+        let topic = topics.iter().find_map(|filter| match (filter.exact(), filter.prefixes()) {
+            ([one], []) => Some(one),
             _ => None,
         });
-        one.map(|topic| ("topic", Box::new(topic) as Box<dyn ToSql>))
+        let id = id.map(|id| Box::new(id.as_bytes().to_vec()) as Box<dyn ToSql>);
+        let all = [
+            ("id", id),
+            ("correlation_id", correlation_id.as_ref().map(text)),
+            ("key", key.as_ref().map(text)),
+            ("topic", topic.map(text)),
+        ];
+        all.into_iter().filter_map(|(column, value)| Some((column, value?))).collect()
     }
 
     /// Positions of messages of several topics, the highest first, unless they are many.
@@ -150,8 +177,14 @@ impl Candidates<'_> {
         Ok(part)
     }
 
-    /// Judges the rows of a query, down to the end of the range.
-    fn judged(&self, sql: &str, params: &[&dyn ToSql], range: Range, limit: usize) -> Result<Part> {
+    /// Judges the rows of a query, down to the end of the range, and no more than `most`.
+    fn judged(
+        &self,
+        sql: &str,
+        params: &[&dyn ToSql],
+        (range, most): (Range, usize),
+        limit: usize,
+    ) -> Result<Part> {
         let mut statement = self.scope.prepare(sql)?;
         let mut rows = statement.query(params)?;
         let (mut part, mut examined) = (Part::default(), 0);
@@ -160,7 +193,7 @@ impl Candidates<'_> {
                 break;
             }
             examined += 1;
-            if examined == EXAMINED_MAX {
+            if examined == most {
                 let reached: Position = row.get(0)?;
                 part.next = Some(reached).filter(|reached| *reached > range.low);
                 break;
@@ -172,7 +205,8 @@ impl Candidates<'_> {
     /// Adds a message of the log if it is meant; `true` once the page is full.
     fn judge(&self, row: &Row<'_>, part: &mut Part, limit: usize) -> Result<bool> {
         let mut message = listed(row, MessageState::Unread)?;
-        if !is_meant(self.which, &message, row)? {
+        let may_be = self.which.state.is_none_or(|state| self.readers.may_be(state, &message));
+        if !may_be || !is_meant(self.which, &message, row)? {
             return Ok(false);
         }
         // The one behind the last is only to be there, but in the state.

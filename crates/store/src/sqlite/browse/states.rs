@@ -46,6 +46,21 @@ impl Readers {
         Ok(Self { all, has_failed, has_parked })
     }
 
+    /// Whether a message of the log may be in a state, as far as places tell: what is set aside has to be looked up.
+    pub(super) fn may_be(&self, state: MessageState, message: &ListedMessage) -> bool {
+        let Some(position) = message.position else { return false };
+        let mut reading = self
+            .all
+            .iter()
+            .filter(|reader| position > reader.start && reader.filter.matches(&message.topic));
+        match state {
+            MessageState::Unread => reading.next().is_none(),
+            MessageState::Pending => reading.any(|reader| position > reader.through),
+            MessageState::Published => reading.all(|reader| position <= reader.through),
+            MessageState::Scheduled | MessageState::Parked | MessageState::Dead => true,
+        }
+    }
+
     /// The state of a message of the log.
     pub(super) fn state(&self, scope: &Scope<'_>, message: &ListedMessage) -> Result<MessageState> {
         let each = self.deliveries(scope, message)?;

@@ -12,13 +12,15 @@ use posthaste_testkit::failure::{During, Failure, Result};
 use tempfile::TempDir;
 use tokio::{net::TcpStream, time::sleep};
 
+use crate::relay::LONG;
+
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// A server that does not listen, or has not ended, by then is broken.
 const LIMIT: Duration = Duration::from_secs(15);
 
 /// A server that runs; dropping it kills it.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(crate) struct Server {
     child: Child,
     program: PathBuf,
     directory: TempDir,
@@ -26,13 +28,14 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) async fn start(program: &Path, database: &str) -> Result<Self> {
+    /// On a log that is there, with these settings behind those of `[server]`.
+    pub(crate) async fn start(program: &Path, database: &str, settings: &str) -> Result<Self> {
         let directory = tempfile::tempdir().during("make a directory for the server")?;
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).during("find a free port")?;
         let address = free.local_addr().during("find a free port")?;
         drop(free);
         let configuration = format!(
-            "[database]\nurl = {database:?}\n[server]\nlisten = \"{address}\"\nrelay = false\n"
+            "[database]\nurl = {database:?}\nretention = {LONG:?}\n[server]\nlisten = \"{address}\"\n{settings}"
         );
         fs::write(directory.path().join("posthaste.toml"), configuration)
             .during("write the configuration")?;
@@ -41,22 +44,22 @@ impl Server {
         server.listening().await
     }
 
-    pub(super) const fn address(&self) -> SocketAddr {
+    pub(crate) const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Ends it in order, and begins another one at the same address.
-    pub(super) async fn restart(mut self) -> Result<Self> {
+    pub(crate) async fn restart(mut self) -> Result<Self> {
         self.end().await?;
         self.child = spawn(&self.program, &self.directory)?;
         self.listening().await
     }
 
-    pub(super) async fn stop(mut self) -> Result<()> {
+    pub(crate) async fn stop(mut self) -> Result<()> {
         self.end().await
     }
 
