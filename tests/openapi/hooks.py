@@ -39,6 +39,8 @@ RULES = [
     # What there is.
     ("invalid-field", "to", "to must be"),
     ("contract-broken", "payload", ""),
+    # No text in it may have U+0000, at any depth.
+    ("invalid-field", "metadata", "metadata must be"),
     # A machine's guards.
     ("step-guarded", None, ""),
     # Names of headers, and their number and size.

@@ -47,7 +47,7 @@ pub(crate) struct NewTransition {
     /// What ties the step and its messages to others.
     #[schema(min_length = 1, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     correlation_id: Option<String>,
-    /// What the event says of the step: an object of at most 64 KiB.
+    /// What the event says of the step: an object of at most 64 KiB, without the character U+0000.
     #[serde(default)]
     metadata: Map<String, Value>,
     /// Say what would happen, and change nothing.
@@ -82,7 +82,7 @@ pub(crate) struct Transitioned {
 #[utoipa::path(post, path = "/api/v1/machines/{name}/entities/{id}/transition", tag = "machines",
     params(("name" = String, Path, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The machine's name"),
         ("id" = String, Path, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The entity's id"),
-        ("Idempotency-Key" = Option<String>, Header,
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 128, pattern = r"^[!-~]+$",
             description = "1 to 128 visible ASCII characters; a repetition with the same body answers the first step")),
     request_body = NewTransition,
     responses((status = 200, description = "It is committed", body = Transitioned),
