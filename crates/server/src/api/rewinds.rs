@@ -198,9 +198,10 @@ pub(crate) async fn replay(
     };
     let mut filter = conditions.of_change(asked.all)?;
     find(&app, &name).await?;
-    if find(&app, &target).await.is_err() {
-        return Err(Of::Body.wrong("to", "a subscription that there is"));
-    }
+    find(&app, &target).await.map_err(|problem| match problem.code() {
+        Code::NoSubscription => Of::Body.wrong("to", "a subscription that there is"),
+        _ => problem,
+    })?;
     filter.which.subscription = Some(name);
     let kind = OperationKind::ReplayMessages;
     let spec = OperationSpec { kind, filter, rate, target: Some(target) };
