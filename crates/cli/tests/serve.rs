@@ -11,7 +11,7 @@ use std::{
 use posthaste_testkit::{Tls, eventually};
 use serde_json::{Value, json};
 
-use crate::harness::{Place, Running};
+use crate::harness::{Lines, Place, Running};
 
 const LIMIT: Duration = Duration::from_mins(1);
 const SERVER: &str = "[server]\nlisten = \"127.0.0.1:0\"\n";
@@ -103,6 +103,36 @@ fn r26_job_runs_from_its_submission_over_http_to_its_receipt() {
     let (server, worker) = (at("the server ended"), at("the worker ended"));
     assert!(server.is_some() && server < worker, "the server goes first: {log:?}");
     assert!(at("everything ended").is_some(), "{log:?}");
+}
+
+#[test]
+fn subscription_is_rewound_while_the_relay_beside_the_server_holds_it() {
+    let place = place(&format!("{SERVER}workers = false\n{WORKER}"));
+    let (mut running, address) = serve(&place);
+    let published = Lines::of(running.stdout());
+    let write = |n: u32| {
+        let body = json!({ "topic": "orders.new", "payload": n }).to_string();
+        assert_eq!(ask(&address, "POST", "/api/v1/messages", "", &body).0, 202);
+    };
+    let holder = || {
+        let path = "/api/v1/subscriptions/orders/rewind";
+        let seen = ask(&address, "POST", path, "", r#"{"to":"beginning","dry_run":true}"#).1;
+        (seen["holder"].is_string(), seen["messages"].clone())
+    };
+    write(1);
+    eventually("the first to be settled", LIMIT, || holder() == (true, json!(1)));
+    let path = "/api/v1/subscriptions/orders/rewind";
+    let (status, rewound) = ask(&address, "POST", path, "", r#"{"to":"beginning"}"#);
+    assert_eq!((status, &rewound["messages"]), (200, &json!(1)), "{rewound}");
+    write(2);
+    eventually("both to be settled", LIMIT, || holder() == (true, json!(2)));
+    place.run(&["subscriptions", "rewind", "orders", "--to", "beginning"]).succeeds();
+    eventually("both to be settled again", LIMIT, || holder() == (true, json!(2)));
+    for n in [1, 1, 2, 1, 2] {
+        let line: Value = serde_json::from_str(&published.next()).unwrap();
+        assert_eq!(line["payload"], n.to_string(), "{line}");
+    }
+    ends(running);
 }
 
 #[test]

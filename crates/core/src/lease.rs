@@ -10,6 +10,8 @@ pub struct LeaseView {
     pub subscription: String,
     /// Who holds it; `None` when it is free: released, or run out.
     pub holder: Option<String>,
+    /// Whether an operator asks for it: whoever holds it hands it over, and nobody takes it.
+    pub is_reserved: bool,
     /// For how long this relay has seen it free.
     pub free_for: Duration,
 }
@@ -36,7 +38,7 @@ pub struct Shares {
 /// the relays that hold the least, up to their share; after `patience` it is for anybody. The
 /// relay that holds the most, if it holds two more than the one with the least, hands over half of
 /// the difference. One giver at a time, and takers from below: so shares even out, and never go
-/// back and forth.
+/// back and forth. What an operator has reserved is handed over, and left alone until it is free again.
 pub fn shares(me: &str, leases: &[LeaseView], relays: &[RelayView], patience: Duration) -> Shares {
     let mut held: BTreeMap<&str, usize> = BTreeMap::from([(me, 0)]);
     held.extend(relays.iter().map(|relay| (&*relay.holder, 0)));
@@ -50,7 +52,7 @@ pub fn shares(me: &str, leases: &[LeaseView], relays: &[RelayView], patience: Du
     let mine = held[me];
     let has_least = held.values().all(|count| mine <= *count);
     let mut shares = Shares::default();
-    for lease in leases.iter().filter(|lease| lease.holder.is_none()) {
+    for lease in leases.iter().filter(|lease| lease.holder.is_none() && !lease.is_reserved) {
         let is_below = has_least && mine + shares.take.len() < share;
         if is_below || lease.free_for >= patience {
             shares.take.push(lease.subscription.clone());
@@ -59,6 +61,9 @@ pub fn shares(me: &str, leases: &[LeaseView], relays: &[RelayView], patience: Du
     if shares.take.is_empty() {
         shares.give = surplus(me, mine, leases, relays, &held);
     }
+    let is_asked_for =
+        |lease: &&LeaseView| lease.is_reserved && lease.holder.as_deref() == Some(me);
+    shares.give.extend(leases.iter().filter(is_asked_for).map(|it| it.subscription.clone()));
     shares
 }
 
@@ -97,7 +102,8 @@ mod tests {
 
     fn lease(nth: usize, holder: Option<&str>) -> LeaseView {
         let holder = holder.map(str::to_owned);
-        LeaseView { subscription: format!("s{nth}"), holder, free_for: Duration::ZERO }
+        let subscription = format!("s{nth}");
+        LeaseView { subscription, holder, is_reserved: false, free_for: Duration::ZERO }
     }
 
     fn relays(names: &[&str], count: usize) -> Vec<RelayView> {
@@ -139,6 +145,18 @@ mod tests {
         let leases = [lease(0, Some("gone")), lease(1, None), lease(2, None)];
         let shares = shares("a", &leases, &relays(&["a"], 3), PATIENCE);
         assert_eq!(shares.take, ["s1", "s2"]);
+    }
+
+    #[test]
+    fn what_is_reserved_is_handed_over_and_left_alone() {
+        let mut leases: Vec<LeaseView> = (0..2).map(|nth| lease(nth, Some("a"))).collect();
+        leases[1].is_reserved = true;
+        assert_eq!(shares("a", &leases, &relays(&["a"], 2), PATIENCE).give, ["s1"]);
+        assert_eq!(shares("b", &leases, &relays(&["a", "b"], 2), PATIENCE), Shares::default());
+        leases[1] = LeaseView { holder: None, free_for: 2 * PATIENCE, ..leases[1].clone() };
+        assert_eq!(shares("a", &leases, &relays(&["a"], 2), PATIENCE), Shares::default());
+        leases[1].is_reserved = false;
+        assert_eq!(shares("a", &leases, &relays(&["a"], 2), PATIENCE).take, ["s1"]);
     }
 
     proptest! {

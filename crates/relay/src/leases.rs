@@ -53,7 +53,7 @@ pub(crate) enum Turn {
     Stay,
     /// Take the subscription over.
     Take,
-    /// Finish, settle and release: another relay has less than its share.
+    /// Finish, settle and release: another relay has less than its share, or an operator asks for it.
     Give,
 }
 
@@ -125,7 +125,8 @@ impl Renewer {
                 if holder.is_some() {
                     *free_since = None;
                 }
-                LeaseView { subscription: name.clone(), holder, free_for }
+                let is_reserved = lease.is_some_and(|lease| lease.is_reserved);
+                LeaseView { subscription: name.clone(), holder, is_reserved, free_for }
             })
             .collect();
         let me = &*self.relay.holder;
@@ -170,13 +171,13 @@ impl Hold {
         self.until.subscribe()
     }
 
-    /// Whether another relay is to be let in.
+    /// Whether it is to be handed over.
     pub(crate) fn is_given(&self) -> bool {
         self.is_given
     }
 
     /// Prolongs the hold as the lease is renewed; starts `drain` when the relay drains, or when
-    /// another one is to be let in. Returns once the lease has run out, and tells the ledger.
+    /// it is to be handed over. Returns once the lease has run out, and tells the ledger.
     pub(crate) async fn keep(&mut self, relay: &mut Draining, drain: &Drain, ledger: &Ledger) {
         let mut is_draining = false;
         loop {

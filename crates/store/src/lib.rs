@@ -19,6 +19,8 @@ mod incidents;
 mod jobs;
 mod model;
 mod oversight;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod rewinding;
 mod rewound;
 pub mod statements;
 
@@ -36,6 +38,8 @@ use posthaste_core::{
 };
 use uuid::Uuid;
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use crate::rewinding::rewind_handed_over;
 pub use crate::{
     application::{Note, Work},
     background::{
@@ -367,10 +371,14 @@ pub trait Operations: Browse + Oversight + Background + Entities {
     /// Pauses a subscription, or lets it go on.
     async fn pause(&self, subscription: &str, paused: bool, request: &Request) -> Result<()>;
 
+    /// Asks the relay that holds a subscription to hand it over, and all relays to leave it for `time`; with zero
+    /// they may have it again at once. Answers who holds it still. It is a request: a relay may hold it nevertheless.
+    async fn reserve(&self, subscription: &str, time: Duration) -> Result<Option<String>>;
+
     /// Moves a subscription's place back. What that would publish again is told at any time.
     ///
     /// # Errors
-    /// `Conflict` while a relay holds it.
+    /// `Conflict` while a relay holds it: [`rewind_handed_over`] asks that relay first.
     async fn rewind(&self, subscription: &str, to: RewindTo, request: &Request) -> Result<Rewound>;
 
     /// Accepts a log that was restored, copied or exchanged: what it says is settled stays settled,

@@ -92,6 +92,8 @@ pub struct Lease {
     pub holder: Option<String>,
     /// Whether a person has paused it.
     pub is_paused: bool,
+    /// Whether an operator has asked relays to leave it for now ([`Operations::reserve`](crate::Operations::reserve)).
+    pub is_reserved: bool,
     /// Whether a message is set aside until its next attempt, a replay among them.
     pub has_parked: bool,
 }

@@ -1,10 +1,12 @@
 //! `posthaste subscriptions list|show|pause|resume|rewind|rebase|remove`.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use clap::{Args, Subcommand};
 use posthaste_core::Timestamp;
-use posthaste_store::{Operations, Rebased, Request, RewindTo, SubscriptionStatus};
+use posthaste_store::{
+    Operations, Rebased, Request, RewindTo, SubscriptionStatus, rewind_handed_over,
+};
 use serde_json::json;
 
 use super::{
@@ -19,6 +21,9 @@ use crate::{
     progress, store,
 };
 
+/// How long to wait for a relay to hand a subscription over.
+const HANDOVER_MAX: Duration = Duration::from_mins(1);
+
 /// What to do with subscriptions.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SubscriptionsCommand {
@@ -32,7 +37,7 @@ pub(crate) enum SubscriptionsCommand {
     Resume(ChangeOf),
     /// Move a subscription's place back, so that it publishes again what lies behind it
     ///
-    /// Its relay has to be stopped first.
+    /// A running relay finishes what it has in hand, hands it over for that, and goes on by itself.
     Rewind(RewindArgs),
     /// Go on with a log that was restored, copied or exchanged
     ///
@@ -114,7 +119,7 @@ pub(crate) async fn run(
         }
         SubscriptionsCommand::Rewind(args) => {
             let request = args.change.request();
-            let rewind = store.rewind(&args.name, args.to, &request);
+            let rewind = rewind_handed_over(&*store, &args.name, args.to, &request, HANDOVER_MAX);
             let rewound = progress::wait(out, "rewinding", rewind).await?;
             let is_dry_run = args.change.is_dry_run();
             let result = json!({

@@ -13,8 +13,8 @@ use posthaste_relay::{
     sink::{Context, Mark},
 };
 use posthaste_store::{
-    Acquired, Aside, FailedMessage, Operations, ParkedKey, ReplayChunk, Request, Selection, Store,
-    SubscriptionStatus,
+    Acquired, Aside, FailedMessage, Operations, ParkedKey, ReplayChunk, Request, RewindTo,
+    Selection, Store, SubscriptionStatus, rewind_handed_over,
 };
 use posthaste_testkit::eventually_async;
 
@@ -37,6 +37,7 @@ on_both_stores!(
     r14_discarded_dead_letter_lets_its_followers_arrive,
     published_messages_are_replayed_beside_the_stream,
     paused_subscription_publishes_nothing_until_it_is_resumed,
+    relay_hands_over_what_is_rewound_and_publishes_it_again,
     hot_key_is_parked_while_its_neighbours_run_and_drained_afterwards,
 );
 
@@ -433,6 +434,32 @@ async fn paused_subscription_publishes_nothing_until_it_is_resumed(store: Arc<dy
     store.pause("test", false, &request()).await.unwrap();
     taken(&picky, "a", texts("a", 0..5)).await;
     until(&running, |s| s.state == State::Running).await;
+    running.drain().await.unwrap();
+}
+
+async fn relay_hands_over_what_is_rewound_and_publishes_it_again(store: Arc<dyn Operations>) {
+    let picky = Picky::default();
+    store.append(&of_key("a", 0..3)).await.unwrap();
+    let running = start(&store, &picky, failure(Policy::ParkKey));
+    taken(&picky, "a", texts("a", 0..3)).await;
+    until(&running, |s| s.settled.is_some_and(|place| place.base.n > 0)).await;
+    let to_beginning = async || {
+        let request = request();
+        rewind_handed_over(&*store, "test", RewindTo::Beginning, &request, LIMIT).await.unwrap()
+    };
+    assert_eq!(to_beginning().await.messages, 3);
+    store.append(&of_key("a", 3..5)).await.unwrap();
+    let again = [texts("a", 0..3), texts("a", 0..5)].concat();
+    taken(&picky, "a", again.clone()).await;
+    until(&running, |s| s.state == State::Running).await;
+    // While it is paused as well: then it is published once it is resumed.
+    store.pause("test", true, &request()).await.unwrap();
+    until(&running, |s| s.state == State::Paused).await;
+    assert_eq!(to_beginning().await.messages, 5);
+    until(&running, |s| s.state == State::Paused).await;
+    assert_eq!(picky.taken("a"), again);
+    store.pause("test", false, &request()).await.unwrap();
+    taken(&picky, "a", [again, texts("a", 0..5)].concat()).await;
     running.drain().await.unwrap();
 }
 

@@ -438,6 +438,7 @@ fn renew(state: &mut State, relay: &RelayView, lease: Duration) -> Leases {
         epoch: subscribed.epoch,
         holder: held(state, name).ok().flatten().map(|(holder, _)| holder),
         is_paused: false,
+        is_reserved: false,
         has_parked: subscribed.aside.values().any(|waiting| waiting.due.is_some()),
     });
     let alive = state.relays.iter().filter(|(_, (seen, _))| now - *seen < lease);

@@ -7,7 +7,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use posthaste_core::Position;
-use posthaste_store::{OperationKind, OperationSpec, RewindTo, StoreError, StoreErrorKind};
+use posthaste_store::{
+    OperationKind, OperationSpec, RewindTo, StoreError, StoreErrorKind, rewind_handed_over,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -58,19 +60,19 @@ pub(crate) struct RewoundBody {
     from_time: Option<String>,
     /// The number of the tick behind which it goes on; 0 for the beginning.
     tick: i64,
-    /// The relay that holds it, which has to end first.
+    /// In a dry run the relay that holds it, which would hand it over first.
     holder: Option<String>,
 }
 
 /// Rewind a subscription
 ///
-/// It publishes everything behind that place again. No relay may hold it, and one that is paused holds it still: end
-/// the relay first. `dry_run` tells at any time what that would be. It stands in the audit trail under the token's
-/// name.
+/// It publishes everything behind that place again. A relay that holds it finishes what it has in hand, hands it over,
+/// and takes it up again at the new place. `dry_run` tells what that would be, and disturbs nobody. It stands in the
+/// audit trail under the token's name.
 #[utoipa::path(post, path = "/api/v1/subscriptions/{name}/rewind", tag = "subscriptions",
     params(("name" = String, Path, description = "Its name")), request_body = Rewind,
     responses((status = 200, description = "What it does", body = RewoundBody),
-        (status = 409, description = "`subscription-held`: a relay holds it")))]
+        (status = 409, description = "`subscription-held`: a relay holds it and did not hand it over in time")))]
 pub(crate) async fn rewind(
     State(app): State<Arc<App>>,
     principal: Principal,
@@ -80,7 +82,10 @@ pub(crate) async fn rewind(
     let to = rewind_to(change.to)?;
     find(&app, &name).await?;
     let dry_run = change.dry_run;
-    let rewound = match app.operations.rewind(&name, to, &request(&principal, dry_run)).await {
+    let request = request(&principal, dry_run);
+    let patience = app.settings.request_timeout / 2;
+    let moved = rewind_handed_over(&*app.operations, &name, to, &request, patience);
+    let rewound = match moved.await {
         Ok(rewound) => rewound,
         Err(error) => return Err(refused(&app, &name, error).await),
     };
@@ -119,9 +124,8 @@ async fn refused(app: &App, name: &str, error: StoreError) -> Problem {
     match holder(app, name).await {
         Ok(Some(holder)) => {
             let detail = format!(
-                "the relay {holder:?} holds it, and keeps it while it is paused: end that relay, whose process may be \
-                 a `posthaste serve`; then ask a server without a relay (server.relay = false) again, or run \
-                 `posthaste subscriptions rewind`, and start the relay anew"
+                "the relay {holder:?} holds it, and did not hand it over in time: try again, or end that relay, whose \
+                 process may be a `posthaste serve`, and run `posthaste subscriptions rewind` before it starts anew"
             );
             Problem::new(Code::SubscriptionHeld, detail)
         }

@@ -124,7 +124,7 @@ pub(super) async fn renew(
     // What has run out is nobody's, whoever held it. The probe is served by (subscription, due).
     let leases = format!(
         "select s.name, l.epoch, case when l.expires_at > {now} then l.holder end, \
-         s.paused_at is not null, exists (select from {schema}.failed_message f \
+         s.paused_at is not null, (l.reserved_until > {now}) is true, exists (select from {schema}.failed_message f \
          where f.subscription = s.id and f.due is not null) from {schema}.lease l \
          join {schema}.subscription s on s.id = l.subscription where s.name = any ($1) \
          order by s.name",
@@ -175,7 +175,8 @@ fn state(row: &Row) -> Lease {
         epoch: row.get(1),
         holder: row.get(2),
         is_paused: row.get(3),
-        has_parked: row.get(4),
+        is_reserved: row.get(4),
+        has_parked: row.get(5),
     }
 }
 
@@ -193,6 +194,28 @@ pub(super) async fn release(store: &PostgresStore, subscription: &str, epoch: Ep
     loan.bounded("release a subscription", loan.client().execute_typed(&sql, params)).await?;
     loan.give_back();
     Ok(())
+}
+
+/// Reserves a subscription, or lets it go again, and answers who holds it; `None` without such a subscription.
+pub(super) async fn reserve(
+    store: &PostgresStore,
+    subscription: &str,
+    time: Duration,
+) -> Result<Option<Option<String>>> {
+    let schema = store.schema();
+    let sql = format!(
+        "update {schema}.lease set reserved_until = \
+         case when $2 > 0 then clock_timestamp() + make_interval(secs => $2) end \
+         where subscription = (select id from {schema}.subscription where name = $1) \
+         returning case when expires_at > clock_timestamp() then holder end"
+    );
+    let params: &[(&(dyn ToSql + Sync), Type)] =
+        &[(&subscription, Type::TEXT), (&time.as_secs_f64(), Type::FLOAT8)];
+    let loan = store.shared.connections.lend().await?;
+    let asked = loan.client().query_typed(&sql, params);
+    let rows = loan.bounded("reserve a subscription", asked).await?;
+    loan.give_back();
+    Ok(rows.first().map(|row| row.get(0)))
 }
 
 /// Forgets a relay.

@@ -26,6 +26,7 @@ const FILES: &[(&str, &str)] = &[
     ("incidents", include_str!("../../migrations/postgres/0017_incidents.sql")),
     ("operations", include_str!("../../migrations/postgres/0018_operations.sql")),
     ("browse", include_str!("../../migrations/postgres/0019_browse.sql")),
+    ("reserved", include_str!("../../migrations/postgres/0020_reserved.sql")),
 ];
 
 /// Lock space of Posthaste's advisory locks ("PHST"), and the lock that orders migrations.

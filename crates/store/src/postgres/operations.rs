@@ -5,6 +5,8 @@
 pub(super) mod replay;
 pub(super) mod selection;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use posthaste_core::{Machine, MessageId, Place, Position, SchemaName, TickRef, Timestamp};
 use tokio_postgres::{
@@ -14,7 +16,7 @@ use tokio_postgres::{
 
 use self::selection::{Params, dead_letters_sql, written_sql};
 use super::{
-    PostgresStore, application, contracts, errors, import, machines, rebase,
+    PostgresStore, application, contracts, errors, import, leases, machines, rebase,
     rows::{self, MESSAGE_COLUMNS, Micros},
     status::owned,
     subscriptions::PLACE_COLUMNS,
@@ -325,6 +327,11 @@ impl Operations for PostgresStore {
         let changed =
             self.change(action, &exists, &change, &Params::new(&which), rest, request).await?;
         if changed == 0 { Err(unknown(subscription)) } else { Ok(()) }
+    }
+
+    async fn reserve(&self, subscription: &str, time: Duration) -> Result<Option<String>> {
+        let holder = leases::reserve(self, subscription, time).await?;
+        holder.ok_or_else(|| unknown(subscription))
     }
 
     async fn rewind(&self, subscription: &str, to: RewindTo, request: &Request) -> Result<Rewound> {

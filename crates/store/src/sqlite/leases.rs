@@ -67,6 +67,7 @@ pub(super) fn renew(scope: &Scope<'_>, relay: &RelayView, lease: Duration) -> Re
         epoch: it.epoch,
         holder: it.held(now).map(|(holder, _)| holder.to_owned()),
         is_paused: it.is_paused,
+        is_reserved: it.is_reserved(now),
         has_parked: parked.contains(&it.id),
     });
     Ok(Leases { leases: leases.collect(), relays })
@@ -80,6 +81,16 @@ pub(super) fn release(scope: &Scope<'_>, name: &str, epoch: Epoch) -> Result<()>
         (name, epoch),
     )?;
     Ok(())
+}
+
+/// Reserves it, or lets it go again, and answers who holds it.
+pub(super) fn reserve(scope: &Scope<'_>, name: &str, time: Duration) -> Result<Option<String>> {
+    let now = clock::look(scope)?;
+    let subscription = by_name(scope, name)?;
+    let until = (!time.is_zero()).then(|| now.saturating_add(micros(time)));
+    let sql = "update @schema@_subscription set reserved_until = ?2 where id = ?1";
+    scope.run(sql, (subscription.id, until))?;
+    Ok(subscription.held(now).map(|(holder, _)| holder.to_owned()))
 }
 
 /// Forgets a relay.

@@ -584,6 +584,11 @@ impl Operations for SqliteStore {
         self.write("pause", move |scope| operations::pause(scope, &name, paused, &request)).await
     }
 
+    async fn reserve(&self, subscription: &str, time: Duration) -> Result<Option<String>> {
+        let name = subscription.to_owned();
+        self.write("reserve", move |scope| leases::reserve(scope, &name, time)).await
+    }
+
     async fn rewind(&self, subscription: &str, to: RewindTo, request: &Request) -> Result<Rewound> {
         let (name, request) = (subscription.to_owned(), request.clone());
         self.write("rewind", move |scope| operations::rewind(scope, &name, to, &request)).await

@@ -22,6 +22,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("incidents", include_str!("../../migrations/sqlite/0013_incidents.sql")),
     ("operations", include_str!("../../migrations/sqlite/0014_operations.sql")),
     ("browse", include_str!("../../migrations/sqlite/0015_browse.sql")),
+    ("reserved", include_str!("../../migrations/sqlite/0016_reserved.sql")),
 ];
 
 /// Version that this build reads.

@@ -23,6 +23,8 @@ pub(super) struct Subscription {
     holder: Option<String>,
     /// When its holder's lease runs out, in microseconds.
     expires_at: Option<i64>,
+    /// Until when relays leave it, in microseconds.
+    reserved_until: Option<i64>,
     pub(super) start_position: Position,
     pub(super) is_paused: bool,
     pub(super) retry_calls: i64,
@@ -116,7 +118,7 @@ pub(super) fn through(scope: &Scope<'_>, place: &Place) -> Result<Position> {
 /// Every subscription, by name.
 pub(super) fn list(scope: &Scope<'_>) -> Result<Vec<Subscription>> {
     let sql = "select id, name, topics, prefixes, epoch, holder, start_tick, start_id, \
-               start_position, paused_at is not null, retry_calls, expires_at \
+               start_position, paused_at is not null, retry_calls, expires_at, reserved_until \
                from @schema@_subscription order by name";
     scope.all(sql, [], Subscription::from_row)
 }
@@ -150,6 +152,11 @@ impl Subscription {
         Some((self.holder.as_deref()?, left)).filter(|_| left > 0)
     }
 
+    /// Whether relays are to leave it.
+    pub(super) fn is_reserved(&self, now: i64) -> bool {
+        self.reserved_until.is_some_and(|until| until > now)
+    }
+
     fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             id: row.get(0)?,
@@ -162,13 +169,14 @@ impl Subscription {
             is_paused: row.get(9)?,
             retry_calls: row.get(10)?,
             expires_at: row.get(11)?,
+            reserved_until: row.get(12)?,
         })
     }
 }
 
 pub(super) fn by_name(scope: &Scope<'_>, name: &str) -> Result<Subscription> {
     let sql = "select id, name, topics, prefixes, epoch, holder, start_tick, start_id, \
-               start_position, paused_at is not null, retry_calls, expires_at \
+               start_position, paused_at is not null, retry_calls, expires_at, reserved_until \
                from @schema@_subscription where name = ?1";
     scope.first(sql, [name], Subscription::from_row)?.ok_or_else(|| unknown(name))
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use posthaste_core::{Epoch, Place, RelayView};
 use posthaste_store::{Acquired, Leases, Settled, Start, Store};
+use posthaste_testkit::eventually_async;
 
 use super::{
     harness::{Harness, LONG, commit, migrated},
@@ -81,6 +82,31 @@ pub(crate) async fn released_subscription_is_taken_at_once<H: Harness>() {
     store.release("s", epoch).await.unwrap();
     let taken = harness.open(LONG).await.acquire("s", "two", LEASE).await.unwrap();
     assert!(matches!(taken, Acquired::Taken(..)), "{taken:?}");
+}
+
+pub(crate) async fn reserved_subscription_is_asked_of_its_holder<H: Harness>() {
+    let (harness, store) = two::<H>().await;
+    let operator = harness.operations().await;
+    let reserved = async || {
+        let told = renewed(&*store, "one").await;
+        told.leases.iter().map(|lease| lease.is_reserved).collect::<Vec<bool>>()
+    };
+    assert_eq!(operator.reserve("s", LEASE).await.unwrap(), None);
+    assert_eq!(reserved().await, [true, false]);
+    operator.reserve("s", Duration::ZERO).await.unwrap();
+    assert_eq!(reserved().await, [false, false]);
+    let (epoch, _) = taken(&*store, "s", "one").await;
+    assert_eq!(operator.reserve("s", SHORT).await.unwrap().as_deref(), Some("one"));
+    // It runs out by itself, and takes nothing from its holder.
+    eventually_async("its end", Duration::from_mins(1), async || {
+        reserved().await == [false, false]
+    })
+    .await;
+    let head = tick(store.ticker().as_mut()).await;
+    let settled = store.settle("s", epoch, &Place::at(head)).await.unwrap();
+    assert_eq!(settled, Settled::Recorded);
+    let error = operator.reserve("nobody", LEASE).await.unwrap_err();
+    assert!(error.to_string().contains("nobody"), "{error}");
 }
 
 pub(crate) async fn renewal_prolongs_what_is_held_and_nothing_else<H: Harness>() {

@@ -59,6 +59,7 @@ macro_rules! every_case {
             leases {
                 lease_keeps_others_out_until_it_runs_out,
                 released_subscription_is_taken_at_once,
+                reserved_subscription_is_asked_of_its_holder,
                 renewal_prolongs_what_is_held_and_nothing_else,
                 renewal_tells_of_the_relays_that_are_alive,
             }
@@ -81,6 +82,7 @@ macro_rules! every_case {
                 erased_message_keeps_its_place_and_says_so,
                 paused_subscription_says_so,
                 rewound_subscription_gets_again_what_it_had,
+                subscription_is_rewound_once_it_is_handed_over,
                 removed_subscription_leaves_nothing,
                 removal_by_force_takes_the_subscription_from_its_holder,
                 r19_written_topics_are_told_with_their_counts,

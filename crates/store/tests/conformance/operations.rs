@@ -2,17 +2,22 @@
 
 use std::{sync::Arc, time::Duration};
 
-use posthaste_core::{Epoch, Message, MessageId, Place, TickRef, Timestamp, TopicFilter};
+use posthaste_core::{
+    Epoch, Message, MessageId, Place, RelayView, TickRef, Timestamp, TopicFilter,
+};
 use posthaste_store::{
     Aside, FailedMessage, Operations, ParkedKey, ReplayChunk, Replayed, Request, RewindTo,
-    Selection, Settled, Start, StoreErrorKind,
+    Selection, Settled, Start, StoreErrorKind, rewind_handed_over,
 };
+use posthaste_testkit::eventually_async;
 
 use super::{
     harness::{Harness, LONG},
     reader::{publish_all, subscription, tick},
 };
 use crate::taking::{LEASE, taken};
+
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// Six messages of two topics and keys, published by `s` except for three dead letters.
 struct Scene {
@@ -277,6 +282,35 @@ pub(crate) async fn paused_subscription_says_so<H: Harness>() {
         harness.audit().await.into_iter().map(|(_, action)| action).collect();
     assert_eq!(actions, ["pause", "resume"]);
     let error = store.pause("nobody", true, &request()).await.unwrap_err();
+    assert!(error.to_string().contains("nobody"), "{error}");
+}
+
+pub(crate) async fn subscription_is_rewound_once_it_is_handed_over<H: Harness>() {
+    let (_harness, scene) = scene::<H>().await;
+    let store = &scene.store;
+    let rewind = async |request: &Request, patience: Duration| {
+        rewind_handed_over(&**store, "s", RewindTo::Beginning, request, patience).await
+    };
+    let is_reserved = async || {
+        let relay = RelayView { holder: "two".to_owned(), subscriptions: vec!["s".to_owned()] };
+        store.renew(&relay, LEASE).await.unwrap().leases[0].is_reserved
+    };
+    let error = rewind(&request(), Duration::ZERO).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Conflict, "{error}");
+    assert!(!is_reserved().await, "its relay keeps it");
+    assert_eq!(rewind(&preview(), Duration::ZERO).await.unwrap().messages, 3);
+    let hand_over = async {
+        eventually_async("a request for it", LIMIT, async || is_reserved().await).await;
+        store.release("s", scene.epoch).await.unwrap();
+    };
+    let change = request();
+    let (rewound, ()) = tokio::join!(rewind(&change, LONG), hand_over);
+    assert_eq!(rewound.unwrap().place, Place::beginning());
+    assert!(!is_reserved().await, "relays may have it again");
+    assert_eq!(taken(&**store, "s", "two").await.1, Place::beginning());
+    let request = request();
+    let nobody = rewind_handed_over(&**store, "nobody", RewindTo::Beginning, &request, LONG);
+    let error = nobody.await.unwrap_err();
     assert!(error.to_string().contains("nobody"), "{error}");
 }
 
