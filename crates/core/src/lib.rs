@@ -49,12 +49,15 @@ pub use template::Template;
 pub use topics::TopicFilter;
 pub use window::{Step, Window};
 
-/// An error with its causes in one line. A cause that an error has said already is left out.
+/// An error with its causes in one line. A cause that an error has said already is left out, and so is all but the
+/// first line of each: on further lines databases show the row that they refuse.
 pub fn describe(error: &dyn Error) -> String {
-    let mut text = error.to_string();
+    let first_line =
+        |error: &dyn Error| error.to_string().lines().next().unwrap_or_default().to_owned();
+    let mut text = first_line(error);
     let mut cause = error.source();
     while let Some(error) = cause {
-        let next = error.to_string();
+        let next = first_line(error);
         if !text.contains(&next) {
             text = format!("{text}: {next}");
         }
@@ -79,5 +82,35 @@ impl From<SystemTime> for Timestamp {
             Ok(after) => Self(micros(after)),
             Err(before) => Self(-micros(before.duration())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{error::Error, fmt};
+
+    use super::describe;
+
+    #[derive(Debug)]
+    struct Told(&'static str, Option<Box<Told>>);
+
+    impl fmt::Display for Told {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl Error for Told {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.1.as_deref().map(|cause| cause as &dyn Error)
+        }
+    }
+
+    #[test]
+    fn error_is_told_in_one_line_without_what_was_said_already() {
+        let cause = Told("a rule\nDETAIL: Failing row contains (secret)", None);
+        let middle = Told("write: a rule\nmore", Some(Box::new(cause)));
+        let error = Told("submit", Some(Box::new(middle)));
+        assert_eq!(describe(&error), "submit: write: a rule");
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use posthaste_core::{Message, NewJob, contract::Contracts};
 use posthaste_store::{Jobs, Operations};
 use posthaste_traces::Tracer;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     batches::Batches, outlook::Outlook, parts::Parts, runner::Runner, settings::ServerSettings,
@@ -27,6 +27,8 @@ pub(crate) struct App {
     pub(crate) batches: Batches<NewJob>,
     /// Where messages go, likewise.
     pub(crate) messages: Batches<Message>,
+    /// Room for bodies that are being read, in the units of [`batches`](crate::batches::room).
+    pub(crate) bodies: Arc<Semaphore>,
     /// What payloads must look like, as whoever made the server keeps it up to date.
     pub(crate) contracts: watch::Receiver<Arc<Contracts>>,
     pub(crate) parts: Arc<dyn Parts>,

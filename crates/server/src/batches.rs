@@ -20,7 +20,7 @@ const BATCH_LEN_MAX: usize = 256;
 /// Payload bytes that share a transaction, at least one submission.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 /// What a submission takes beside its payload, and the unit in which room is counted.
-const UNIT_BYTES: usize = 1 << 10;
+pub(crate) const UNIT_BYTES: usize = 1 << 10;
 
 /// Why a submission was not written.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! What handlers take out of requests. Every refusal is a [`Problem`].
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes, HttpBody as _},
@@ -11,10 +11,14 @@ use http_body_util::BodyExt as _;
 use posthaste_core::MessageId;
 use posthaste_store::{JobId, OperationId};
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
 use crate::{
     app::App,
+    batches::UNIT_BYTES,
     problem::{Code, Problem},
     strict_json,
     tokens::Principal,
@@ -29,6 +33,8 @@ pub(crate) struct Json<T> {
     pub(crate) value: T,
     /// As it was sent.
     pub(crate) bytes: Bytes,
+    /// The room that it takes, until the request is answered.
+    pub(crate) _room: Option<OwnedSemaphorePermit>,
 }
 
 impl<T: DeserializeOwned> FromRequest<Arc<App>> for Json<T> {
@@ -39,8 +45,8 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Json<T> {
             let detail = "send the body as content-type: application/json";
             return Err(Problem::of(Code::NotJson, "content-type", detail));
         }
-        let bytes = body(request, app).await?;
-        Ok(Self { value: strict_json::read(&bytes)?, bytes })
+        let (bytes, room) = body(request, app).await?;
+        Ok(Self { value: strict_json::read(&bytes)?, bytes, _room: room })
     }
 }
 
@@ -70,14 +76,17 @@ fn is_json(headers: &HeaderMap) -> bool {
     is_json && parts.all(|part| part.is_empty() || part.eq_ignore_ascii_case("charset=utf-8"))
 }
 
-async fn body(request: Request, app: &App) -> Result<Bytes, Problem> {
+/// A body, and the room that it takes.
+type Collected = (Bytes, Option<OwnedSemaphorePermit>);
+
+async fn body(request: Request, app: &App) -> Result<Collected, Problem> {
     let limit = app.settings.body_bytes_max;
     let is_asked_first = request.headers().contains_key(header::EXPECT);
     let body = request.into_body();
     if is_asked_first && body.size_hint().lower() > limit as u64 {
         return Err(too_large(limit));
     }
-    match timeout(app.settings.body_timeout, collect(body, limit)).await {
+    match timeout(app.settings.body_timeout, collect(body, limit, &app.bodies)).await {
         Ok(collected) => collected,
         Err(_elapsed) => {
             let limit = app.settings.body_timeout;
@@ -87,8 +96,13 @@ async fn body(request: Request, app: &App) -> Result<Bytes, Problem> {
     }
 }
 
-async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Problem> {
+async fn collect(
+    mut body: Body,
+    limit: usize,
+    room: &Arc<Semaphore>,
+) -> Result<Collected, Problem> {
     let mut bytes = Vec::new();
+    let mut held: Option<OwnedSemaphorePermit> = None;
     let mut seen: usize = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_broken| {
@@ -97,12 +111,37 @@ async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Problem> {
         let Ok(data) = frame.into_data() else { continue };
         seen = seen.saturating_add(data.len());
         if seen <= limit {
+            widen(&mut held, room, seen)?;
             bytes.extend_from_slice(&data);
         } else if seen > limit.saturating_mul(OVERRUN_FACTOR) {
             break;
         }
     }
-    if seen > limit { Err(too_large(limit)) } else { Ok(bytes.into()) }
+    if seen > limit { Err(too_large(limit)) } else { Ok((bytes.into(), held)) }
+}
+
+/// Takes as much room more as a body of so many bytes needs.
+fn widen(
+    held: &mut Option<OwnedSemaphorePermit>,
+    room: &Arc<Semaphore>,
+    bytes: usize,
+) -> Result<(), Problem> {
+    let has = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+    let lacks = bytes.div_ceil(UNIT_BYTES).saturating_sub(has);
+    if lacks == 0 {
+        return Ok(());
+    }
+    let more =
+        u32::try_from(lacks).ok().and_then(|n| Arc::clone(room).try_acquire_many_owned(n).ok());
+    let more = more.ok_or_else(|| {
+        let detail = "too many bodies are being read: try again, or raise server.queue_bytes_max";
+        Problem::new(Code::Busy, detail).retry_after(Duration::from_secs(1))
+    })?;
+    match held {
+        Some(held) => held.merge(more),
+        None => *held = Some(more),
+    }
+    Ok(())
 }
 
 fn too_large(limit: usize) -> Problem {

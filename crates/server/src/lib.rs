@@ -39,7 +39,7 @@ pub use crate::{
     api::openapi::document,
     error::{ServerError, ServerErrorKind},
     guard::Access,
-    parts::{NoParts, Parts, RelayPart, WorkerPart},
+    parts::{NoParts, Parts, RelayPart, SinkPart, WorkerPart},
     problem::Code,
     routes::{Listed, routes},
     server::{Bound, Server},

@@ -51,6 +51,17 @@ pub struct RelayPart {
     pub answering: Duration,
     /// The last failure that is not over, without secrets and payloads.
     pub last_error: Option<String>,
+    /// Where it publishes.
+    pub sinks: Vec<SinkPart>,
+}
+
+/// Where a relay of this process publishes a subscription.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SinkPart {
+    /// The subscription's name.
+    pub subscription: String,
+    /// Why nothing is published there for now, without secrets and payloads.
+    pub problem: Option<String>,
 }
 
 /// A worker, or a listener, that runs in this process: what it has done since it began.

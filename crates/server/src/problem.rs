@@ -11,7 +11,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use posthaste_core::{InvalidMessage, job::InvalidJob};
+use posthaste_core::{InvalidMessage, describe, job::InvalidJob};
 use posthaste_store::{StoreError, StoreErrorKind};
 use serde::Serialize;
 use utoipa::{
@@ -263,7 +263,7 @@ impl From<&StoreError> for Problem {
             return Self::database_away(error);
         }
         if error.kind() == StoreErrorKind::Invalid {
-            tracing::info!(cause = chain(error), "the database refused it");
+            tracing::info!(cause = describe(error), "the database refused it");
             let detail = "a rule of the database's own is against it: the server's log has the cause under this \
                           request's id";
             return Self::new(Code::RefusedByDatabase, detail);
@@ -275,7 +275,7 @@ impl From<&StoreError> for Problem {
 impl Problem {
     /// The database is not there, for now; its cause goes to the log.
     pub(crate) fn database_away(error: &(dyn Error + 'static)) -> Self {
-        tracing::warn!(cause = chain(error), "the database did not do it");
+        tracing::warn!(cause = describe(error), "the database did not do it");
         let detail = "the database is away or too slow: try again; a submission with an Idempotency-Key or a \
                       jobspec_id may be repeated safely";
         Self::new(Code::DatabaseAway, detail).retry_after(Duration::from_secs(1))
@@ -283,7 +283,7 @@ impl Problem {
 
     /// The database failed in a way that is nobody's request's fault; its cause goes to the log.
     pub(crate) fn fault(error: &(dyn Error + 'static)) -> Self {
-        tracing::error!(cause = chain(error), "the database failed");
+        tracing::error!(cause = describe(error), "the database failed");
         Self::internal()
     }
 
@@ -323,11 +323,6 @@ impl From<InvalidJob> for Problem {
             }
         }
     }
-}
-
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let chain = std::iter::successors(Some(error), |&error| error.source());
-    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

@@ -147,6 +147,8 @@ impl Bound {
         let Server { settings, jobs, operations, contracts, parts, telemetry, tracer } =
             self.server;
         let meter = telemetry.meter();
+        // One body of the largest size has room in any case.
+        let bodies = room(settings.queue_bytes_max.max(settings.body_bytes_max));
         let (room, len_max) = (room(settings.queue_bytes_max), settings.queue_jobs_max);
         let (batches, writing_jobs) =
             Batches::new(Arc::clone(&jobs), len_max, Arc::clone(&room), Arc::clone(&meter.jobs));
@@ -176,6 +178,7 @@ impl Bound {
             operations,
             batches,
             messages,
+            bodies,
             contracts,
             parts,
             streams: streams.clone(),

@@ -75,7 +75,8 @@ pub struct ServerSettings {
     /// Jobs that wait to be written (1 to 100,000), those with an id or a unique key of the caller's in a queue of their
     /// own; with more, submissions are answered with 503.
     pub queue_jobs_max: usize,
-    /// Payload bytes of jobs that wait to be written (1048576 to 1073741824).
+    /// Payload bytes of jobs that wait to be written; and, counted apart, bytes of bodies that have come in part or are
+    /// being worked on (1048576 to 1073741824). What comes beyond it is answered with 503.
     pub queue_bytes_max: usize,
     /// Longest wait for the database in an answer about health (100ms to 1m).
     #[serde(with = "humantime_serde")]

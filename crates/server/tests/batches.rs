@@ -200,3 +200,31 @@ async fn drain_gives_up_what_takes_longer_than_its_limit() {
     assert_eq!(Answer::read(&mut in_flight).await.status, 0);
     lock.rollback().await.unwrap();
 }
+
+#[tokio::test]
+async fn bodies_that_come_slowly_take_no_more_room_than_there_is() {
+    let place = Place::sqlite().await;
+    let settings = ServerSettings { queue_bytes_max: 1 << 20, ..settings() };
+    let server = Running::with(&place, settings, Arc::new(NoParts)).await;
+    let large = "x".repeat(700 << 10);
+    let head = format!(
+        "POST /api/v1/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n",
+        large.len() + 100
+    );
+    // Most of a body, and no more of it.
+    let mut slow = server.connect().await;
+    slow.write_all(format!("{head}{large}").as_bytes()).await.unwrap();
+    let body = json!({ "topic": "t", "payload": large }).to_string();
+    let is_refused = async || server.post("/api/v1/jobs", &body).await.status == 503;
+    eventually_async("no room", LIMIT, is_refused).await;
+    let refused = server.post("/api/v1/jobs", &body).await;
+    refused.is_problem(503, "busy");
+    assert_eq!(refused.headers["retry-after"], "1");
+    server.submit(&json!({ "topic": "t", "payload": "a small one" })).await;
+    drop(slow);
+    // It is read, and found too large for a payload.
+    let is_read = async || server.post("/api/v1/jobs", &body).await.status == 422;
+    eventually_async("room", LIMIT, is_read).await;
+    server.ends().await;
+}

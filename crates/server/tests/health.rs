@@ -9,7 +9,7 @@ use std::{
 };
 
 use posthaste_core::{Message, NewJob, TopicFilter};
-use posthaste_server::{Parts, RelayPart, Server, ServerSettings, Telemetry, WorkerPart};
+use posthaste_server::{Parts, RelayPart, Server, ServerSettings, SinkPart, Telemetry, WorkerPart};
 use posthaste_store::{Start, SubscriptionSpec};
 use posthaste_testkit::{Postgres, PostgresOptions as Servers, eventually_async};
 use serde_json::{Value, json};
@@ -27,6 +27,7 @@ on_both_stores! {
 struct Played {
     is_broken: AtomicBool,
     is_mended: AtomicBool,
+    sink_refuses: AtomicBool,
 }
 
 impl Parts for Played {
@@ -65,6 +66,10 @@ impl Parts for Played {
             batches: 4,
             answering: Duration::from_millis(6),
             last_error: (!self.is_mended.load(Ordering::Relaxed)).then(|| "away".to_owned()),
+            sinks: vec![SinkPart {
+                subscription: "a".to_owned(),
+                problem: self.sink_refuses.load(Ordering::Relaxed).then(|| "refused".to_owned()),
+            }],
         })
     }
 }
@@ -100,7 +105,18 @@ async fn r37_health_tells_of_database_relay_and_outbox(place: Place) {
             (&json!(2), &json!(true))
         );
         assert!(deep["outbox"]["oldest_age_ms"].is_number(), "{deep}");
+        let sink = json!({ "subscription": "a", "ok": true, "problem": null });
+        assert_eq!(deep["broker"], json!({ "ok": true, "sinks": [sink] }));
     }
+    parts.sink_refuses.store(true, Ordering::Relaxed);
+    for path in ["/health/deep", "/api/v1/health"] {
+        let deep = server.get(path).await;
+        assert_eq!((deep.status, &deep.json()["status"]), (503, &json!("failing")), "{deep:?}");
+        let sink = json!({ "subscription": "a", "ok": false, "problem": "refused" });
+        assert_eq!(deep.json()["broker"], json!({ "ok": false, "sinks": [sink] }));
+    }
+    assert_eq!(server.get("/readyz").await.status, 200, "it comes back by itself");
+    parts.sink_refuses.store(false, Ordering::Relaxed);
     let outbox = server.get("/api/health/outbox").await;
     assert_eq!(outbox.status, 200, "{outbox:?}");
     let outbox = outbox.json();

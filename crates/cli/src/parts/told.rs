@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use posthaste_relay::{
-    Monitor, Relay, State,
+    Monitor, Relay, State, SubscriptionSnapshot,
     telemetry::{Telemetry as RelayTelemetry, traces},
 };
-use posthaste_server::{RelayPart, Telemetry as ServerTelemetry, WorkerPart};
+use posthaste_server::{RelayPart, SinkPart, Telemetry as ServerTelemetry, WorkerPart};
 use posthaste_traces::Tracer;
 use posthaste_worker::{
     Worker,
@@ -127,6 +127,7 @@ impl posthaste_server::Parts for Process {
             batches: subscriptions.iter().map(|it| it.batches).sum(),
             answering: subscriptions.iter().map(|it| it.answering).sum(),
             last_error: monitor.trouble().or_else(|| failures.next_back()),
+            sinks: subscriptions.iter().map(sink).collect(),
         })
     }
 
@@ -145,4 +146,10 @@ impl posthaste_server::Parts for Process {
         };
         self.workers.iter().map(part).collect()
     }
+}
+
+fn sink(snapshot: &SubscriptionSnapshot) -> SinkPart {
+    let is_away = matches!(snapshot.state, State::BackingOff | State::Stopped);
+    let reason = || snapshot.last_error.clone().unwrap_or_else(|| snapshot.state.word().to_owned());
+    SinkPart { subscription: snapshot.name.clone(), problem: is_away.then(reason) }
 }

@@ -18,7 +18,12 @@ use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use super::shown::as_json;
-use crate::{app::App, clock, context::Told, parts::RelayPart};
+use crate::{
+    app::App,
+    clock,
+    context::Told,
+    parts::{RelayPart, SinkPart},
+};
 
 /// Whether the process is worth keeping.
 #[derive(Debug, Serialize, ToSchema)]
@@ -52,6 +57,8 @@ pub(crate) struct DeepHealth {
     status: &'static str,
     /// The database.
     database: DatabaseHealth,
+    /// Where the relay of this process publishes; null without one.
+    broker: Option<BrokerHealth>,
     /// What has yet to be published; null while the database does not tell.
     outbox: Option<OutboxFigures>,
     /// The relay and the workers of this process, with what they wait for.
@@ -66,6 +73,26 @@ pub(crate) struct DatabaseHealth {
     /// How long that took, in milliseconds.
     elapsed_ms: u64,
     /// What is wrong, and what to do about it.
+    problem: Option<String>,
+}
+
+/// Where the relay publishes.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct BrokerHealth {
+    /// Whether all of it takes messages.
+    ok: bool,
+    /// Each subscription's sink.
+    sinks: Vec<SinkHealth>,
+}
+
+/// The sink of a subscription.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SinkHealth {
+    /// The subscription's name.
+    subscription: String,
+    /// Whether it takes messages, or would.
+    ok: bool,
+    /// Why not.
     problem: Option<String>,
 }
 
@@ -150,7 +177,7 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
 
 /// Healthy, in particular?
 ///
-/// The database, the relay, the workers and what has yet to be published.
+/// The database, the brokers, the relay, the workers and what has yet to be published.
 #[utoipa::path(get, path = "/health/deep", tag = "health",
     responses((status = 200, description = "Yes", body = DeepHealth), (status = 503, description = "No", body = DeepHealth)))]
 pub(crate) async fn deep(State(app): State<Arc<App>>) -> Response {
@@ -218,9 +245,25 @@ async fn look(app: &App) -> (bool, DeepHealth) {
         None
     };
     let (ready, parts) = app.parts.readiness();
-    let is_well = database.ok && ready && app.parts.is_alive();
+    let broker = app.parts.relay().map(BrokerHealth::of);
+    let is_well = database.ok
+        && broker.as_ref().is_none_or(|broker| broker.ok)
+        && ready
+        && app.parts.is_alive();
     let outbox = status.as_deref().map(OutboxFigures::of);
-    (is_well, DeepHealth { status: word(is_well), database, outbox, parts })
+    (is_well, DeepHealth { status: word(is_well), database, broker, outbox, parts })
+}
+
+impl BrokerHealth {
+    fn of(relay: RelayPart) -> Self {
+        let health = |SinkPart { subscription, problem }| SinkHealth {
+            subscription,
+            ok: problem.is_none(),
+            problem,
+        };
+        let sinks: Vec<SinkHealth> = relay.sinks.into_iter().map(health).collect();
+        Self { ok: sinks.iter().all(|sink| sink.ok), sinks }
+    }
 }
 
 impl DatabaseHealth {

@@ -65,7 +65,7 @@ pub(crate) async fn submit(
     headers: HeaderMap,
     body: Json<NewJobBody>,
 ) -> Result<Response, Problem> {
-    let Json { value, bytes } = body;
+    let Json { value, bytes, _room } = body;
     if !principal.knows(value.topic()) {
         let topics = principal.topics();
         let detail = format!("the token may submit jobs of the topics {topics}");

@@ -61,7 +61,7 @@ pub(crate) async fn submit(
     headers: HeaderMap,
     body: Json<NewMessageBody>,
 ) -> Result<Response, Problem> {
-    let Json { value, bytes } = body;
+    let Json { value, bytes, _room } = body;
     if !principal.knows(value.topic()) {
         let topics = principal.topics();
         let detail = format!("the token may enqueue messages of the topics {topics}");

@@ -14,6 +14,7 @@ use futures_util::stream;
 use posthaste_core::TopicFilter;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
+use tracing::{Instrument as _, Span};
 use utoipa::{IntoParams, ToSchema};
 
 use super::shown::as_json;
@@ -78,7 +79,11 @@ pub(crate) async fn follow(
         return Err(Problem::new(Code::TooManyStreams, detail).retry_after(wait));
     };
     let follower = app.streams.follow(wish).await?;
-    let body = Body::from_stream(stream::unfold((follower, entry), frame));
+    // What becomes of it later stands in the log under the request's id as well.
+    let span = Span::current();
+    let frames =
+        stream::unfold((follower, entry), move |state| frame(state).instrument(span.clone()));
+    let body = Body::from_stream(frames);
     let event_stream = HeaderValue::from_static("text/event-stream");
     // Proxies that collect answers would hold events back.
     let unbuffered = (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));

@@ -94,7 +94,7 @@ pub(crate) async fn transition(
     headers: HeaderMap,
     body: Json<NewTransition>,
 ) -> Result<Response, Problem> {
-    let Json { value, bytes } = body;
+    let Json { value, bytes, _room } = body;
     let mark = match headers.get(jobs::IDEMPOTENCY_KEY) {
         Some(key) => Some(Mark::new(&principal.name, key.to_str().unwrap_or_default(), &bytes)?),
         None => None,

@@ -1,20 +1,38 @@
 //! Turns a driver error into a kind that the relay and the operator can act on.
 
-use std::error::Error as _;
+use std::{error::Error as _, fmt};
 
 use tokio_postgres::{Error, error::SqlState};
 
 use crate::{StoreError, StoreErrorKind};
 
-/// Classifies `error`; the driver's error stays the cause.
+/// Classifies `error`, which becomes the cause.
 pub(super) fn classify(doing: &str, error: Error) -> StoreError {
-    StoreError::caused(kind(&error), format!("{doing}: {}", cause_text(&error)), error)
+    StoreError::caused(kind(&error), format!("{doing}: {}", cause_text(&error)), Cause(error))
 }
+
+/// The driver's error without what the server says in its detail, where it shows the row that it refuses.
+struct Cause(Error);
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&cause_text(&self.0))
+    }
+}
+
+impl fmt::Debug for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let code = self.0.code().map(SqlState::code);
+        f.debug_struct("Cause").field("code", &code).field("text", &cause_text(&self.0)).finish()
+    }
+}
+
+impl std::error::Error for Cause {}
 
 /// Whether the log refused a message because nobody has locked its key.
 pub(super) fn is_strict(error: &StoreError) -> bool {
-    let cause = error.source().and_then(<dyn std::error::Error>::downcast_ref::<Error>);
-    cause.and_then(Error::code).is_some_and(|code| code.code() == "PH001")
+    let cause = error.source().and_then(<dyn std::error::Error>::downcast_ref::<Cause>);
+    cause.and_then(|Cause(cause)| cause.code()).is_some_and(|code| code.code() == "PH001")
 }
 
 /// What the server or the driver said, in one line and without statement or values.

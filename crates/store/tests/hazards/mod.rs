@@ -14,6 +14,7 @@ mod isolation;
 mod looks;
 mod orders;
 mod partitions;
+mod refusals;
 mod rewound;
 mod rings;
 mod rings_of_ticks;
