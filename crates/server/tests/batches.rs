@@ -173,7 +173,7 @@ async fn drain_answers_what_is_in_flight_and_accepts_nothing_more() {
     assert_eq!(answer.status, 202, "{answer:?}");
     server.ends().await;
     let (jobs, _) = place.store().await;
-    assert_eq!(jobs.jobs(&JobFilter::default(), 10).await.unwrap().len(), 1);
+    assert_eq!(jobs.jobs(&JobFilter::default(), 10).await.unwrap().jobs.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

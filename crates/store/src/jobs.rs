@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 pub use posthaste_core::job::Outcome;
-use posthaste_core::{JobState, MessageId, NewJob, Timestamp, job::Waiting};
+use posthaste_core::{JobState, MessageId, NewJob, Timestamp, TopicFilter, job::Waiting};
 use uuid::Uuid;
 
 use crate::{Request, Result, Store};
@@ -82,8 +82,9 @@ pub trait Jobs: Store {
     /// Forgets a job that the clock submits, and answers whether it was there.
     async fn remove_cron(&self, name: &str, request: &Request) -> Result<bool>;
 
-    /// Jobs, the newest first.
-    async fn jobs(&self, which: &JobFilter, limit: u32) -> Result<Vec<Job>>;
+    /// A page of jobs, the newest first. It looks at a limited number of jobs, whatever the filter, and may be short,
+    /// even empty, and not be the last.
+    async fn jobs(&self, which: &JobFilter, limit: u32) -> Result<JobPage>;
 
     /// One job, with its attempts and what they brought back.
     async fn job(&self, id: JobId) -> Result<Option<JobDetail>>;
@@ -226,10 +227,21 @@ pub struct JobFilter {
     pub state: Option<JobState>,
     /// Of this topic.
     pub topic: Option<String>,
+    /// Of one of these topics as well.
+    pub topics: Option<TopicFilter>,
     /// Of this key.
     pub key: Option<String>,
     /// Submitted before the one with this number, for the next page.
     pub before: Option<i64>,
+}
+
+/// Some of the jobs that are meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobPage {
+    /// The newest first.
+    pub jobs: Vec<Job>,
+    /// What [`JobFilter::before`] is for the next page; `None` after the last.
+    pub next: Option<i64>,
 }
 
 /// A job, without its payload.

@@ -16,6 +16,8 @@ mod error;
 pub mod failpoint;
 pub mod import;
 mod incidents;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod job_list;
 mod jobs;
 mod model;
 mod oversight;
@@ -66,7 +68,8 @@ pub use crate::{
     incidents::{Incident, IncidentKey, Incidents, Telling},
     jobs::{
         Beat, Begun, Cancelled, Cron, CronDefinition, Ended, Execution, Handed, Job, JobDetail,
-        JobFilter, JobId, Jobs, Outcome, Receipt, Retried, WaitingJob, WorkerId, WorkerSpec,
+        JobFilter, JobId, JobPage, Jobs, Outcome, Receipt, Retried, WaitingJob, WorkerId,
+        WorkerSpec,
     },
     model::{
         Acquired, Advance, Aside, AsideState, DeadLetter, DueMessages, FailedMessage, Lease,

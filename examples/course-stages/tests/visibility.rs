@@ -61,7 +61,7 @@ async fn r34_handler_finds_the_state_that_was_committed_with_its_job_on_another_
     initiating.join_all().await;
     let store = &place.courses.database().store;
     let are_over = async || {
-        let all = store.jobs(&posthaste_store::JobFilter::default(), 1_000).await.unwrap();
+        let all = store.jobs(&posthaste_store::JobFilter::default(), 1_000).await.unwrap().jobs;
         all.len() as u64 == COURSES && all.iter().all(|job| job.state.is_final())
     };
     eventually_async("jobs that are over", LIMIT, are_over).await;

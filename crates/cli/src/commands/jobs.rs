@@ -155,13 +155,23 @@ async fn submit(args: SubmitArgs, store: &dyn Jobs, out: &mut Output) -> Result 
 }
 
 async fn list(args: &ListArgs, store: &dyn Jobs, out: &mut Output) -> Result {
-    let which = JobFilter {
+    let mut which = JobFilter {
         state: args.state,
         topic: args.topic.clone(),
+        topics: None,
         key: args.key.clone(),
         before: None,
     };
-    let jobs = store.jobs(&which, args.limit).await?;
+    let (mut jobs, limit) = (Vec::new(), args.limit as usize);
+    loop {
+        let left = args.limit.saturating_sub(jobs.len() as u32);
+        let page = store.jobs(&which, left).await?;
+        jobs.extend(page.jobs);
+        which.before = page.next;
+        if which.before.is_none() || jobs.len() >= limit {
+            break;
+        }
+    }
     if out.is_json() {
         for job in &jobs {
             out.object(&as_json(job))?;

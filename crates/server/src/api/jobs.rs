@@ -33,8 +33,6 @@ use crate::{
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const LIMIT_DEFAULT: u32 = 50;
 const LIMIT_MAX: u32 = 200;
-/// Pages that are looked through for one of a token that is limited to some topics.
-const PAGES_MAX: u32 = 10;
 /// Attempts of a job that is run again, unless told otherwise.
 const RETRY_ATTEMPTS: u32 = 5;
 const ATTEMPTS_MAX: u32 = 1_000;
@@ -175,8 +173,8 @@ pub(crate) struct Listing {
 /// Jobs, the newest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Jobs {
-    /// The page. For tokens that are limited to some topics it may be shorter than asked for, even empty, and not be
-    /// the last.
+    /// The page. It looks at a limited number of jobs: it may be shorter than asked for, even empty, and not be the
+    /// last.
     jobs: Vec<JobBody>,
     /// What to send as `cursor` for the next page; null on the last one.
     next: Option<String>,
@@ -192,32 +190,14 @@ pub(crate) async fn list(
     principal: Principal,
     Parameters(listing): Parameters<Listing>,
 ) -> Result<Response, Problem> {
-    let (mut which, limit) = listing.filter()?;
-    let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
-    let mut shown = Vec::new();
-    let mut next = None;
-    for _ in 0..PAGES_MAX {
-        let page = app.jobs.jobs(&which, limit).await?;
-        let is_last = page.len() < wanted;
-        for job in page {
-            which.before = Some(job.n);
-            if principal.knows(&job.topic) {
-                shown.push(JobBody::of(&job));
-            }
-            if shown.len() == wanted {
-                break;
-            }
-        }
-        next = which.before.filter(|_| !is_last || shown.len() == wanted).map(cursor);
-        if is_last || shown.len() == wanted {
-            break;
-        }
-    }
+    let (which, limit) = listing.filter(&principal)?;
+    let page = app.jobs.jobs(&which, limit).await?;
+    let (shown, next) = (page.jobs.iter().map(JobBody::of).collect(), page.next.map(cursor));
     Ok(as_json(&Jobs { jobs: shown, next }).into_response())
 }
 
 impl Listing {
-    fn filter(self) -> Result<(JobFilter, u32), Problem> {
+    fn filter(self, principal: &Principal) -> Result<(JobFilter, u32), Problem> {
         let wrong = |field: &str, rule: &str| {
             Problem::of(Code::BadParameter, field, format!("{field} must be {rule}"))
         };
@@ -236,7 +216,8 @@ impl Listing {
             uncursor(&text).ok_or_else(|| wrong("cursor", "the `next` of an earlier page"))
         });
         let before = before.transpose()?;
-        Ok((JobFilter { state, topic: self.topic, key: self.key, before }, limit))
+        let topics = principal.limits();
+        Ok((JobFilter { state, topic: self.topic, topics, key: self.key, before }, limit))
     }
 }
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use posthaste_core::{HeaderObject, JobState, MessageId, NewJob, Timestamp, job::Waiting};
+use posthaste_core::{
+    HeaderObject, JobState, MessageId, NewJob, Timestamp, TopicFilter, job::Waiting,
+};
 use tokio_postgres::{
     Row,
     types::{ToSql, Type},
@@ -13,8 +15,10 @@ use uuid::Uuid;
 use super::{PostgresStore, connect::bounded, errors, rows::Micros};
 use crate::{
     Beat, Begun, Cancelled, Cron, CronDefinition, Ended, Execution, Handed, Job, JobDetail,
-    JobFilter, JobId, Jobs, Receipt, Request, Result, Retried, StoreError, StoreErrorKind,
-    WaitingJob, WorkerId, WorkerSpec, defect, jobs::unregistered,
+    JobFilter, JobId, JobPage, Jobs, Receipt, Request, Result, Retried, StoreError, StoreErrorKind,
+    WaitingJob, WorkerId, WorkerSpec, defect,
+    job_list::{self, Dialect},
+    jobs::unregistered,
 };
 
 pub(super) type Params<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
@@ -388,22 +392,34 @@ impl Jobs for PostgresStore {
         Ok(rows.first().is_some_and(|row| row.get::<_, i64>(0) > 0))
     }
 
-    async fn jobs(&self, which: &JobFilter, limit: u32) -> Result<Vec<Job>> {
-        let sql = format!(
-            "select {COLUMNS} from {}.jobs where ($1::text is null or state = $1) \
-             and ($2::text is null or topic = $2) and ($3::text is null or key = $3) \
-             and ($4::int8 is null or n < $4) order by n desc limit {limit}",
-            self.schema()
-        );
+    async fn jobs(&self, which: &JobFilter, limit: u32) -> Result<JobPage> {
+        let schema = self.schema();
+        let dialect = Dialect {
+            table: &format!("{schema}.job"),
+            view: &format!("{schema}.jobs"),
+            columns: COLUMNS,
+            key: "id",
+            parameters: ["$1", "$2::text", "$3::text", "$4::text"],
+            topics: "($5::text[] is null or l.topic = any ($5) \
+                     or exists (select from unnest($6::text[]) p where l.topic ^@ p))",
+        };
+        let sql = job_list::statement(which, limit, &dialect);
         let state = which.state.map(JobState::as_str);
+        let before = which.before.unwrap_or(i64::MAX);
+        let exact = which.topics.as_ref().map(TopicFilter::exact);
+        let prefixes = which.topics.as_ref().map(TopicFilter::prefixes);
         let params: Params<'_> = &[
+            (&before, Type::INT8),
             (&state, Type::TEXT),
             (&which.topic, Type::TEXT),
             (&which.key, Type::TEXT),
-            (&which.before, Type::INT8),
+            (&exact, Type::TEXT_ARRAY),
+            (&prefixes, Type::TEXT_ARRAY),
         ];
         let rows = self.rows("list jobs", &sql, params).await?;
-        rows.iter().map(job).collect()
+        let low = rows.first().map_or(0, |row| row.get("low"));
+        let found = rows.iter().filter(|row| row.get::<_, Option<JobId>>(0).is_some());
+        Ok(job_list::page(found.map(job).collect::<Result<_>>()?, low, limit))
     }
 
     async fn job(&self, id: JobId) -> Result<Option<JobDetail>> {

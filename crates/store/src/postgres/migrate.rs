@@ -27,6 +27,7 @@ const FILES: &[(&str, &str)] = &[
     ("operations", include_str!("../../migrations/postgres/0018_operations.sql")),
     ("browse", include_str!("../../migrations/postgres/0019_browse.sql")),
     ("reserved", include_str!("../../migrations/postgres/0020_reserved.sql")),
+    ("job lists", include_str!("../../migrations/postgres/0021_job_lists.sql")),
 ];
 
 /// Lock space of Posthaste's advisory locks ("PHST"), and the lock that orders migrations.

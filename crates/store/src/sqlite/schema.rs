@@ -23,6 +23,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("operations", include_str!("../../migrations/sqlite/0014_operations.sql")),
     ("browse", include_str!("../../migrations/sqlite/0015_browse.sql")),
     ("reserved", include_str!("../../migrations/sqlite/0016_reserved.sql")),
+    ("job lists", include_str!("../../migrations/sqlite/0017_job_lists.sql")),
 ];
 
 /// Version that this build reads.

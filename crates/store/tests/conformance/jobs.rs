@@ -1,9 +1,13 @@
 //! The life of jobs.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use posthaste_core::{
-    JobState, Message, MessageId, NewJob, Timestamp,
+    JobState, Message, MessageId, NewJob, Timestamp, TopicFilter,
     job::{Remedy, Stuck},
 };
 use posthaste_store::{
@@ -136,8 +140,8 @@ pub(crate) async fn r27_job_goes_from_created_over_queued_and_running_to_complet
     publish_all(&*jobs, "s").await;
     assert_eq!(read(&*jobs, id).await.state, JobState::Queued);
     let which = |state| JobFilter { state: Some(state), ..JobFilter::default() };
-    assert_eq!(jobs.jobs(&which(JobState::Queued), 9).await.unwrap().len(), 1);
-    assert_eq!(jobs.jobs(&which(JobState::Created), 9).await.unwrap(), []);
+    assert_eq!(jobs.jobs(&which(JobState::Queued), 9).await.unwrap().jobs.len(), 1);
+    assert_eq!(jobs.jobs(&which(JobState::Created), 9).await.unwrap().jobs, []);
     assert_eq!(begin(&*jobs, worker, id).await, first(1));
     let running = read(&*jobs, id).await;
     assert_eq!((running.state, running.worker.as_deref()), (JobState::Running, Some("one")));
@@ -544,7 +548,7 @@ pub(crate) async fn random_lives_take_legal_steps_only<H: Harness>() {
     for step in 0..300 {
         let (act, nth) = draw.new_tree(&mut runner).unwrap().current();
         let act = ACTS[act];
-        let listed = jobs.jobs(&JobFilter::default(), 8).await.unwrap();
+        let listed = jobs.jobs(&JobFilter::default(), 8).await.unwrap().jobs;
         let fits = |job: &&Job| match act {
             Act::Finish(_) => job.state == JobState::Running,
             Act::Begin => job.state == JobState::Queued && !job.is_blocked,
@@ -555,7 +559,7 @@ pub(crate) async fn random_lives_take_legal_steps_only<H: Harness>() {
         if let Some(job) = listed.iter().filter(fits).nth(nth / 2).or(listed.get(nth)) {
             walk.to(act, job).await;
         }
-        let now = jobs.jobs(&JobFilter::default(), 100).await.unwrap();
+        let now = jobs.jobs(&JobFilter::default(), 100).await.unwrap().jobs;
         let of_key = |job: &&Job| job.state == JobState::Running && job.key.is_some();
         assert!(now.iter().filter(of_key).count() <= 1, "step {step}: {act:?}");
         for job in now {
@@ -568,4 +572,78 @@ pub(crate) async fn random_lives_take_legal_steps_only<H: Harness>() {
         }
     }
     assert_eq!(seen.len(), JobState::ALL.len(), "some state was never seen: {seen:?}");
+}
+
+/// Every job that is meant, page by page.
+async fn all_pages(jobs: &dyn Jobs, mut which: JobFilter, limit: u32) -> (Vec<Job>, usize) {
+    let (mut all, mut pages) = (Vec::new(), 0);
+    loop {
+        let page = jobs.jobs(&which, limit).await.unwrap();
+        assert!(page.jobs.len() <= limit as usize);
+        all.extend(page.jobs);
+        pages += 1;
+        let Some(next) = page.next else { return (all, pages) };
+        assert!(which.before.is_none_or(|before| next < before), "{next} is no progress");
+        which.before = Some(next);
+    }
+}
+
+pub(crate) async fn jobs_are_listed_by_every_filter_page_by_page<H: Harness>() {
+    let (_harness, jobs, worker) = working::<H>().await;
+    let topics = ["a.one", "a.two", "b"];
+    let new: Vec<NewJob> = (0..60)
+        .map(|n| {
+            let message = Message::new(topics[n % 3]).key(format!("k{}", n % 4)).text("1");
+            NewJob::of(message)
+        })
+        .collect();
+    let ids = jobs.submit_jobs(&new).await.unwrap();
+    publish_all(&*jobs, "s").await;
+    for (n, id) in ids.iter().enumerate().filter(|(n, _)| n % 5 == 0) {
+        jobs.cancel_job(*id, &request()).await.unwrap();
+        // Some of them run, if their key is free.
+        let _ = begin(&*jobs, worker, ids[n + 1]).await;
+    }
+    let (all, _) = all_pages(&*jobs, JobFilter::default(), 200).await;
+    assert!(all.iter().map(|job| job.id).eq(ids.iter().rev().copied()), "the newest first");
+    let states: BTreeSet<JobState> = all.iter().map(|job| job.state).collect();
+    assert!(states.len() >= 3, "{states:?}");
+    let limits = TopicFilter::from_parts(vec!["b".to_owned()], vec!["a.t".to_owned()]);
+    for state in [None].into_iter().chain(JobState::ALL.map(Some)) {
+        for topic in [None, Some("a.one"), Some("b"), Some("none")] {
+            for key in [None, Some("k1")] {
+                for topics in [None, Some(limits.clone())] {
+                    let (topic, key) = (topic.map(str::to_owned), key.map(str::to_owned));
+                    let which = JobFilter { state, topic, topics, key, before: None };
+                    let is_meant = |job: &&Job| {
+                        which.state.is_none_or(|state| job.state == state)
+                            && which.topic.as_ref().is_none_or(|topic| job.topic == *topic)
+                            && which.topics.as_ref().is_none_or(|all| all.matches(&job.topic))
+                            && which.key.as_ref().is_none_or(|key| job.key.as_ref() == Some(key))
+                    };
+                    let expected: Vec<&Job> = all.iter().filter(is_meant).collect();
+                    let (found, _) = all_pages(&*jobs, which.clone(), 7).await;
+                    assert!(found.iter().eq(expected), "{which:?}: {found:#?}");
+                }
+            }
+        }
+    }
+}
+
+pub(crate) async fn page_of_jobs_looks_at_a_limited_number_and_says_where_to_go_on<H: Harness>() {
+    let (_harness, jobs, _) = working::<H>().await;
+    let of = |topic: &str| NewJob::of(Message::new(topic).text("1"));
+    let rare = jobs.submit_jobs(&[of("rare")]).await.unwrap()[0];
+    for _ in 0..8 {
+        jobs.submit_jobs(&vec![of("common"); 1_000]).await.unwrap();
+    }
+    publish_all(&*jobs, "s").await;
+    let of_topic =
+        |topic: &str| JobFilter { topic: Some(topic.to_owned()), ..JobFilter::default() };
+    let (found, pages) = all_pages(&*jobs, of_topic("rare"), 10).await;
+    assert_eq!((found.len(), found[0].id, pages), (1, rare, 2));
+    // Whether a job is queued, the log says: that takes longer.
+    let created = JobFilter { state: Some(JobState::Created), ..of_topic("rare") };
+    let (found, pages) = all_pages(&*jobs, created, 10).await;
+    assert_eq!((found.len(), pages), (0, 5));
 }

@@ -143,6 +143,8 @@ macro_rules! every_case {
                 job_is_submitted_with_its_message,
                 twins_by_token_or_by_unique_key_are_one_job,
                 r27_job_goes_from_created_over_queued_and_running_to_completed,
+                jobs_are_listed_by_every_filter_page_by_page,
+                page_of_jobs_looks_at_a_limited_number_and_says_where_to_go_on,
                 r28_each_message_begins_its_job_once,
                 failed_attempt_is_followed_by_another_message,
                 snoozed_job_comes_back_and_the_attempt_does_not_count,

@@ -502,7 +502,7 @@ async fn what_is_due_by_the_clock_is_submitted_once_across_workers(place: Place)
     for worker in workers {
         worker.stop().await;
     }
-    let jobs = store.jobs(&JobFilter::default(), 100).await.unwrap();
+    let jobs = store.jobs(&JobFilter::default(), 100).await.unwrap().jobs;
     let mut seconds: Vec<i64> = jobs.iter().map(|job| job.created_at.0 / 1_000_000).collect();
     seconds.dedup();
     assert_eq!(seconds.len(), jobs.len(), "one a second: {jobs:?}");

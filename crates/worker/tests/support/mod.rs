@@ -237,7 +237,7 @@ pub(crate) async fn read(store: &dyn Jobs, id: JobId) -> JobDetail {
 pub(crate) async fn until(store: &dyn Jobs, ids: &[JobId], state: JobState) -> Vec<Job> {
     let began = Instant::now();
     loop {
-        let all = store.jobs(&JobFilter::default(), 100_000).await.unwrap();
+        let all = store.jobs(&JobFilter::default(), 100_000).await.unwrap().jobs;
         let of = |id: &JobId| all.iter().find(|job| job.id == *id).cloned().unwrap();
         let found: Vec<Job> = ids.iter().map(of).collect();
         if found.iter().all(|job| job.state == state) {

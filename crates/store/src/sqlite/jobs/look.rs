@@ -2,24 +2,30 @@
 
 use std::time::Duration;
 
-use posthaste_core::{Headers, Timestamp, job::Waiting};
-use rusqlite::{Row, types::Type};
+use posthaste_core::{Headers, JobState, Timestamp, job::Waiting};
+use rusqlite::{
+    Row,
+    types::{Type, ValueRef},
+};
+use serde_json::Value;
 
 use super::{
     life::{find, state},
     uuid,
 };
 use crate::{
-    Execution, Job, JobDetail, JobId, Receipt, Result, StoreError, StoreErrorKind, WaitingJob,
+    Execution, Job, JobDetail, JobFilter, JobId, JobPage, Receipt, Result, StoreError,
+    StoreErrorKind, WaitingJob,
+    job_list::{self, Dialect},
     sqlite::{headers, session::Scope},
 };
 
 /// What [`job`] reads, in its order.
-pub(super) const COLUMNS: &str = "id, n, state, topic, key, correlation_id, message_id, attempt, attempts_max, \
+const COLUMNS: &str = "id, n, state, topic, key, correlation_id, message_id, attempt, attempts_max, \
                        worker, is_blocked, reason, progress, created_at, due_at, started_at, \
                        finished_at";
 
-pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
+fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
     let time = |at| row.get::<_, Option<i64>>(at).map(|at| at.map(Timestamp));
     let id: String = row.get(0)?;
     let id = id.parse().map_err(|error: uuid::Error| {
@@ -44,6 +50,33 @@ pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
         started_at: time(15)?,
         finished_at: time(16)?,
     })
+}
+
+/// A page of jobs.
+pub(super) fn list(scope: &Scope<'_>, which: &JobFilter, limit: u32) -> Result<JobPage> {
+    let dialect = Dialect {
+        table: "@schema@_job",
+        view: "@schema@_jobs",
+        columns: COLUMNS,
+        key: "n",
+        parameters: ["?1", "?2", "?3", "?4"],
+        topics: "(?5 is null or l.topic in (select value from json_each(?5)) or exists \
+                 (select 1 from json_each(?6) where substr(l.topic, 1, length(value)) = value))",
+    };
+    let sql = job_list::statement(which, limit, &dialect);
+    let json = |topics: &[String]| Value::from(topics).to_string();
+    let exact = which.topics.as_ref().map(|topics| json(topics.exact()));
+    let prefixes = which.topics.as_ref().map(|topics| json(topics.prefixes()));
+    let (state, before) = (which.state.map(JobState::as_str), which.before.unwrap_or(i64::MAX));
+    let parameters = (before, state, &which.topic, &which.key, exact, prefixes);
+    let found = scope.all(&sql, parameters, |row| {
+        let has_job = !matches!(row.get_ref(0)?, ValueRef::Null);
+        let found = if has_job { Some(job(row)?) } else { None };
+        Ok((found, row.get("low")?))
+    })?;
+    let low = found.first().map_or(0, |(_, low)| *low);
+    let jobs = found.into_iter().filter_map(|(job, _)| job).collect();
+    Ok(job_list::page(jobs, low, limit))
 }
 
 pub(super) fn detail(scope: &Scope<'_>, id: JobId) -> Result<Option<JobDetail>> {

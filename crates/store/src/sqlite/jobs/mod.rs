@@ -6,7 +6,7 @@ mod look;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use posthaste_core::{JobState, MessageId, NewJob, Timestamp};
+use posthaste_core::{MessageId, NewJob, Timestamp};
 use rusqlite::{Row, types::Type};
 use serde_json::json;
 use uuid::Uuid;
@@ -14,12 +14,13 @@ use uuid::Uuid;
 pub(super) use self::life::note_moved;
 use self::{
     life::{begin, cancel, finish, refuse, republish, retire, retry, submit, tick},
-    look::{COLUMNS, detail, job, waiting},
+    look::{detail, waiting},
 };
 use super::{SqliteStore, clock, operations::audit, session::Scope};
 use crate::{
-    Beat, Begun, Cancelled, Cron, Ended, Handed, Job, JobDetail, JobFilter, JobId, Jobs, Request,
-    Result, Retried, Selection, WaitingJob, WorkerId, WorkerSpec, statements::SqliteWriter,
+    Beat, Begun, Cancelled, Cron, Ended, Handed, JobDetail, JobFilter, JobId, JobPage, Jobs,
+    Request, Result, Retried, Selection, WaitingJob, WorkerId, WorkerSpec,
+    statements::SqliteWriter,
 };
 
 fn uuid(row: &Row<'_>, at: usize) -> rusqlite::Result<Uuid> {
@@ -229,18 +230,9 @@ impl Jobs for SqliteStore {
         .await
     }
 
-    async fn jobs(&self, which: &JobFilter, limit: u32) -> Result<Vec<Job>> {
+    async fn jobs(&self, which: &JobFilter, limit: u32) -> Result<JobPage> {
         let which = which.clone();
-        self.observe("list jobs", move |scope| {
-            let sql = format!(
-                "select {COLUMNS} from @schema@_jobs where (?1 is null or state = ?1) \
-                 and (?2 is null or topic = ?2) and (?3 is null or key = ?3) \
-                 and (?4 is null or n < ?4) order by n desc limit ?5"
-            );
-            let state = which.state.map(JobState::as_str);
-            scope.all(&sql, (state, which.topic, which.key, which.before, limit), job)
-        })
-        .await
+        self.observe("list jobs", move |scope| look::list(scope, &which, limit)).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<JobDetail>> {
