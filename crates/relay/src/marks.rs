@@ -213,7 +213,7 @@ pub(crate) struct CopyMarks<'a> {
 
 impl Marks for CopyMarks<'_> {
     fn text(&self, message: &MessageRef<'_>) -> String {
-        let last = self.copies.iter().position(|(_, id)| *id == message.id);
+        let last = self.copies.iter().position(|copy| *copy == (message.position, message.id));
         let handed_over = &self.copies[..last.map_or(0, |last| last + 1)];
         let each = handed_over.iter().map(|(position, id)| format!("{position}/{}", id.simple()));
         format!("{COPIES}{}", each.collect::<Vec<_>>().join(","))

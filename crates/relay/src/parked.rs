@@ -26,7 +26,8 @@ pub(crate) struct Parked {
 #[derive(Default)]
 struct State {
     keys: HashMap<String, Key>,
-    messages: HashMap<MessageId, Message>,
+    /// By position and id: several messages may have one id, and a position be handed out again after a restore.
+    messages: HashMap<(Position, MessageId), Message>,
     /// Whether the publisher may still meet one of the messages: they were set aside by an
     /// earlier run, whose place had not passed them when it ended.
     are_ahead: bool,
@@ -82,7 +83,7 @@ impl Parked {
             state.keys.insert(parked.key.clone(), Key { parked, due, waits_for });
         }
         for failed in aside.messages {
-            state.messages.insert(failed.id, Message::of(&failed));
+            state.messages.insert((failed.position, failed.id), Message::of(&failed));
         }
         drop(state);
         self.changed.notify_one();
@@ -147,8 +148,8 @@ impl Parked {
         !self.state().keys.is_empty()
     }
 
-    pub(crate) fn has_message(&self, id: MessageId) -> bool {
-        self.state().messages.contains_key(&id)
+    pub(crate) fn has_message(&self, position: Position, id: MessageId) -> bool {
+        self.state().messages.contains_key(&(position, id))
     }
 
     /// Enters a key, or its new place and attempts, and the destination that it waits for.
@@ -193,7 +194,7 @@ impl Parked {
 
     /// Enters a message that was set aside, or its new attempts.
     pub(crate) fn set_aside(&self, failed: &FailedMessage) {
-        self.state().messages.insert(failed.id, Message::of(failed));
+        self.state().messages.insert((failed.position, failed.id), Message::of(failed));
         self.changed.notify_one();
     }
 
@@ -216,7 +217,8 @@ impl Parked {
         }
         let is_free = |index: &u32| {
             let message = page.get(*index as usize);
-            !(state.are_ahead && state.messages.contains_key(&message.id))
+            let is_set_aside = state.messages.contains_key(&(message.position, message.id));
+            !(state.are_ahead && is_set_aside)
                 && message.key.is_none_or(|key| !state.keys.contains_key(key))
         };
         Some(batch.iter().copied().filter(is_free).collect())

@@ -203,7 +203,8 @@ impl Retries {
                 }));
             }
             Some(Again::Copies(copies)) => {
-                let kept = copies.into_iter().filter(|(_, id)| self.parked.has_message(*id));
+                let kept = copies.into_iter();
+                let kept = kept.filter(|(at, id)| self.parked.has_message(*at, *id));
                 changes.extend(kept.map(|(position, id)| Aside::Published { position, id }));
             }
             None => {}

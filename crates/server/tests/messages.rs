@@ -1,10 +1,10 @@
 //! Messages over the API: enqueued, listed by every filter, shown with their timeline, taken back.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use posthaste_core::contract::{Contract, Contracts};
-use posthaste_server::Server;
+use posthaste_server::{NoParts, Server, ServerSettings};
 use posthaste_testkit::eventually_async;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -335,13 +335,21 @@ async fn keys_of_strict_topics_are_locked_for_messages_and_jobs() {
     open.execute("select posthaste.lock_keys(array['k'])", &[]).await.unwrap();
     let sql = "select posthaste.enqueue('strict.a', '1', key => 'k')::text";
     expected.push(open.query_one(sql, &[]).await.unwrap().get(0));
-    let second = body(2);
-    let sent = enqueue(&server, &second);
+    let second = body(2).to_string();
+    // It waits two seconds at a time.
+    let sent = async {
+        loop {
+            let answer = server.post(PATH, &second).await;
+            if answer.status != 503 {
+                assert_eq!(answer.status, 202, "{answer:?}");
+                break answer.json()["id"].as_str().unwrap().to_owned();
+            }
+        }
+    };
     let others = async {
         eventually_async("it to wait", LIMIT, async || waiting(&client).await == 1).await;
         // Without a key nothing waits.
         enqueue(&server, &json!({ "topic": "strict.a" })).await;
-        assert_eq!(waiting(&client).await, 1, "it waits still");
         open.commit().await.unwrap();
     };
     let (sent, ()) = tokio::join!(sent, others);
@@ -360,5 +368,27 @@ async fn keys_of_strict_topics_are_locked_for_messages_and_jobs() {
     let mut found = listed(&server.get(&format!("{PATH}?key=k")).await);
     found.reverse();
     assert_eq!(found, expected);
+    server.ends().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn held_key_holds_no_other_key_up() {
+    let place = Place::postgres().await;
+    let settings = ServerSettings { request_timeout: Duration::from_secs(15), ..settings() };
+    let server = Running::with(&place, settings, Arc::new(NoParts)).await;
+    let client = place.database().connect().await;
+    client.batch_execute("select posthaste.set_strict('strict.*')").await.unwrap();
+    let mut other = place.database().connect().await;
+    let open = other.transaction().await.unwrap();
+    open.execute("select posthaste.lock_keys(array['k'])", &[]).await.unwrap();
+    let held = json!({ "topic": "strict.a", "key": "k" }).to_string();
+    let held = server.post(PATH, &held);
+    let free = async {
+        eventually_async("it to wait", LIMIT, async || waiting(&client).await == 1).await;
+        enqueue(&server, &json!({ "topic": "free", "key": "z" })).await;
+    };
+    let (held, ()) = tokio::join!(held, free);
+    assert_eq!(held.status, 503, "{held:?}");
+    open.commit().await.unwrap();
     server.ends().await;
 }

@@ -252,11 +252,16 @@ pub enum RewindTo {
 /// A subscription's place moved back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rewound {
-    /// Where it stands now.
+    /// Where it stands now. Where it stood, if that is not behind what was asked for: a place never moves forward, over
+    /// messages that were not published.
     pub place: Place,
-    /// Messages that are published again.
-    pub messages: u64,
-    /// The position of the first of them, and when the oldest was written.
+    /// Whether it was not there before.
+    pub is_moved: bool,
+    /// Messages that are published again; `None` above [`COUNTED_MAX`](crate::COUNTED_MAX), or where counting takes
+    /// longer than some seconds.
+    pub messages: Option<u64>,
+    /// The position of the first of them, and when the oldest was written; `None` without any, or where they are not
+    /// counted.
     pub oldest: Option<(Position, Timestamp)>,
 }
 

@@ -129,12 +129,18 @@ pub(crate) async fn run(
                 "dry_run": is_dry_run,
             });
             let will = if is_dry_run { "would be" } else { "will be" };
-            let text = format!(
-                "{} {will} at {}; {} messages {will} published again",
-                args.name,
-                place(&rewound.place),
-                rewound.messages
-            );
+            let at = place(&rewound.place);
+            let messages = match rewound.messages {
+                Some(messages) => messages.to_string(),
+                None => "many".to_owned(),
+            };
+            let text = match rewound.is_moved {
+                true => format!(
+                    "{} {will} at {at}; {messages} messages {will} published again",
+                    args.name
+                ),
+                false => format!("{} stands no further than that: it stays at {at}", args.name),
+            };
             Ok(out.result(&result, &text)?)
         }
         SubscriptionsCommand::Rebase(args) => {

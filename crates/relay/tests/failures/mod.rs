@@ -6,7 +6,7 @@ pub(crate) mod picky;
 
 use std::{sync::Arc, time::Duration};
 
-use posthaste_core::Message;
+use posthaste_core::{Message, MessageId};
 use posthaste_relay::{
     AtLimit, FailureSettings, Policy, Relay, RelaySettings, RetrySettings, State,
     SubscriptionSnapshot,
@@ -38,6 +38,7 @@ on_both_stores!(
     published_messages_are_replayed_beside_the_stream,
     paused_subscription_publishes_nothing_until_it_is_resumed,
     relay_hands_over_what_is_rewound_and_publishes_it_again,
+    messages_with_one_id_are_told_apart,
     hot_key_is_parked_while_its_neighbours_run_and_drained_afterwards,
 );
 
@@ -447,7 +448,7 @@ async fn relay_hands_over_what_is_rewound_and_publishes_it_again(store: Arc<dyn 
         let request = request();
         rewind_handed_over(&*store, "test", RewindTo::Beginning, &request, LIMIT).await.unwrap()
     };
-    assert_eq!(to_beginning().await.messages, 3);
+    assert_eq!(to_beginning().await.messages, Some(3));
     store.append(&of_key("a", 3..5)).await.unwrap();
     let again = [texts("a", 0..3), texts("a", 0..5)].concat();
     taken(&picky, "a", again.clone()).await;
@@ -455,12 +456,43 @@ async fn relay_hands_over_what_is_rewound_and_publishes_it_again(store: Arc<dyn 
     // While it is paused as well: then it is published once it is resumed.
     store.pause("test", true, &request()).await.unwrap();
     until(&running, |s| s.state == State::Paused).await;
-    assert_eq!(to_beginning().await.messages, 5);
+    assert_eq!(to_beginning().await.messages, Some(5));
     until(&running, |s| s.state == State::Paused).await;
     assert_eq!(picky.taken("a"), again);
     store.pause("test", false, &request()).await.unwrap();
     taken(&picky, "a", [again, texts("a", 0..5)].concat()).await;
     running.drain().await.unwrap();
+}
+
+/// Applications choose ids, and may choose one twice.
+async fn messages_with_one_id_are_told_apart(store: Arc<dyn Operations>) {
+    let picky = Picky::default();
+    picky.reject("bad");
+    let id = MessageId::from_u128(7);
+    let with = |text: &str| Message::new("t").id(id).text(text);
+    let settings = FailureSettings { attempts: 1, ..failure(Policy::DeadLetter) };
+    store.append(&[with("good0"), with("bad")]).await.unwrap();
+    let running = start(&store, &picky, settings.clone());
+    until(&running, |s| s.aside.dead_letters == 1).await;
+    taken(&picky, "good", vec!["good0".to_owned()]).await;
+    running.drain().await.unwrap();
+    // The dead letter stays one; what has its id is published, again and for the first time.
+    let (to, request) = (RewindTo::Beginning, request());
+    assert_eq!(store.rewind("test", to, &request).await.unwrap().messages, Some(1));
+    store.append(&[with("good1"), with("good2").key("k")]).await.unwrap();
+    let running = start(&store, &picky, settings.clone());
+    let all = ["good0", "good0", "good1", "good2"].map(str::to_owned).to_vec();
+    taken(&picky, "good", all.clone()).await;
+    running.drain().await.unwrap();
+    assert_eq!(status(&store).await.dead_letters, 1);
+    // One that is set aside beside the dead letter is tried again.
+    let patient = FailureSettings { attempts: 3, ..settings };
+    store.append(&[with("bad")]).await.unwrap();
+    let running = start(&store, &picky, patient);
+    until(&running, |s| s.aside.dead_letters == 2).await;
+    assert_eq!(picky.rejections("bad"), 1 + 3);
+    running.drain().await.unwrap();
+    assert_eq!(picky.taken("good"), all);
 }
 
 /// 20,000 followers of one key and as many of others; a million with `POSTHASTE_TEST_LONG`.

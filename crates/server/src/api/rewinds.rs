@@ -46,13 +46,13 @@ pub(crate) struct Rewind {
 pub(crate) struct RewoundBody {
     /// The subscription's name.
     name: String,
-    /// `rewound`.
+    /// `rewound`, or `unchanged` where it stands no further than that: a place never moves forward.
     outcome: &'static str,
     /// Nothing was changed.
     dry_run: bool,
-    /// How many messages it publishes again.
-    messages: u64,
-    /// The position of the first of them; null without any.
+    /// How many messages it publishes again; null where there are more than 100,000, or counting them takes seconds.
+    messages: Option<u64>,
+    /// The position of the first of them; null without any, or where they are not counted.
     #[schema(value_type = Option<i64>)]
     from_position: Option<Position>,
     /// When the oldest of them was written.
@@ -95,7 +95,7 @@ pub(crate) async fn rewind(
     }
     let body = RewoundBody {
         name,
-        outcome: "rewound",
+        outcome: if rewound.is_moved { "rewound" } else { "unchanged" },
         dry_run,
         messages: rewound.messages,
         from_position: rewound.oldest.map(|(position, _)| position),

@@ -133,6 +133,14 @@ impl Loan {
         self.begin_with(&more).await
     }
 
+    /// The same; none of its statements waits longer than two seconds for what another transaction holds. A client that
+    /// gives up is not noticed while its statement waits.
+    pub(super) async fn begin_impatiently(
+        &mut self,
+    ) -> Result<Transaction<'_>, tokio_postgres::Error> {
+        self.begin_with("; set local lock_timeout = '2s'").await
+    }
+
     async fn begin_with(&mut self, more: &str) -> Result<Transaction<'_>, tokio_postgres::Error> {
         let settings = format!("{}{more}", self.idle_limit());
         let object = self.object.as_mut().expect("lent until dropped");

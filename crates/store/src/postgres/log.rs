@@ -25,7 +25,7 @@ use tokio_postgres::{
 use super::{
     PostgresStore,
     connect::{self, Loan},
-    rows,
+    rows, strict,
 };
 use crate::{
     Result, StoreError, StoreErrorKind, defect,
@@ -285,12 +285,13 @@ pub(super) async fn append(store: &PostgresStore, messages: &[Message]) -> Resul
     let mut loan = store.shared.connections.lend().await?;
     let bound = loan.operation_timeout();
     let work = async {
-        let transaction = loan.begin().await?;
+        let transaction = loan.begin_impatiently().await?;
         let written = write(&transaction, store.schema(), messages).await?;
         transaction.commit().await?;
         Ok(written)
     };
-    let ids = connect::bounded(bound, "append messages", work).await?;
+    let ids = connect::bounded(bound, "append messages", work).await;
+    let ids = ids.map_err(|error| strict::of_one(error, messages.len()))?;
     loan.give_back();
     Ok(ids)
 }

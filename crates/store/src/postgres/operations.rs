@@ -11,21 +11,27 @@ use async_trait::async_trait;
 use posthaste_core::{Machine, MessageId, Place, Position, SchemaName, TickRef, Timestamp};
 use tokio_postgres::{
     Row,
+    error::SqlState,
     types::{ToSql, Type},
 };
 
 use self::selection::{Params, dead_letters_sql, written_sql};
 use super::{
-    PostgresStore, application, contracts, errors, import, leases, machines, rebase,
+    PostgresStore, application,
+    connect::bounded,
+    contracts, errors, import, leases, machines, rebase,
     rows::{self, MESSAGE_COLUMNS, Micros},
     status::owned,
-    subscriptions::PLACE_COLUMNS,
+    subscriptions::{PLACE_COLUMNS, place},
 };
 use crate::{
-    ContractText, DeadLetter, Import, ImportSource, Note, Operations, Rebased, ReplayChunk,
-    Replayed, Request, Result, RewindTo, Rewound, RoleNames, Selection, Store, StoreError,
-    StoreErrorKind, TableColumn, TableName, Work, WrittenTopic,
+    COUNTED_MAX, ContractText, DeadLetter, Import, ImportSource, Note, Operations, Rebased,
+    ReplayChunk, Replayed, Request, Result, RewindTo, Rewound, RoleNames, Selection, Store,
+    StoreError, StoreErrorKind, TableColumn, TableName, Work, WrittenTopic,
 };
+
+/// Longest count of what a rewind would publish again.
+const COUNT_MAX: Duration = Duration::from_secs(5);
 
 impl PostgresStore {
     /// Runs a statement that answers one number.
@@ -341,28 +347,19 @@ impl Operations for PostgresStore {
             RewindTo::Beginning => TickRef::BEGINNING,
             RewindTo::Time(time) => self.tick_before(time).await?,
         };
-        let place = Place::at(base);
-        let snapshot = self.tick_snapshot(base).await?;
-        let count = format!(
-            "select count(*), min(l.position), min(l.enqueued_at) \
-             from {schema}.log l join {schema}.place p on p.subscription_id = {id} \
-             where (l.topic = any (p.topics) or l.topic ^@ any (p.prefixes)) \
-             and not pg_visible_in_snapshot(l.xid, p.start_snapshot) \
-             and not pg_visible_in_snapshot(l.xid, '{snapshot}') \
-             and {schema}.is_published(p, l.xid, l.position, l.id, l.key)"
-        );
-        let counted = self.rows("count messages", &count, &[]).await?;
-        let counted = counted.first();
-        let messages = counted.map_or(0, |row| row.get::<_, i64>(0).cast_unsigned());
-        let oldest = counted.and_then(|row| {
-            let at: Option<Micros> = row.get(2);
-            Some((row.get::<_, Option<Position>>(1)?, Timestamp(at?.0)))
-        });
+        let standing = self.standing(id).await?;
+        if Place::at(base).covers(&standing) {
+            let (messages, oldest) = (Some(0), None);
+            return Ok(Rewound { place: standing, is_moved: false, messages, oldest });
+        }
+        let (messages, oldest) = self.count_behind(id, base).await?;
         if !request.is_dry_run {
             // The epoch is raised: a relay that was on its way in starts anew.
             let sql = format!(
                 "with lease as (update {schema}.lease set epoch = epoch + 1 \
                  where subscription = {id} and (expires_at > clock_timestamp()) is not true \
+                 and (select ($1, 0) < (p.base_tick, coalesce(p.position, 0)) \
+                 from {schema}.progress p where p.subscription = {id} order by p.n desc limit 1) \
                  returning epoch), \
                  done as (insert into {schema}.progress (subscription, {PLACE_COLUMNS}, epoch) \
                  select {id}, $1, $2, null, null, null, null, null, epoch from lease returning 1), \
@@ -370,7 +367,7 @@ impl Operations for PostgresStore {
                  select $3, 'rewind', $4, jsonb_build_object('tick', $1::bigint, \
                  'messages', $5::bigint) from done) select count(*) from done"
             );
-            let counted = messages.cast_signed();
+            let counted = messages.map(u64::cast_signed);
             let params: &[(&(dyn ToSql + Sync), Type)] = &[
                 (&base.n, Type::INT8),
                 (&base.id, Type::UUID),
@@ -383,7 +380,7 @@ impl Operations for PostgresStore {
                 return Err(StoreError::new(StoreErrorKind::Conflict, doing));
             }
         }
-        Ok(Rewound { place, messages, oldest })
+        Ok(Rewound { place: Place::at(base), is_moved: true, messages, oldest })
     }
 
     async fn rebase(&self, subscription: &str, request: &Request) -> Result<Rebased> {
@@ -407,6 +404,62 @@ impl Operations for PostgresStore {
 }
 
 impl PostgresStore {
+    /// Where a subscription stands.
+    async fn standing(&self, id: i32) -> Result<Place> {
+        let sql = format!(
+            "select {PLACE_COLUMNS} from {}.progress where subscription = {id} \
+             order by n desc limit 1",
+            self.schema()
+        );
+        let rows = self.rows("read a place", &sql, &[]).await?;
+        let unknown = || StoreError::new(StoreErrorKind::Unexpected, "read a place: there is none");
+        rows.first().map(place).ok_or_else(unknown)
+    }
+
+    /// How many messages behind a tick a subscription has published, and the first of them.
+    async fn count_behind(
+        &self,
+        id: i32,
+        base: TickRef,
+    ) -> Result<(Option<u64>, Option<(Position, Timestamp)>)> {
+        let schema = self.schema();
+        let snapshot = self.tick_snapshot(base).await?;
+        let sql = format!(
+            "select count(*), min(position), min(enqueued_at) from (\
+             select l.position, l.enqueued_at \
+             from {schema}.log l join {schema}.place p on p.subscription_id = {id} \
+             where (l.topic = any (p.topics) or l.topic ^@ any (p.prefixes)) \
+             and not pg_visible_in_snapshot(l.xid, p.start_snapshot) \
+             and not pg_visible_in_snapshot(l.xid, '{snapshot}') \
+             and {schema}.is_published(p, l.xid, l.position, l.id, l.key) \
+             limit {COUNTED_MAX} + 1) behind"
+        );
+        let mut loan = self.shared.connections.lend().await?;
+        let limit = loan.operation_timeout();
+        let count = async {
+            let transaction = loan.begin().await?;
+            let patience = format!("set local statement_timeout = {}", COUNT_MAX.as_millis());
+            transaction.batch_execute(&patience).await?;
+            let counted = match transaction.query_typed(&sql, &[]).await {
+                Ok(rows) => rows,
+                Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => Vec::new(),
+                Err(error) => return Err(error),
+            };
+            transaction.rollback().await?;
+            Ok(counted)
+        };
+        let counted = bounded(limit, "count messages", count).await?;
+        loan.give_back();
+        let Some(row) = counted.first() else { return Ok((None, None)) };
+        let messages = row.get::<_, i64>(0).cast_unsigned();
+        if messages > COUNTED_MAX.into() {
+            return Ok((None, None));
+        }
+        let at: Option<Micros> = row.get(2);
+        let oldest = row.get::<_, Option<Position>>(1).zip(at.map(|at| Timestamp(at.0)));
+        Ok((Some(messages), oldest))
+    }
+
     /// A tick's snapshot as text; that of the virtual tick shows nothing.
     async fn tick_snapshot(&self, at: TickRef) -> Result<String> {
         let loan = self.shared.connections.lend().await?;

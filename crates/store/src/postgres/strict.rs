@@ -6,6 +6,15 @@ use tokio_postgres::{Row, types::Type};
 use super::{PostgresStore, connect::bounded, jobs::Params};
 use crate::{Result, StoreError, StoreErrorKind};
 
+/// What one of several waits for in vain is a conflict: each by itself, they hold nobody else up.
+pub(super) fn of_one(error: StoreError, len: usize) -> StoreError {
+    if len > 1 && error.kind() == StoreErrorKind::Held {
+        let doing = format!("{}: another transaction holds a key of one of them", error.doing());
+        return StoreError::new(StoreErrorKind::Conflict, doing);
+    }
+    error
+}
+
 impl PostgresStore {
     /// Submits jobs of which some have a key on a strict topic: the keys are locked in an earlier statement, as the log
     /// asks. Only these need a transaction of several statements, so nobody else pays for it.
@@ -20,21 +29,14 @@ impl PostgresStore {
         let mut loan = self.shared.connections.lend().await?;
         let limit = loan.operation_timeout();
         let work = async {
-            let transaction = loan.begin().await?;
-            // A client that gives up is not noticed while this waits.
-            transaction.batch_execute("set local lock_timeout = '2s'").await?;
+            let transaction = loan.begin_impatiently().await?;
             transaction.query_typed(&lock, &[(&keys, Type::TEXT_ARRAY)]).await?;
             let rows = transaction.query_typed(sql, params).await?;
             transaction.commit().await?;
             Ok(rows)
         };
         let rows = bounded(limit, "submit jobs", work).await;
-        if jobs.len() > 1 && rows.as_ref().is_err_and(|error| error.kind() == StoreErrorKind::Held)
-        {
-            let doing = "submit jobs: a key of one of them is held";
-            return Err(StoreError::new(StoreErrorKind::Conflict, doing));
-        }
-        let rows = rows?;
+        let rows = rows.map_err(|error| of_one(error, jobs.len()))?;
         loan.give_back();
         Ok(rows)
     }

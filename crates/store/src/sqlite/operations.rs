@@ -16,8 +16,8 @@ use super::{
     ticks,
 };
 use crate::{
-    DeadLetter, ReplayChunk, Replayed, Request, Result, RewindTo, Rewound, Selection, StoreError,
-    StoreErrorKind, WrittenTopic,
+    COUNTED_MAX, DeadLetter, ReplayChunk, Replayed, Request, Result, RewindTo, Rewound, Selection,
+    StoreError, StoreErrorKind, WrittenTopic,
 };
 
 /// The conditions of a selection on `m`, a message, and `s`, its subscription.
@@ -376,14 +376,26 @@ pub(super) fn rewind(
         RewindTo::Beginning => ticks::StoredTick::BEGINNING,
         RewindTo::Time(time) => ticks::before(scope, time)?,
     };
-    let sql = "select count(*), min(d.position), min(l.enqueued_at) from @schema@_delivery d \
-               join @schema@_log l on l.position = d.position \
-               where d.subscription = ?1 and d.state = 'published' and d.position > ?2";
-    let counted = scope.first(sql, (name, base.position), |row| {
+    let standing = subscriptions::progress(scope, &subscription)?.place;
+    if Place::at(base.at).covers(&standing) {
+        let (messages, oldest) = (Some(0), None);
+        return Ok(Rewound { place: standing, is_moved: false, messages, oldest });
+    }
+    let sql = format!(
+        "select count(*), min(position), min(enqueued_at) from (\
+         select d.position as position, l.enqueued_at as enqueued_at from @schema@_delivery d \
+         join @schema@_log l on l.position = d.position \
+         where d.subscription = ?1 and d.state = 'published' and d.position > ?2 \
+         limit {COUNTED_MAX} + 1)"
+    );
+    let counted = scope.first(&sql, (name, base.position), |row| {
         let (first, at): (Option<i64>, Option<i64>) = (row.get(1)?, row.get(2)?);
-        Ok((row.get::<_, i64>(0)?, first.zip(at.map(Timestamp))))
+        Ok((row.get::<_, i64>(0)?.cast_unsigned(), first.zip(at.map(Timestamp))))
     })?;
-    let (messages, oldest) = counted.unwrap_or_default();
+    let (messages, oldest) = match counted.unwrap_or_default() {
+        (messages, _) if messages > COUNTED_MAX.into() => (None, None),
+        (messages, oldest) => (Some(messages), oldest),
+    };
     let place = Place::at(base.at);
     if !request.is_dry_run {
         scope.run(
@@ -392,9 +404,9 @@ pub(super) fn rewind(
         )?;
         subscriptions::settle(scope, name, subscription.epoch + 1, &place)?;
         let which = Selection { subscription: Some(name.to_owned()), ..Selection::default() };
-        note(scope, "rewind", &which, messages as usize, request)?;
+        note(scope, "rewind", &which, messages.unwrap_or_default() as usize, request)?;
     }
-    Ok(Rewound { place, messages: messages.cast_unsigned(), oldest })
+    Ok(Rewound { place, is_moved: true, messages, oldest })
 }
 
 pub(super) fn remove(scope: &Scope<'_>, name: &str, request: &Request) -> Result<()> {

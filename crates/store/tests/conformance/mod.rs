@@ -83,6 +83,7 @@ macro_rules! every_case {
                 paused_subscription_says_so,
                 rewound_subscription_gets_again_what_it_had,
                 subscription_is_rewound_once_it_is_handed_over,
+                rewind_never_moves_a_place_forward,
                 removed_subscription_leaves_nothing,
                 removal_by_force_takes_the_subscription_from_its_holder,
                 r19_written_topics_are_told_with_their_counts,

@@ -298,7 +298,7 @@ pub(crate) async fn subscription_is_rewound_once_it_is_handed_over<H: Harness>()
     let error = rewind(&request(), Duration::ZERO).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Conflict, "{error}");
     assert!(!is_reserved().await, "its relay keeps it");
-    assert_eq!(rewind(&preview(), Duration::ZERO).await.unwrap().messages, 3);
+    assert_eq!(rewind(&preview(), Duration::ZERO).await.unwrap().messages, Some(3));
     let hand_over = async {
         eventually_async("a request for it", LIMIT, async || is_reserved().await).await;
         store.release("s", scene.epoch).await.unwrap();
@@ -321,15 +321,15 @@ pub(crate) async fn rewound_subscription_gets_again_what_it_had<H: Harness>() {
     assert_eq!(error.kind(), StoreErrorKind::Conflict, "{error}");
     // What it would be is told at any time.
     let seen = store.rewind("s", RewindTo::Beginning, &preview()).await.unwrap();
-    assert_eq!((seen.messages, seen.place), (3, Place::beginning()));
+    assert_eq!((seen.messages, seen.place), (Some(3), Place::beginning()));
     let first = &store.recent(Some(1), 1).await.unwrap()[0];
     assert_eq!(seen.oldest, Some((2, first.enqueued_at)));
     store.release("s", scene.epoch).await.unwrap();
 
     let later = Timestamp(i64::MAX / 2);
     let none = store.rewind("s", RewindTo::Time(later), &preview()).await.unwrap();
-    assert_eq!((none.messages, none.oldest, none.place.base), (0, None, scene.head));
-    store.rewind("s", RewindTo::Beginning, &request()).await.unwrap();
+    assert_eq!((none.messages, none.oldest, none.place.base), (Some(0), None, scene.head));
+    assert!(store.rewind("s", RewindTo::Beginning, &request()).await.unwrap().is_moved);
     let (epoch, place) = taken(&**store, "s", "two").await;
     assert_eq!(place, Place::beginning());
     // Whoever held it before is fenced.
@@ -337,6 +337,30 @@ pub(crate) async fn rewound_subscription_gets_again_what_it_had<H: Harness>() {
     assert_eq!(stale, Settled::Fenced);
     store.release("s", epoch).await.unwrap();
     publish_all(&**store, "s").await;
+}
+
+pub(crate) async fn rewind_never_moves_a_place_forward<H: Harness>() {
+    let (harness, scene) = scene::<H>().await;
+    let store = &scene.store;
+    store.release("s", scene.epoch).await.unwrap();
+    // What nobody has published yet, with ticks behind it.
+    store.append(&[Message::new("even"), Message::new("odd")]).await.unwrap();
+    tick(store.ticker().as_mut()).await;
+    store.append(&[Message::new("even")]).await.unwrap();
+    let head = tick(store.ticker().as_mut()).await;
+    assert!(head.n > scene.head.n);
+    for time in [Timestamp(i64::MAX / 2), Timestamp::from(std::time::SystemTime::now())] {
+        for request in [preview(), request()] {
+            let rewound = store.rewind("s", RewindTo::Time(time), &request).await.unwrap();
+            assert_eq!((rewound.is_moved, rewound.messages), (false, Some(0)));
+            assert_eq!(rewound.place.base, scene.head);
+        }
+    }
+    assert_eq!(store.status().await.unwrap().subscriptions[0].backlog, 3);
+    assert!(harness.audit().await.is_empty(), "nothing has happened");
+    store.rewind("s", RewindTo::Beginning, &request()).await.unwrap();
+    // It is there already.
+    assert!(!store.rewind("s", RewindTo::Beginning, &request()).await.unwrap().is_moved);
 }
 
 pub(crate) async fn removed_subscription_leaves_nothing<H: Harness>() {
