@@ -134,12 +134,10 @@ pub(crate) async fn run(
                 Some(messages) => messages.to_string(),
                 None => "many".to_owned(),
             };
-            let text = match rewound.is_moved {
-                true => format!(
-                    "{} {will} at {at}; {messages} messages {will} published again",
-                    args.name
-                ),
-                false => format!("{} stands no further than that: it stays at {at}", args.name),
+            let text = if rewound.is_moved {
+                format!("{} {will} at {at}; {messages} messages {will} published again", args.name)
+            } else {
+                format!("{} stands no further than that: it stays at {at}", args.name)
             };
             Ok(out.result(&result, &text)?)
         }
