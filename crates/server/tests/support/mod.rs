@@ -1,6 +1,7 @@
 //! A server on a database of its own, and a client that sends bytes as they are told.
 
 pub(crate) mod dead;
+pub(crate) mod table;
 
 use std::{
     collections::BTreeMap, fmt::Write as _, net::SocketAddr, path::PathBuf, sync::Arc,
