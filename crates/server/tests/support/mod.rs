@@ -2,6 +2,7 @@
 
 pub(crate) mod dead;
 pub(crate) mod table;
+pub(crate) mod world;
 
 use std::{
     collections::BTreeMap, fmt::Write as _, net::SocketAddr, path::PathBuf, sync::Arc,
