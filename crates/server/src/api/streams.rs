@@ -135,6 +135,14 @@ fn check_key(key: Option<&str>) -> Result<(), Problem> {
     Ok(())
 }
 
+/// What is wrong with a parameter, as it is told of a field.
+fn of_body(problem: Problem) -> Problem {
+    match problem.code() {
+        Code::BadParameter => problem.with_code(Code::InvalidField),
+        _ => problem,
+    }
+}
+
 /// The topics that were asked for, if they are the caller's to see.
 fn topics(principal: &Principal, topic: Option<&str>) -> Result<TopicFilter, Problem> {
     let patterns: Vec<&str> = topic.unwrap_or("*").split(',').map(str::trim).collect();
@@ -193,9 +201,19 @@ pub(crate) async fn ticket(
     OptionalJson(body): OptionalJson<TicketBody>,
 ) -> Result<Response, Problem> {
     let TicketBody { topic, key } = body;
-    topics(&principal, topic.as_deref())?;
-    check_key(key.as_deref())?;
+    topics(&principal, topic.as_deref()).map_err(of_body)?;
+    check_key(key.as_deref()).map_err(of_body)?;
+    let longer = if topic.as_ref().map(String::len) > key.as_ref().map(String::len) {
+        "topic"
+    } else {
+        "key"
+    };
     let ticket = app.tickets.make(&Ticket { principal, topic, key });
+    let ticket = ticket.ok_or_else(|| {
+        let detail =
+            "topic and key do not fit into an address: ask for fewer topics, or a shorter key";
+        Problem::of(Code::InvalidField, longer, detail)
+    })?;
     let expires_in = app.tickets.lifetime().as_secs();
     Ok(as_json(&TicketMade { ticket, expires_in }).into_response())
 }
