@@ -6,6 +6,7 @@
 mod access;
 mod audit;
 mod batches;
+mod corpus;
 mod dead_letters;
 mod health;
 mod hostile;
