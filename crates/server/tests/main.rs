@@ -17,6 +17,7 @@ mod openapi;
 mod operations;
 mod oversight;
 mod proxies;
+mod stream_limits;
 mod streams;
 mod subscriptions;
 mod support;

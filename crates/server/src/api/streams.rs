@@ -28,8 +28,6 @@ use crate::{
 
 /// The id of the last event that a client has seen; a browser sends it when it comes again.
 pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// After so long without a word there is one, so that nobody on the way takes the connection for dead.
-const SILENCE_MAX: Duration = Duration::from_secs(20);
 const WORD: Bytes = Bytes::from_static(b":\n\n");
 
 /// What to follow.
@@ -78,7 +76,9 @@ pub(crate) async fn follow(
         return Err(Problem::new(Code::TooManyStreams, detail).retry_after(wait));
     };
     let follower = app.streams.follow(wish).await?;
-    let body = Body::from_stream(stream::unfold((follower, entry), frame));
+    let silence_max = app.settings.stream_silence_max;
+    let next = move |open| frame(open, silence_max);
+    let body = Body::from_stream(stream::unfold((follower, entry), next));
     let event_stream = HeaderValue::from_static("text/event-stream");
     // Proxies that collect answers would hold events back.
     let unbuffered = (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
@@ -87,8 +87,11 @@ pub(crate) async fn follow(
 
 type Frame = Result<Bytes, std::convert::Infallible>;
 
-async fn frame((mut follower, entry): (Follower, Entry)) -> Option<(Frame, (Follower, Entry))> {
-    let frame = match timeout(SILENCE_MAX, follower.next()).await {
+async fn frame(
+    (mut follower, entry): (Follower, Entry),
+    silence_max: Duration,
+) -> Option<(Frame, (Follower, Entry))> {
+    let frame = match timeout(silence_max, follower.next()).await {
         Ok(frame) => frame?,
         Err(_elapsed) => WORD,
     };
