@@ -15,6 +15,7 @@ mod machines;
 mod messages;
 mod openapi;
 mod operations;
+mod origins;
 mod oversight;
 mod proxies;
 mod stream_limits;
