@@ -19,6 +19,7 @@ use crate::support::{LIMIT, Place, Running, on_both_stores, settings};
 
 on_both_stores! {
     r37_health_tells_of_database_relay_and_outbox,
+    r37_outbox_tells_when_it_processed_last_and_whether_it_runs_is_idle_or_stopped,
     r39_metrics_api_tells_of_outbox_machines_fallbacks_jobs_and_health,
 }
 
@@ -130,7 +131,29 @@ async fn r37_health_tells_of_database_relay_and_outbox(place: Place) {
     assert_eq!(outbox["statistics"], statistics);
     let metrics = server.get("/metrics").await;
     assert_eq!((metrics.status, metrics.body.as_str()), (200, "played_total 1\n"));
-    assert_eq!(outbox["lastProcessed"], Value::Null, "nothing is settled yet");
+    parts.is_broken.store(true, Ordering::Relaxed);
+    for path in
+        ["/livez", "/readyz", "/health", "/health/deep", "/api/v1/health", "/api/health/outbox"]
+    {
+        let answer = server.get(path).await;
+        assert_eq!(answer.status, 503, "{path}: {answer:?}");
+        assert_eq!(answer.headers["content-type"], "application/json");
+    }
+    server.ends().await;
+}
+
+async fn r37_outbox_tells_when_it_processed_last_and_whether_it_runs_is_idle_or_stopped(
+    place: Place,
+) {
+    let parts = Arc::new(Played::default());
+    let server = Running::with(&place, settings(), Arc::clone(&parts) as _).await;
+    let (_, store) = place.store().await;
+    let filter = TopicFilter::new(&["*"]).unwrap();
+    let spec = SubscriptionSpec { name: "a".to_owned(), filter, start: Start::Beginning };
+    store.reconcile(&[spec]).await.unwrap();
+    store.append(&[Message::new("t").text("1"), Message::new("t").text("2")]).await.unwrap();
+    let told = server.get("/api/health/outbox").await.json();
+    assert_eq!(told["lastProcessed"], Value::Null, "nothing is settled yet: {told}");
     // Figures may be some seconds old.
     let outbox = async || server.get("/api/health/outbox").await.json();
     settle(&*store, 1).await;
@@ -150,13 +173,6 @@ async fn r37_health_tells_of_database_relay_and_outbox(place: Place) {
     parts.is_broken.store(true, Ordering::Relaxed);
     let told = outbox().await;
     assert_eq!((&told["alive"], &told["statistics"]["status"]), (&json!(false), &json!("stopped")));
-    for path in
-        ["/livez", "/readyz", "/health", "/health/deep", "/api/v1/health", "/api/health/outbox"]
-    {
-        let answer = server.get(path).await;
-        assert_eq!(answer.status, 503, "{path}: {answer:?}");
-        assert_eq!(answer.headers["content-type"], "application/json");
-    }
     server.ends().await;
 }
 

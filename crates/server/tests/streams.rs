@@ -270,10 +270,11 @@ async fn streams_of_a_caller_are_counted(place: Place) {
 /// Whether a stream begins, which ends at once.
 pub(crate) async fn has_room(server: &Running, headers: &[(&str, &str)]) -> bool {
     let mut stream = server.connect().await;
-    let headers: String =
-        headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let ask = format!("GET /api/v1/streams HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n");
-    stream.write_all(ask.as_bytes()).await.unwrap();
+    let mut ask = "GET /api/v1/streams HTTP/1.1\r\nhost: localhost\r\n".to_owned();
+    for (name, value) in headers {
+        ask = format!("{ask}{name}: {value}\r\n");
+    }
+    stream.write_all(format!("{ask}\r\n").as_bytes()).await.unwrap();
     let mut status = [0; 12];
     stream.read_exact(&mut status).await.unwrap();
     status.ends_with(b"200")
