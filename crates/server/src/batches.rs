@@ -228,3 +228,6 @@ const fn is_of_one(kind: StoreErrorKind) -> bool {
     use StoreErrorKind as K;
     matches!(kind, K::Invalid | K::Conflict | K::Privilege | K::Unexpected)
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,7 @@ use crate::{
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ID_CHARS_MAX: usize = 64;
 
-/// Surrounds a request. A panic in a handler is an answer like any other, and the connection goes on.
+/// Surrounds a request.
 pub(crate) async fn surround(
     State(app): State<Arc<App>>,
     mut request: Request,
@@ -50,19 +50,7 @@ pub(crate) async fn surround(
     );
     let answer = async {
         let since = Instant::now();
-        let work = AssertUnwindSafe(next.run(request)).catch_unwind();
-        let response = match timeout(app.settings.request_timeout, work).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(_panic)) => {
-                // The panic hook has said where.
-                tracing::error!("a handler panicked");
-                Problem::internal().into_response()
-            }
-            Err(_elapsed) => {
-                let detail = "the request was given up; what it was to change may have happened";
-                Problem::new(Code::TimedOut, detail).into_response()
-            }
-        };
+        let response = next.run(request).await;
         let (status, took) = (response.status(), since.elapsed());
         app.telemetry.meter().answered(matched.as_deref(), &method, status, took);
         let elapsed_ms = took.as_millis() as u64;
@@ -76,6 +64,24 @@ pub(crate) async fn surround(
         traced.answered(response.status());
     }
     response
+}
+
+/// Gives a request its time. A panic in a handler is an answer like any other, and the connection goes on. Both stand
+/// below CORS, or pages of other origins could not read these answers.
+pub(crate) async fn bound(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let work = AssertUnwindSafe(next.run(request)).catch_unwind();
+    match timeout(app.settings.request_timeout, work).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_panic)) => {
+            // The panic hook has said where.
+            tracing::error!("a handler panicked");
+            Problem::internal().into_response()
+        }
+        Err(_elapsed) => {
+            let detail = "the request was given up; what it was to change may have happened";
+            Problem::new(Code::TimedOut, detail).into_response()
+        }
+    }
 }
 
 /// Says in every further line of the request's log what it is part of.

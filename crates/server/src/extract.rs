@@ -287,13 +287,7 @@ impl FromRequestParts<Arc<App>> for OfSubscription {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let path = Path::<String>::from_request_parts(parts, app).await;
-        match path {
-            Ok(Path(name)) => Ok(Self(name)),
-            Err(_undecodable) => {
-                Err(Problem::of(Code::BadParameter, "name", "name must be text in UTF-8"))
-            }
-        }
+        texts(parts, app, ["name"]).await.map(|[name]| Self(name))
     }
 }
 

@@ -140,7 +140,10 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         let guard = from_fn_with_state((Arc::clone(app), access), guard::authorize);
         router = router.route(&path, serve.route_layer(guard));
     }
-    let mut router = router.fallback(no_route).method_not_allowed_fallback(wrong_method);
+    let mut router = router
+        .fallback(no_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(Arc::clone(app), context::bound));
     if !app.settings.cors_origins.is_empty() {
         router = router.layer(cors(&app.settings.cors_origins));
     }

@@ -68,6 +68,10 @@ pub struct ServerSettings {
     pub streams_max: usize,
     /// Those of one token (1 to 100,000).
     pub streams_per_token_max: usize,
+    /// After so long without an event there is a comment in a stream, so that nobody on the way takes the connection for
+    /// dead. For tests: configurations have no such key.
+    #[serde(skip)]
+    pub stream_silence_max: Duration,
     /// How long a ticket for a stream lasts (1s to 1h).
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
@@ -137,6 +141,7 @@ impl Default for ServerSettings {
             body_bytes_max: 1 << 20,
             streams_max: 5_000,
             streams_per_token_max: 2_000,
+            stream_silence_max: Duration::from_secs(20),
             ticket_lifetime: Duration::from_mins(5),
             queue_jobs_max: 2_048,
             queue_bytes_max: 64 << 20,

@@ -65,9 +65,9 @@ impl Tickets {
         self.lifetime
     }
 
-    /// A ticket for whoever asks for one.
-    pub(crate) fn make(&self, ticket: &Ticket) -> String {
-        self.make_at(ticket, clock::now())
+    /// A ticket for whoever asks for one; none where it would be too long to be read.
+    pub(crate) fn make(&self, ticket: &Ticket) -> Option<String> {
+        Some(self.make_at(ticket, clock::now())).filter(|text| text.len() <= BYTES_MAX)
     }
 
     fn make_at(&self, ticket: &Ticket, now: Timestamp) -> String {

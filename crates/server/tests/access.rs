@@ -1,6 +1,9 @@
 //! Who may do what: every route with every scope, topics, names and origins.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use posthaste_server::{
     Access, NewSecret, NoParts, Scope, Server, ServerErrorKind, ServerSettings, TokenSettings,
@@ -8,10 +11,11 @@ use posthaste_server::{
 };
 use serde_json::json;
 
-use crate::support::{Answer, Place, Running, on_both_stores, settings, token};
+use crate::support::{Answer, Place, Running, on_both_stores, settings, table::ROUTES, token};
 
 on_both_stores! {
     every_route_asks_for_its_scope_and_for_nothing_less,
+    routes_that_concern_all_topics_refuse_tokens_of_some,
     token_of_some_topics_sees_and_submits_those_alone,
     token_of_some_topics_sees_and_enqueues_messages_of_those_alone,
     payloads_and_headers_of_messages_are_for_those_who_may_see_them,
@@ -21,7 +25,7 @@ on_both_stores! {
 type Asked<'a> = (&'static str, &'a [Scope], Option<&'a [&'a str]>);
 type Secrets = BTreeMap<&'static str, String>;
 
-async fn with_tokens(place: &Place, tokens: &[Asked<'_>]) -> (Running, Secrets) {
+pub(crate) async fn with_tokens(place: &Place, tokens: &[Asked<'_>]) -> (Running, Secrets) {
     let mut settings = settings();
     let mut secrets = Secrets::new();
     for (name, scopes, topics) in tokens {
@@ -48,19 +52,28 @@ async fn call(server: &Running, method: &str, path: &str, token: Option<&str>) -
     server.ask(method, &path, &headers, if method == "POST" { body } else { b"" }).await
 }
 
+#[test]
+fn routes_ask_for_what_is_written_down_for_them() {
+    let served =
+        routes().into_iter().map(|it| format!("{} {} {:?}", it.method, it.path, it.access));
+    let served: BTreeSet<String> = served.collect();
+    let written = ROUTES.iter().map(|(method, path, access)| format!("{method} {path} {access:?}"));
+    let written: BTreeSet<String> = written.collect();
+    let differ: Vec<&String> = served.symmetric_difference(&written).collect();
+    assert!(differ.is_empty(), "tests/support/table.rs and src/routes.rs differ in {differ:#?}");
+    assert_eq!(routes().len(), ROUTES.len());
+}
+
 async fn every_route_asks_for_its_scope_and_for_nothing_less(place: Place) {
     let each: Vec<_> = Scope::ALL
         .iter()
         .map(|scope| (scope.as_str(), std::slice::from_ref(scope), None))
         .collect();
     let (server, secrets) = with_tokens(&place, &each).await;
-    let all = routes();
-    assert!(all.len() >= 23, "{all:?}");
-    for route in all {
-        let (method, path) = (route.method, route.path.as_str());
+    for (method, path, access) in ROUTES {
         let without = call(&server, method, path, None).await;
         let wrong = call(&server, method, path, Some("Bearer posthaste_wrong")).await;
-        let asked = match route.access {
+        let asked = match access {
             Access::Public => {
                 assert_eq!((without.status, wrong.status), (200, 200), "{path}: {without:?}");
                 continue;
@@ -80,6 +93,25 @@ async fn every_route_asks_for_its_scope_and_for_nothing_less(place: Place) {
                 assert!(is_well, "{scope} at {path}: {answer:?}");
             } else {
                 answer.is_problem(403, "scope-missing");
+            }
+        }
+    }
+    server.ends().await;
+}
+
+async fn routes_that_concern_all_topics_refuse_tokens_of_some(place: Place) {
+    let some: Option<&[&str]> = Some(&["shop."]);
+    let tokens: &[Asked<'_>] =
+        &[("shop", &Scope::ALL, some), ("operator", &[Scope::View, Scope::Operate], some)];
+    let (server, secrets) = with_tokens(&place, tokens).await;
+    for (method, path, access) in ROUTES {
+        for secret in secrets.values() {
+            let answer = call(&server, method, path, Some(secret)).await;
+            if matches!(access, Access::Whole(_)) {
+                answer.is_problem(403, "topic-not-allowed");
+            } else if method == "GET" && path != "/api/v1/streams" {
+                // A stream is of all topics unless it names some.
+                assert_ne!(answer.status, 403, "{path}: {answer:?}");
             }
         }
     }

@@ -14,6 +14,7 @@ use crate::support::{Answer, LIMIT, Place, Running, on_both_stores, settings};
 
 on_both_stores! {
     r50_10_and_100_submissions_at_once_are_there_once_and_in_order,
+    r50_100_rapid_submissions_of_one_client_stand_in_the_log_in_their_order,
 }
 
 async fn r50_10_and_100_submissions_at_once_are_there_once_and_in_order(place: Place) {
@@ -39,6 +40,37 @@ async fn r50_10_and_100_submissions_at_once_are_there_once_and_in_order(place: P
         for (key, payloads) in by_key {
             assert_eq!(payloads, ["0", "1", "2", "3", "4"], "{key}");
         }
+    }
+    server.ends().await;
+}
+
+/// On one connection, each sent before the one before it is answered, and none with a key.
+async fn r50_100_rapid_submissions_of_one_client_stand_in_the_log_in_their_order(place: Place) {
+    let server = Running::start(&place).await;
+    let (_, store) = place.store().await;
+    for (path, topic) in [("/api/v1/jobs", "rapid.jobs"), ("/api/v1/messages", "rapid.messages")] {
+        let request = |n: u32| {
+            let body = json!({ "topic": topic, "payload": n }).to_string();
+            let end = if n == 99 { "connection: close\r\n" } else { "" };
+            format!(
+                "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                 {end}content-length: {}\r\n\r\n{body}",
+                body.len()
+            )
+        };
+        let all: String = (0..100).map(request).collect();
+        let answers = server.send(all.as_bytes()).await;
+        assert_eq!(answers.status, 202, "{answers:?}");
+        assert_eq!(answers.body.matches("HTTP/1.1 202").count(), 99, "{answers:?}");
+        let mut messages = store.recent(None, 10_000).await.unwrap();
+        messages.retain(|message| message.topic == topic);
+        messages.sort_by_key(|message| message.position);
+        let payloads: Vec<String> = messages
+            .iter()
+            .map(|message| String::from_utf8(message.payload.clone()).unwrap())
+            .collect();
+        let sent: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        assert_eq!(payloads, sent);
     }
     server.ends().await;
 }

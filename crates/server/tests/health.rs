@@ -10,7 +10,7 @@ use std::{
 
 use posthaste_core::{Message, NewJob, TopicFilter};
 use posthaste_server::{Parts, RelayPart, Server, ServerSettings, SinkPart, Telemetry, WorkerPart};
-use posthaste_store::{Start, SubscriptionSpec};
+use posthaste_store::{Acquired, Operations, Settled, Start, SubscriptionSpec};
 use posthaste_testkit::{Postgres, PostgresOptions as Servers, eventually_async};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
@@ -19,6 +19,7 @@ use crate::support::{LIMIT, Place, Running, on_both_stores, settings};
 
 on_both_stores! {
     r37_health_tells_of_database_relay_and_outbox,
+    r37_outbox_tells_when_it_processed_last_and_whether_it_runs_is_idle_or_stopped,
     r39_metrics_api_tells_of_outbox_machines_fallbacks_jobs_and_health,
 }
 
@@ -72,6 +73,24 @@ impl Parts for Played {
             }],
         })
     }
+}
+
+/// Settles the log up to a position, as a relay does that has published so far.
+async fn settle(store: &dyn Operations, through: i64) {
+    let lease = Duration::from_mins(5);
+    let Acquired::Taken(epoch, place) = store.acquire("a", "a relay", lease).await.unwrap() else {
+        panic!("nobody else holds it")
+    };
+    let mut ticker = store.ticker();
+    let mut head = ticker.advance().await.unwrap().tick;
+    // What is committed is covered after some looks.
+    for _ in 0..5 {
+        head = ticker.advance().await.unwrap().tick;
+    }
+    let place =
+        if through == 2 { place.finished(head) } else { place.moved_to(head, through, None) };
+    assert_eq!(store.settle("a", epoch, &place).await.unwrap(), Settled::Recorded);
+    store.release("a", epoch).await.unwrap();
 }
 
 async fn r37_health_tells_of_database_relay_and_outbox(place: Place) {
@@ -136,6 +155,40 @@ async fn r37_health_tells_of_database_relay_and_outbox(place: Place) {
         assert_eq!(answer.status, 503, "{path}: {answer:?}");
         assert_eq!(answer.headers["content-type"], "application/json");
     }
+    server.ends().await;
+}
+
+async fn r37_outbox_tells_when_it_processed_last_and_whether_it_runs_is_idle_or_stopped(
+    place: Place,
+) {
+    let parts = Arc::new(Played::default());
+    let server = Running::with(&place, settings(), Arc::clone(&parts) as _).await;
+    let (_, store) = place.store().await;
+    let filter = TopicFilter::new(&["*"]).unwrap();
+    let spec = SubscriptionSpec { name: "a".to_owned(), filter, start: Start::Beginning };
+    store.reconcile(&[spec]).await.unwrap();
+    store.append(&[Message::new("t").text("1"), Message::new("t").text("2")]).await.unwrap();
+    let told = server.get("/api/health/outbox").await.json();
+    assert_eq!(told["lastProcessed"], Value::Null, "nothing is settled yet: {told}");
+    // Figures may be some seconds old.
+    let outbox = async || server.get("/api/health/outbox").await.json();
+    settle(&*store, 1).await;
+    let one = async || outbox().await["queueDepth"] == 1;
+    eventually_async("the first message to be settled", LIMIT, one).await;
+    let told = outbox().await;
+    let first = told["lastProcessed"].as_str().expect("a time").to_owned();
+    let at = store.status().await.unwrap().subscriptions[0].progress.at.expect("it is settled");
+    assert_eq!(first.parse::<jiff::Timestamp>().unwrap().as_microsecond(), at.0, "{told}");
+    assert_eq!(told["statistics"]["status"], "running", "{told}");
+    settle(&*store, 2).await;
+    let idle = async || outbox().await["statistics"]["status"] == "idle";
+    eventually_async("it to be idle", LIMIT, idle).await;
+    let told = outbox().await;
+    assert_eq!((&told["alive"], &told["queueDepth"]), (&json!(true), &json!(0)), "{told}");
+    assert!(told["lastProcessed"].as_str().unwrap() > &*first, "{told}");
+    parts.is_broken.store(true, Ordering::Relaxed);
+    let told = outbox().await;
+    assert_eq!((&told["alive"], &told["statistics"]["status"]), (&json!(false), &json!("stopped")));
     server.ends().await;
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use tokio::sync::watch;
 
-use crate::support::{LIMIT, Place, Running, on_both_stores, settings};
+use crate::support::{Answer, LIMIT, Place, Running, on_both_stores, settings};
 
 on_both_stores! {
     r26_job_is_accepted_with_its_message_and_found_by_its_id,
@@ -76,11 +76,18 @@ async fn r30_id_and_jobspec_id_are_equal_in_every_answer(place: Place) {
     let plain = server.post("/api/v1/jobs", r#"{"topic":"t","payload":1}"#).await;
     let shown = server.get(&format!("/api/v1/jobs/{id}")).await;
     let list = server.get("/api/v1/jobs").await.json();
-    let cancelled = server.post(&format!("/api/v1/jobs/{id}/cancel"), "").await;
     let each = list["jobs"].as_array().unwrap().clone();
     assert_eq!(each.len(), 2, "the repeated one is the first one: {list}");
-    let answers = [first, again, plain, shown.clone(), cancelled].map(|answer| answer.json());
-    for answer in answers.into_iter().chain(each) {
+    let mut answers = vec![first, again, plain, shown.clone()];
+    for (verb, dry_run) in [("cancel", true), ("cancel", false), ("retry", true), ("retry", false)]
+    {
+        let body = json!({ "dry_run": dry_run }).to_string();
+        let changed = server.post(&format!("/api/v1/jobs/{id}/{verb}"), &body).await;
+        assert_eq!(changed.json()["id"], id, "{verb}: {changed:?}");
+        answers.push(changed);
+    }
+    answers.push(server.get(&format!("/api/v1/jobs/{id}")).await);
+    for answer in answers.iter().map(Answer::json).chain(each) {
         assert!(answer["id"].is_string() && answer["id"] == answer["jobspec_id"], "{answer}");
     }
     assert_eq!(shown.json()["payload"], 1);

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod audit;
 mod batches;
+mod corpus;
 mod dead_letters;
 mod health;
 mod hostile;
@@ -13,8 +15,10 @@ mod machines;
 mod messages;
 mod openapi;
 mod operations;
+mod origins;
 mod oversight;
 mod proxies;
+mod stream_limits;
 mod streams;
 mod subscriptions;
 mod support;

@@ -9,6 +9,7 @@ use posthaste_testkit::eventually_async;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_postgres::Client;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::support::{Answer, LIMIT, Place, Running, on_both_stores, settings};
 
@@ -76,6 +77,41 @@ async fn message_is_accepted_and_shown_with_its_timeline(place: Place) {
     missing.is_problem(404, "no-message");
     server.get(&format!("{PATH}/seven")).await.is_problem(400, "bad-parameter");
     server.ends().await;
+}
+
+#[tokio::test]
+async fn r42_message_and_log_carry_what_their_request_belongs_to_and_the_log_no_payload() {
+    let place = Place::sqlite().await;
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let lines = tracing_subscriber::fmt().json().with_max_level(LevelFilter::DEBUG);
+    // Beside a single subscriber, other tests' threads would decide for all of them that nobody wants a line.
+    let silent = tracing_subscriber::fmt().with_max_level(LevelFilter::OFF).finish();
+    let _second = tracing::Dispatch::new(silent);
+    // Of this thread alone, on which all of the server runs.
+    let lines = lines.with_writer(Arc::new(log.reopen().unwrap())).finish();
+    let _guard = tracing::subscriber::set_default(lines);
+    let server = Running::start(&place).await;
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let headers =
+        [JSON, ("traceparent", parent), ("tracestate", "a=1"), ("x-request-id", "request-7")];
+    let body = json!({ "topic": "mail", "key": "customer-hunter2", "correlation_id": "order-7",
+                       "payload": { "password": "hunter2" }, "headers": { "card": "hunter2" } });
+    let answer = server.ask("POST", PATH, &headers, body.to_string().as_bytes()).await;
+    assert_eq!((answer.status, &*answer.headers["x-request-id"]), (202, "request-7"), "{answer:?}");
+    let shown = server.get(&answer.headers["location"]).await.json();
+    assert_eq!(shown["correlation_id"], "order-7");
+    let headers = json!({ "card": "hunter2", "traceparent": parent, "tracestate": "a=1" });
+    assert_eq!(shown["headers"], headers);
+    server.ends().await;
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    assert!(!log.contains("hunter2"), "{log}");
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let about = lines.iter().filter(|line| line["span"]["request_id"] == "request-7");
+    let about: Vec<&Value> = about.collect();
+    let said: Vec<&Value> = about.iter().map(|line| &line["fields"]["message"]).collect();
+    assert_eq!(said, ["a message is committed", "answered"], "{log}");
+    assert!(about.iter().all(|line| line["span"]["correlation_id"] == "order-7"), "{log}");
+    assert_eq!(about[0]["fields"]["message_id"], shown["id"], "{log}");
 }
 
 async fn repeated_key_answers_the_first_message_and_another_body_is_refused(place: Place) {

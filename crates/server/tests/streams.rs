@@ -1,6 +1,10 @@
 //! Live streams over HTTP: what a page sees, and what it may see.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use posthaste_core::Message;
 use posthaste_server::{NoParts, Scope, ServerSettings};
@@ -16,22 +20,32 @@ use crate::support::{LIMIT, Place, Running, on_both_stores, settings, token};
 
 on_both_stores! {
     r36_stream_goes_on_where_a_client_was_when_the_server_was_restarted,
+    r36_events_that_are_committed_one_by_one_arrive_within_half_a_second,
     messages_come_with_all_that_they_carry,
     tickets_allow_what_they_were_asked_for_and_nothing_else,
     streams_of_a_caller_are_counted,
 }
 
 /// A client of a stream.
-struct Client {
+pub(crate) struct Client {
     stream: BufReader<TcpStream>,
     /// As a browser keeps it.
-    last: Option<String>,
+    pub(crate) last: Option<String>,
 }
 
 impl Client {
     /// Begins a stream, which must be granted.
-    async fn follow(server: &Running, query: &str, headers: &[(&str, &str)]) -> Self {
-        let mut stream = BufReader::new(server.connect().await);
+    pub(crate) async fn follow(server: &Running, query: &str, headers: &[(&str, &str)]) -> Self {
+        Self::follow_on(server.connect().await, query, headers).await
+    }
+
+    /// The same on a connection that is there.
+    pub(crate) async fn follow_on(
+        stream: TcpStream,
+        query: &str,
+        headers: &[(&str, &str)],
+    ) -> Self {
+        let mut stream = BufReader::new(stream);
         let mut head = format!("GET /api/v1/streams?{query} HTTP/1.1\r\nhost: localhost\r\n");
         for (name, value) in headers {
             head = format!("{head}{name}: {value}\r\n");
@@ -53,22 +67,21 @@ impl Client {
         Self { stream, last: None }
     }
 
-    /// A chunk of the answer; none when it ends.
-    async fn chunk(&mut self) -> Option<String> {
+    /// A whole chunk of the answer; none when it ends, or breaks off.
+    pub(crate) async fn chunk(&mut self) -> Option<String> {
         let mut size = String::new();
         let read = timeout(LIMIT, self.stream.read_line(&mut size)).await.expect("a chunk");
-        if read.unwrap_or(0) == 0 {
-            return None;
-        }
-        let size = usize::from_str_radix(size.trim_end(), 16).unwrap();
+        let size = read.ok().and_then(|_| size.strip_suffix("\r\n"))?;
+        let size = usize::from_str_radix(size, 16).unwrap();
         let mut chunk = vec![0; size + 2];
-        self.stream.read_exact(&mut chunk).await.unwrap();
+        let read = timeout(LIMIT, self.stream.read_exact(&mut chunk)).await;
+        read.expect("the whole chunk").ok()?;
         chunk.truncate(size);
         (size > 0).then(|| String::from_utf8(chunk).unwrap())
     }
 
     /// The next event; none when the stream ends.
-    async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             let chunk = self.chunk().await?;
             let (mut data, mut events) = (Vec::new(), Vec::new());
@@ -90,7 +103,7 @@ impl Client {
     }
 
     /// So many events.
-    async fn take(&mut self, count: usize) -> Vec<Value> {
+    pub(crate) async fn take(&mut self, count: usize) -> Vec<Value> {
         let mut events = Vec::new();
         while events.len() < count {
             events.push(self.next().await.expect("an event"));
@@ -99,7 +112,7 @@ impl Client {
     }
 }
 
-async fn write(
+pub(crate) async fn write(
     operations: &Arc<dyn Operations>,
     topic: &str,
     key: &str,
@@ -142,6 +155,22 @@ async fn r36_stream_goes_on_where_a_client_was_when_the_server_was_restarted(pla
     let elsewhere = "3/0192f7aabbcc7ddd8eeeffff00001111";
     let refused = server.get(&format!("/api/v1/streams?since={elsewhere}")).await;
     refused.is_problem(410, "stream-gone");
+}
+
+async fn r36_events_that_are_committed_one_by_one_arrive_within_half_a_second(place: Place) {
+    let (_, operations) = place.store().await;
+    let server = Running::start(&place).await;
+    let mut client = Client::follow(&server, "topic=run.*&key=r7", &[]).await;
+    let mut took = Vec::new();
+    for n in 0..50 {
+        write(&operations, "run.events", "r7", n..n + 1).await;
+        let committed = Instant::now();
+        assert_eq!(numbers(&client.take(1).await), [u64::from(n)]);
+        took.push(committed.elapsed());
+    }
+    took.sort_unstable();
+    assert!(took[25] < Duration::from_millis(500), "the median of {took:?}");
+    server.ends().await;
 }
 
 async fn messages_come_with_all_that_they_carry(place: Place) {
@@ -229,7 +258,7 @@ async fn streams_of_a_caller_are_counted(place: Place) {
     let (_, operations) = place.store().await;
     let freed = async {
         let mut n = 0;
-        while !has_room(&server).await {
+        while !has_room(&server, &[]).await {
             write(&operations, "a", "k", n..n + 1).await;
             n += 1;
         }
@@ -238,10 +267,14 @@ async fn streams_of_a_caller_are_counted(place: Place) {
     server.ends().await;
 }
 
-async fn has_room(server: &Running) -> bool {
+/// Whether a stream begins, which ends at once.
+pub(crate) async fn has_room(server: &Running, headers: &[(&str, &str)]) -> bool {
     let mut stream = server.connect().await;
-    let ask = "GET /api/v1/streams HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    stream.write_all(ask.as_bytes()).await.unwrap();
+    let mut ask = "GET /api/v1/streams HTTP/1.1\r\nhost: localhost\r\n".to_owned();
+    for (name, value) in headers {
+        ask = format!("{ask}{name}: {value}\r\n");
+    }
+    stream.write_all(format!("{ask}\r\n").as_bytes()).await.unwrap();
     let mut status = [0; 12];
     stream.read_exact(&mut status).await.unwrap();
     status.ends_with(b"200")

@@ -70,7 +70,7 @@ pub(crate) struct RewoundBody {
 /// and takes it up again at the new place. `dry_run` tells what that would be, and disturbs nobody. It stands in the
 /// audit trail under the token's name.
 #[utoipa::path(post, path = "/api/v1/subscriptions/{name}/rewind", tag = "subscriptions",
-    params(("name" = String, Path, description = "Its name")), request_body = Rewind,
+    params(("name" = String, Path, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "Its name")), request_body = Rewind,
     responses((status = 200, description = "What it does", body = RewoundBody),
         (status = 409, description = "`subscription-held`: a relay holds it and did not hand it over in time")))]
 pub(crate) async fn rewind(
@@ -180,7 +180,7 @@ pub(crate) struct Replay {
 /// background. What it has not published yet comes by itself. With `dry_run` it is answered at once how many they
 /// are. It stands in the audit trail under the token's name.
 #[utoipa::path(post, path = "/api/v1/subscriptions/{name}/replay", tag = "subscriptions",
-    params(("name" = String, Path, description = "Its name")), request_body = Replay,
+    params(("name" = String, Path, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "Its name")), request_body = Replay,
     responses((status = 202, description = "The operation", body = OperationBody),
         (status = 200, description = "What it would concern", body = operations::OperationPreview),
         (status = 429, description = "`too-many-operations`: wait until one is over")))]

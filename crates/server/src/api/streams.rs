@@ -29,8 +29,6 @@ use crate::{
 
 /// The id of the last event that a client has seen; a browser sends it when it comes again.
 pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// After so long without a word there is one, so that nobody on the way takes the connection for dead.
-const SILENCE_MAX: Duration = Duration::from_secs(20);
 const WORD: Bytes = Bytes::from_static(b":\n\n");
 
 /// What to follow.
@@ -79,11 +77,11 @@ pub(crate) async fn follow(
         return Err(Problem::new(Code::TooManyStreams, detail).retry_after(wait));
     };
     let follower = app.streams.follow(wish).await?;
+    let silence_max = app.settings.stream_silence_max;
     // What becomes of it later stands in the log under the request's id as well.
     let span = Span::current();
-    let frames =
-        stream::unfold((follower, entry), move |state| frame(state).instrument(span.clone()));
-    let body = Body::from_stream(frames);
+    let next = move |open| frame(open, silence_max).instrument(span.clone());
+    let body = Body::from_stream(stream::unfold((follower, entry), next));
     let event_stream = HeaderValue::from_static("text/event-stream");
     // Proxies that collect answers would hold events back.
     let unbuffered = (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
@@ -92,8 +90,11 @@ pub(crate) async fn follow(
 
 type Frame = Result<Bytes, std::convert::Infallible>;
 
-async fn frame((mut follower, entry): (Follower, Entry)) -> Option<(Frame, (Follower, Entry))> {
-    let frame = match timeout(SILENCE_MAX, follower.next()).await {
+async fn frame(
+    (mut follower, entry): (Follower, Entry),
+    silence_max: Duration,
+) -> Option<(Frame, (Follower, Entry))> {
+    let frame = match timeout(silence_max, follower.next()).await {
         Ok(frame) => frame?,
         Err(_elapsed) => WORD,
     };
@@ -138,6 +139,14 @@ fn check_key(key: Option<&str>) -> Result<(), Problem> {
         return Err(Problem::of(Code::BadParameter, "key", detail));
     }
     Ok(())
+}
+
+/// What is wrong with a parameter, as it is told of a field.
+fn of_body(problem: Problem) -> Problem {
+    match problem.code() {
+        Code::BadParameter => problem.with_code(Code::InvalidField),
+        _ => problem,
+    }
 }
 
 /// The topics that were asked for, if they are the caller's to see.
@@ -198,9 +207,19 @@ pub(crate) async fn ticket(
     OptionalJson(body): OptionalJson<TicketBody>,
 ) -> Result<Response, Problem> {
     let TicketBody { topic, key } = body;
-    topics(&principal, topic.as_deref())?;
-    check_key(key.as_deref())?;
+    topics(&principal, topic.as_deref()).map_err(of_body)?;
+    check_key(key.as_deref()).map_err(of_body)?;
+    let longer = if topic.as_ref().map(String::len) > key.as_ref().map(String::len) {
+        "topic"
+    } else {
+        "key"
+    };
     let ticket = app.tickets.make(&Ticket { principal, topic, key });
+    let ticket = ticket.ok_or_else(|| {
+        let detail =
+            "topic and key do not fit into an address: ask for fewer topics, or a shorter key";
+        Problem::of(Code::InvalidField, longer, detail)
+    })?;
     let expires_in = app.tickets.lifetime().as_secs();
     Ok(as_json(&TicketMade { ticket, expires_in }).into_response())
 }

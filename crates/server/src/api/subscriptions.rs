@@ -89,7 +89,7 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Result<Response, Proble
 ///
 /// With figures that may be some seconds old.
 #[utoipa::path(get, path = "/api/v1/subscriptions/{name}", tag = "subscriptions",
-    params(("name" = String, Path, description = "Its name")),
+    params(("name" = String, Path, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "Its name")),
     responses((status = 200, description = "The subscription", body = Subscription)))]
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
@@ -129,7 +129,7 @@ pub(crate) struct SubscriptionChanged {
 ///
 /// Its relay publishes nothing more within ten seconds, and keeps its lease. It stands in the audit trail under the token's name.
 #[utoipa::path(post, path = "/api/v1/subscriptions/{name}/pause", tag = "subscriptions",
-    params(("name" = String, Path, description = "Its name")), request_body = Option<SubscriptionChange>,
+    params(("name" = String, Path, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "Its name")), request_body = Option<SubscriptionChange>,
     responses((status = 200, description = "It is paused", body = SubscriptionChanged)))]
 pub(crate) async fn pause(
     State(app): State<Arc<App>>,
@@ -144,7 +144,7 @@ pub(crate) async fn pause(
 ///
 /// It goes on where it was. It stands in the audit trail under the token's name.
 #[utoipa::path(post, path = "/api/v1/subscriptions/{name}/resume", tag = "subscriptions",
-    params(("name" = String, Path, description = "Its name")), request_body = Option<SubscriptionChange>,
+    params(("name" = String, Path, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "Its name")), request_body = Option<SubscriptionChange>,
     responses((status = 200, description = "It goes on", body = SubscriptionChanged)))]
 pub(crate) async fn resume(
     State(app): State<Arc<App>>,

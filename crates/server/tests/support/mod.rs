@@ -1,6 +1,8 @@
 //! A server on a database of its own, and a client that sends bytes as they are told.
 
 pub(crate) mod dead;
+pub(crate) mod table;
+pub(crate) mod world;
 
 use std::{
     collections::BTreeMap, fmt::Write as _, net::SocketAddr, path::PathBuf, sync::Arc,

@@ -1,0 +1,65 @@
+//! What every route asks of its callers, written by hand: the server's own table has to say the same, so that nobody
+//! opens a route without a word here.
+
+use posthaste_server::{
+    Access::{self, Public, Scope as With, Ticket, Whole},
+    Scope::{Enqueue, Operate, View},
+};
+
+/// Of health and metrics, which tell of all topics.
+const FIGURES: Access = With(View);
+
+/// Method, path, and what it asks for.
+pub(crate) const ROUTES: [(&str, &str, Access); 51] = [
+    ("GET", "/livez", Public),
+    ("GET", "/readyz", Public),
+    ("GET", "/health", Public),
+    ("GET", "/health/deep", FIGURES),
+    ("GET", "/api/v1/health", FIGURES),
+    ("GET", "/api/health/outbox", FIGURES),
+    ("GET", "/metrics", FIGURES),
+    ("GET", "/api/v1/metrics", Whole(View)),
+    ("GET", "/api/v1/metrics/outbox", Whole(View)),
+    ("GET", "/api/v1/metrics/machines", Whole(View)),
+    ("GET", "/api/v1/metrics/fallbacks", Whole(View)),
+    ("GET", "/api/v1/metrics/jobs", Whole(View)),
+    ("GET", "/api/v1/metrics/health", FIGURES),
+    ("GET", "/api/v1/openapi.json", Public),
+    ("POST", "/api/v1/jobs", With(Enqueue)),
+    ("GET", "/api/v1/jobs", With(View)),
+    ("GET", "/api/v1/jobs/{id}", With(View)),
+    ("POST", "/api/v1/jobs/{id}/cancel", With(Operate)),
+    ("POST", "/api/v1/jobs/{id}/retry", With(Operate)),
+    ("POST", "/api/v1/messages", With(Enqueue)),
+    ("GET", "/api/v1/messages", With(View)),
+    ("GET", "/api/v1/messages/{id}", With(View)),
+    ("POST", "/api/v1/messages/{id}/cancel", With(Operate)),
+    ("GET", "/api/v1/streams", Ticket(View)),
+    ("POST", "/api/v1/streams/tickets", With(View)),
+    ("GET", "/api/v1/subscriptions", Whole(View)),
+    ("GET", "/api/v1/subscriptions/{name}", Whole(View)),
+    ("POST", "/api/v1/subscriptions/{name}/pause", Whole(Operate)),
+    ("POST", "/api/v1/subscriptions/{name}/resume", Whole(Operate)),
+    ("POST", "/api/v1/subscriptions/{name}/rewind", Whole(Operate)),
+    ("POST", "/api/v1/subscriptions/{name}/replay", Whole(Operate)),
+    ("GET", "/api/v1/dead-letters", Whole(View)),
+    ("GET", "/api/v1/dead-letters/groups", Whole(View)),
+    ("POST", "/api/v1/dead-letters/replay", Whole(Operate)),
+    ("POST", "/api/v1/dead-letters/discard", Whole(Operate)),
+    ("GET", "/api/v1/dead-letters/{subscription}/{id}", Whole(View)),
+    ("POST", "/api/v1/dead-letters/{subscription}/{id}/replay", Whole(Operate)),
+    ("POST", "/api/v1/dead-letters/{subscription}/{id}/discard", Whole(Operate)),
+    ("GET", "/api/v1/operations", Whole(View)),
+    ("GET", "/api/v1/operations/{id}", Whole(View)),
+    ("POST", "/api/v1/operations/{id}/cancel", Whole(Operate)),
+    ("GET", "/api/v1/audit", Whole(View)),
+    ("GET", "/api/v1/relays", Whole(View)),
+    ("GET", "/api/v1/workers", Whole(View)),
+    ("GET", "/api/v1/machines", Whole(View)),
+    ("GET", "/api/v1/machines/{name}", Whole(View)),
+    ("GET", "/api/v1/machines/{name}/entities", Whole(View)),
+    ("GET", "/api/v1/machines/{name}/entities/{id}", Whole(View)),
+    ("POST", "/api/v1/machines/{name}/entities/{id}/transition", Whole(Operate)),
+    ("GET", "/api/v1/contracts", Whole(View)),
+    ("GET", "/api/v1/contracts/{topic}", Whole(View)),
+];
