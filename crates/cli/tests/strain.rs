@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::{Read as _, Write as _},
     net::TcpStream,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
@@ -14,7 +13,10 @@ use posthaste_testkit::Postgres;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 
-use crate::harness::{Place, Running};
+use crate::{
+    harness::{Place, Running, call},
+    serve::serve,
+};
 
 const LIMIT: Duration = Duration::from_mins(2);
 const CLIENTS: usize = 8;
@@ -22,31 +24,8 @@ const CLIENTS: usize = 8;
 const ACCEPTED: usize = 400;
 const IDLE: u64 = 10_000;
 
-fn serve(place: &Place) -> (Running, String) {
-    let running = place.start(&["serve"]);
-    let log = running.log.until("the server listens");
-    let line: Value = serde_json::from_str(log.last().expect("it was read")).unwrap();
-    (running, line["address"].as_str().expect("an address").to_owned())
-}
-
-/// What the server answers, while there is one.
-fn ask(address: &str, head: &str, body: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(LIMIT)).ok()?;
-    let length = body.len();
-    let request = format!(
-        "{head} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
-         content-length: {length}\r\n\r\n{body}"
-    );
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
-}
-
 fn submit(address: &str) -> Option<String> {
-    let (status, body) = ask(address, "POST /api/v1/jobs", r#"{"topic":"mail","payload":1}"#)?;
+    let (status, body) = call(address, "POST /api/v1/jobs", r#"{"topic":"mail","payload":1}"#)?;
     assert_eq!(status, 202, "{body}");
     let accepted: Value = serde_json::from_str(&body).ok()?;
     Some(accepted["id"].as_str().expect("an id").to_owned())
@@ -88,7 +67,7 @@ fn killed_server_has_every_job_that_it_accepted(url: &str) {
     assert!(accepted.len() >= ACCEPTED, "{}", accepted.len());
     let (_running, address) = serve(&place);
     for id in accepted {
-        let found = ask(&address, &format!("GET /api/v1/jobs/{id}"), "");
+        let found = call(&address, &format!("GET /api/v1/jobs/{id}"), "");
         assert_eq!(found.map(|(status, _)| status), Some(200), "{id} was accepted");
     }
 }
@@ -126,7 +105,7 @@ fn thousands_of_silent_connections_cost_little_and_keep_nobody_out() {
     ));
     place.run(&["migrate"]).succeeds();
     let (running, address) = serve(&place);
-    assert_eq!(ask(&address, "GET /api/v1/jobs", "").map(|(status, _)| status), Some(200));
+    assert_eq!(call(&address, "GET /api/v1/jobs", "").map(|(status, _)| status), Some(200));
     let before = resident_mib(running.id());
     let silent: Vec<TcpStream> =
         (0..count).map(|_| TcpStream::connect(&address).expect("a connection")).collect();
