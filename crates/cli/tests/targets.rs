@@ -205,7 +205,9 @@ fn all_are_completed(lives: &Lives, ids: &[Uuid]) -> Outcomes {
         let last = executions.iter().position(|it| of(it) == "completed");
         assert_eq!(last, Some(executions.len() - 1), "{job}");
         assert_eq!(job["receipts"].as_array().unwrap().len(), 1, "{job}");
-        executions.iter().for_each(|it| *outcomes.entry(of(it)).or_default() += 1);
+        for it in executions {
+            *outcomes.entry(of(it)).or_default() += 1;
+        }
     }
     outcomes
 }
