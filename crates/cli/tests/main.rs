@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod alerts;
+mod certificates;
 mod commands;
 mod configuration;
 mod contracts;
@@ -26,6 +27,7 @@ mod secrets;
 mod serve;
 mod servers;
 mod strain;
+mod switches;
 mod targets;
 mod telemetry;
 mod traced;
