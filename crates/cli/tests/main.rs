@@ -26,6 +26,7 @@ mod room;
 mod secrets;
 mod serve;
 mod servers;
+mod specs;
 mod strain;
 mod switches;
 mod targets;

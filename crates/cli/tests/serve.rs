@@ -41,7 +41,7 @@ pub(crate) fn address_of(running: &Running) -> String {
 }
 
 /// The address in the line of a log that says this.
-fn address_in(log: &[String], text: &str) -> String {
+pub(crate) fn address_in(log: &[String], text: &str) -> String {
     let line = log.iter().find(|line| line.contains(text)).expect("it was read");
     let line: Value = serde_json::from_str(line).unwrap();
     line["address"].as_str().expect("an address").to_owned()
