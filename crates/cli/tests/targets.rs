@@ -194,8 +194,9 @@ fn all_are_completed(lives: &Lives, ids: &[Uuid]) -> Outcomes {
     let mut outcomes = Outcomes::new();
     for id in ids {
         let job = || lives.ask(&format!("GET /api/v1/jobs/{id}"), "").1;
-        eventually("the job to be completed", LIMIT, || job()["status"] == "completed");
+        eventually("the job to be over", LIMIT, || !job()["finished_at"].is_null());
         let job = job();
+        assert_eq!(job["status"], "completed", "{job}");
         let executions = job["executions"].as_array().unwrap();
         let time = |value: &Value| humantime::parse_rfc3339(value.as_str().unwrap()).unwrap();
         let (created, started) = (time(&job["created_at"]), time(&executions[0]["started_at"]));
