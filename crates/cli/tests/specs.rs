@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 
 use crate::{
     harness::{Place, Running},
+    replays::waits_for_a_lock,
     serve::{address_in, ask, ends, serve},
 };
 
@@ -137,16 +138,16 @@ fn r26_submission_is_held_to_contracts_that_could_not_be_read_at_the_start() {
     ends(running);
 }
 
-#[test]
-fn r31_job_is_held_to_contracts_that_could_not_be_read_at_the_start() {
-    let (postgres, redis) = (Postgres::start(), Redis::shared());
+/// A job that breaks its contract, in the queue of a worker: it was on its way before there was one.
+fn queued(url: &str) -> (Place, String) {
+    let redis = Redis::shared();
     let list = format!(
         "kind = \"redis-list\"\nurl = \"{}\"\nlist = \"{}jobs\"\n",
         redis.url(),
         redis.prefix()
     );
     let place = place(
-        &postgres.url("postgres"),
+        url,
         &format!(
             "{SERVER}{SELDOM}[workers.post.handlers.run]\ntopics = [\"{TOPIC}\"]\ncommand = [\"./handler.sh\"]\n\
              [workers.post.source]\n{list}[subscriptions.jobs.sink]\n{list}format = \"envelope\"\n"
@@ -154,24 +155,54 @@ fn r31_job_is_held_to_contracts_that_could_not_be_read_at_the_start() {
     );
     let path = place.write("handler.sh", "#!/bin/sh\n: > ran\n");
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    // On its way before there was a contract.
     let broken = changed("/constraints/min_regions", json!(0)).to_string();
     let arguments = ["jobs", "submit", TOPIC, "--json-payload", &broken];
     let arguments = [&arguments[..], &["--header", "posthaste-contract=1"]].concat();
     let job = place.run(&arguments).succeeds().objects().remove(0);
     place.run(&["relay", "--once"]).succeeds();
     push(&place);
-    postgres.stop();
-    let (running, address) = serve_without_contracts(&place);
-    postgres.restart();
-    let shown = || {
-        let path = format!("/api/v1/jobs/{}", job["id"].as_str().unwrap());
-        ask(&address, "GET", &path, "", "").1
-    };
-    eventually("the job to be over", LIMIT, || !shown()["finished_at"].is_null());
-    let job = shown();
-    assert_eq!(job["status"], "dead", "{job}");
+    (place, job["id"].as_str().unwrap().to_owned())
+}
+
+fn show(place: &Place, id: &str) -> Value {
+    place.run(&["jobs", "show", id]).succeeds().objects().remove(0)
+}
+
+/// It is refused at the worker, and not run.
+fn is_refused(place: &Place, id: &str) {
+    let is_over = || !show(place, id)["finished_at"].is_null();
+    eventually("the job to be over", LIMIT, is_over);
+    let job = show(place, id);
+    assert_eq!(job["state"], "dead", "{job}");
     assert!(job["reason"].as_str().unwrap().contains("/constraints/min_regions"), "{job}");
     assert!(!place.path().join("ran").exists());
+}
+
+#[test]
+fn r31_job_is_held_to_contracts_that_could_not_be_read_at_the_start() {
+    let postgres = Postgres::start();
+    let (place, id) = queued(&postgres.url("postgres"));
+    postgres.stop();
+    let (running, _) = serve_without_contracts(&place);
+    postgres.restart();
+    is_refused(&place, &id);
     ends(running);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r31_worker_begins_nothing_before_it_has_read_the_contracts() {
+    let database = Postgres::shared().database().await;
+    let (place, id) = queued(database.url());
+    let (holder, client) = (database.connect().await, database.connect().await);
+    let lock = "begin; lock table posthaste.contract in access exclusive mode";
+    holder.batch_execute(lock).await.unwrap();
+    let worker = place.start(&["worker"]);
+    waits_for_a_lock(&client).await;
+    // Far longer than a worker needs to take it.
+    for _ in 0..20 {
+        assert_eq!(show(&place, &id)["state"], "queued");
+    }
+    holder.batch_execute("commit").await.unwrap();
+    is_refused(&place, &id);
+    ends(worker);
 }
