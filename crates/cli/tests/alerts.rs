@@ -9,10 +9,13 @@ use std::{
     time::Duration,
 };
 
-use posthaste_testkit::{Redis, eventually};
+use posthaste_testkit::{Postgres, Redis, eventually};
 use serde_json::{Value, json};
 
-use crate::harness::Place;
+use crate::{
+    harness::{Place, Running, call},
+    serve::serve,
+};
 
 const LIMIT: Duration = Duration::from_mins(1);
 /// As it stands in the URL of the webhook.
@@ -152,6 +155,99 @@ fn database_that_is_away_is_told_of_by_the_process_itself() {
     assert_eq!(webhook.counts(), BTreeMap::from([("raised database -".to_owned(), 1)]));
     let post = webhook.posts.lock().unwrap()[0].clone();
     assert_eq!((&post["subject"], &post["since"]), (&json!(null), &json!(null)), "{post}");
+}
+
+#[test]
+fn r47_dead_letters_are_told_once_and_so_is_their_end() {
+    let (redis, webhook) = (Redis::shared(), Webhook::start(0));
+    // A message that names no stream is rejected.
+    let subscription = |name: &str| {
+        format!(
+            "[subscriptions.{name}]\ntopics = [\"{name}\"]\n\
+             failure = {{ policy = \"dead-letter\", attempts = 1 }}\n\
+             [subscriptions.{name}.sink]\nkind = \"redis-stream\"\nurl = \"{}\"\n\
+             stream = \"{}{{header:tenant}}\"\n",
+            redis.url(),
+            redis.prefix()
+        )
+    };
+    let place = Place::with(&format!(
+        "[database]\nurl = \"sqlite:log.db\"\n{}[server]\nlisten = \"127.0.0.1:0\"\n{}{}",
+        alerts(&webhook),
+        subscription("mail"),
+        subscription("post")
+    ));
+    place.run(&["migrate"]).succeeds();
+    let running = [place.start(&["serve"]), place.start(&["relay"])];
+    let is_told = |what: &str| webhook.counts().contains_key(what);
+    // Another dead letter is no news, and the next subscription's shows that somebody has looked at it.
+    for (topic, told) in [("mail", "mail"), ("mail", "mail"), ("post", "post")] {
+        place.run(&["enqueue", topic, "--json-payload", "1"]).succeeds();
+        let told = format!("raised dead_letters {told}");
+        eventually("dead letters to be told of", LIMIT, || is_told(&told));
+    }
+    place.run(&["dead-letters", "discard", "--all"]).succeeds();
+    let over = ["recovered dead_letters mail", "recovered dead_letters post"];
+    eventually("their end to be told", LIMIT, || over.iter().all(|what| is_told(what)));
+    end(running);
+    let told = webhook.counts().into_iter().filter(|(what, _)| what.contains(" dead_letters "));
+    let expected = ["raised dead_letters mail", "raised dead_letters post"];
+    let expected = expected.iter().chain(&over).map(|what| ((*what).to_owned(), 1));
+    assert_eq!(told.collect::<BTreeMap<_, _>>(), expected.collect());
+    let posts = webhook.posts.lock().unwrap().clone();
+    let text = posts[0]["text"].as_str().unwrap();
+    assert!(text.contains("mail has 1 dead letters"), "{text}");
+}
+
+fn end(running: impl IntoIterator<Item = Running>) {
+    for mut running in running {
+        running.signal("TERM");
+        let (code, log) = running.ends();
+        assert_eq!(code, Some(0), "{log:?}");
+    }
+}
+
+/// A process tells of what only it sees: that it is so, once, and then that it is over.
+fn is_told_once(webhook: &Webhook, what: &str, break_it: impl FnOnce(), mend_it: impl FnOnce()) {
+    break_it();
+    let (raised, recovered) = (format!("raised {what}"), format!("recovered {what}"));
+    eventually("it to be told", LIMIT, || webhook.counts().contains_key(&raised));
+    mend_it();
+    eventually("its end to be told", LIMIT, || webhook.counts().contains_key(&recovered));
+    assert_eq!(webhook.counts(), BTreeMap::from([(raised, 1), (recovered, 1)]));
+}
+
+#[test]
+fn r47_database_that_was_away_is_told_of_and_so_is_its_return() {
+    let (postgres, webhook) = (Postgres::start(), Webhook::start(0));
+    let place = Place::with(&format!(
+        "[database]\nurl = \"{}\"\n{}[server]\nlisten = \"127.0.0.1:0\"\n",
+        postgres.url("postgres"),
+        alerts(&webhook)
+    ));
+    place.run(&["migrate"]).succeeds();
+    let running = place.start(&["serve"]);
+    running.log.until("nothing runs beside the server");
+    is_told_once(&webhook, "database -", || postgres.stop(), || postgres.restart());
+    end([running]);
+}
+
+#[test]
+fn r47_worker_that_is_not_at_work_is_told_of_and_so_is_its_return() {
+    let (redis, webhook) = (Redis::start(), Webhook::start(0));
+    let place = Place::with(&format!(
+        "[database]\nurl = \"sqlite:log.db\"\n{}[server]\nlisten = \"127.0.0.1:0\"\n\
+         [workers.post.handlers.mail]\ntopics = [\"mail\"]\ncommand = [\"true\"]\n\
+         [workers.post.source]\nkind = \"redis-list\"\nurl = \"{}\"\nlist = \"mail\"\n",
+        alerts(&webhook),
+        redis.url()
+    ));
+    place.run(&["migrate"]).succeeds();
+    let (running, address) = serve(&place);
+    let is_ready = || call(&address, "GET /readyz", "").is_some_and(|(status, _)| status == 200);
+    eventually("the worker to be at work", LIMIT, is_ready);
+    is_told_once(&webhook, "worker post", || redis.stop(), || redis.restart());
+    end([running]);
 }
 
 #[test]

@@ -15,6 +15,8 @@ use serde_json::Value;
 
 /// Longest wait for anything that must happen; far above what it takes.
 const LIMIT: Duration = Duration::from_secs(30);
+/// Longest wait for an answer of a server under load.
+const CALL_LIMIT: Duration = Duration::from_mins(2);
 
 /// A working directory.
 pub(crate) struct Place {
@@ -251,4 +253,21 @@ pub(crate) fn get(address: &str, path: &str) -> Option<(u16, String)> {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     Some((status.unwrap_or_else(|| panic!("{head:?}")), body.to_owned()))
+}
+
+/// What a server answers to the request that begins with `head`, such as `GET /livez`: status and body; `None` where it
+/// is not there, or ends before it has answered.
+pub(crate) fn call(address: &str, head: &str, body: &str) -> Option<(u16, String)> {
+    let mut stream = std::net::TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(CALL_LIMIT)).ok()?;
+    let length = body.len();
+    let request = format!(
+        "{head} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod alerts;
+mod certificates;
 mod commands;
 mod configuration;
 mod contracts;
@@ -25,8 +26,12 @@ mod room;
 mod secrets;
 mod serve;
 mod servers;
+mod specs;
 mod strain;
+mod switches;
+mod targets;
 mod telemetry;
 mod traced;
 mod traces;
+mod waiting;
 mod workers;

@@ -102,10 +102,10 @@ async fn interrupted_replay_says_where_it_goes_on() {
     assert_eq!(copies(&client).await, MESSAGES as i64);
 }
 
-async fn waits_for_a_lock(client: &Client) {
+pub(crate) async fn waits_for_a_lock(client: &Client) {
     let waiting = "select count(*) from pg_stat_activity where application_name = 'posthaste' \
                    and datname = current_database() and wait_event_type = 'Lock'";
-    eventually_async("a replay that waits for the lock", LIMIT, async || {
+    eventually_async("somebody who waits for the lock", LIMIT, async || {
         client.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0
     })
     .await;

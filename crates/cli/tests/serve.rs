@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use posthaste_testkit::{Tls, eventually};
+use posthaste_testkit::eventually;
 use serde_json::{Value, json};
 
-use crate::harness::{Lines, Place, Running};
+use crate::harness::{Lines, Place, Running, deserted_port};
 
 const LIMIT: Duration = Duration::from_mins(1);
 const SERVER: &str = "[server]\nlisten = \"127.0.0.1:0\"\n";
@@ -30,10 +30,21 @@ fn place(settings: &str) -> Place {
 /// Starts it, and answers where it listens.
 pub(crate) fn serve(place: &Place) -> (Running, String) {
     let running = place.start(&["serve"]);
-    let log = running.log.until("the server listens");
-    let line: Value = serde_json::from_str(log.last().expect("it was read")).unwrap();
-    let address = line["address"].as_str().expect("an address").to_owned();
+    let address = address_of(&running);
     (running, address)
+}
+
+/// Where a server that has been started listens.
+pub(crate) fn address_of(running: &Running) -> String {
+    let log = running.log.until("the server listens");
+    address_in(&log, "the server listens")
+}
+
+/// The address in the line of a log that says this.
+pub(crate) fn address_in(log: &[String], text: &str) -> String {
+    let line = log.iter().find(|line| line.contains(text)).expect("it was read");
+    let line: Value = serde_json::from_str(line).unwrap();
+    line["address"].as_str().expect("an address").to_owned()
 }
 
 pub(crate) fn ask(address: &str, method: &str, path: &str, more: &str, body: &str) -> (u16, Value) {
@@ -136,22 +147,6 @@ fn subscription_is_rewound_while_the_relay_beside_the_server_holds_it() {
 }
 
 #[test]
-fn r17_parts_that_are_switched_off_do_not_run() {
-    let place = place(&format!("{SERVER}relay = false\nworkers = false\n{WORKER}"));
-    let (running, address) = serve(&place);
-    let id = submit(&address, "mail");
-    let (status, deep) = get(&address, "/health/deep");
-    assert_eq!(
-        (status, &deep["parts"]["relay"], &deep["parts"]["workers"]),
-        (200, &json!(null), &json!([]))
-    );
-    let list = get(&address, "/api/v1/subscriptions").1;
-    assert_eq!(list["subscriptions"], json!([]), "nobody has created them");
-    assert_eq!(get(&address, &format!("/api/v1/jobs/{id}")).1["status"], "created");
-    ends(running);
-}
-
-#[test]
 fn server_alone_needs_no_subscription_and_no_worker() {
     let place = place(SERVER);
     let (running, address) = serve(&place);
@@ -193,19 +188,50 @@ fn token_is_made_shown_once_and_asked_for() {
     place.run(&["tokens", "new", "shop", "--scopes", "root"]).fails(2);
 }
 
+const LISTENER: &str = "metrics and health are served";
+
 #[test]
 fn metrics_are_where_the_telemetry_listens_if_it_does() {
     let place = place(&format!("{SERVER}[telemetry]\nlisten = \"127.0.0.1:0\"\n"));
     let running = place.start(&["serve"]);
     let log = running.log.until("the server listens");
-    let address = |what: &str| -> String {
-        let line = log.iter().find(|line| line.contains(what)).expect("it was read");
-        let line: Value = serde_json::from_str(line).unwrap();
-        line["address"].as_str().unwrap().to_owned()
-    };
-    let (status, problem) = get(&address("the server listens"), "/metrics");
+    let (status, problem) = get(&address_in(&log, "the server listens"), "/metrics");
     assert_eq!((status, &problem["code"]), (404, &json!("no-route")));
-    assert_eq!(get(&address("metrics and health are served"), "/metrics").0, 200);
+    assert_eq!(get(&address_in(&log, LISTENER), "/metrics").0, 200);
+    ends(running);
+}
+
+#[test]
+fn health_is_told_where_the_telemetry_listens_and_by_the_server() {
+    let place = place(&format!("{SERVER}{WORKER}[telemetry]\nlisten = \"127.0.0.1:0\"\n"));
+    let running = place.start(&["serve"]);
+    let log = running.log.until("the server listens");
+    for address in [address_in(&log, LISTENER), address_in(&log, "the server listens")] {
+        assert_eq!(get(&address, "/livez").0, 200);
+        eventually("all parts to be ready", LIMIT, || get(&address, "/readyz").0 == 200);
+        assert_eq!(get(&address, "/readyz").1["ready"], true);
+    }
+    let parts = get(&address_in(&log, LISTENER), "/readyz").1;
+    assert_eq!(parts["relay"]["ready"], true, "{parts}");
+    assert_eq!(parts["workers"][0]["worker"], "post", "{parts}");
+    assert_eq!(get(&address_in(&log, LISTENER), "/api/v1/jobs").0, 404, "it is no server");
+    ends(running);
+}
+
+#[test]
+fn process_without_its_database_is_alive_and_not_ready() {
+    let place = Place::with(&format!(
+        "[database]\nurl = \"postgres://nobody@127.0.0.1:{}/none\"\n{SERVER}{WORKER}\
+         [telemetry]\nlisten = \"127.0.0.1:0\"\n",
+        deserted_port()
+    ));
+    let running = place.start(&["serve"]);
+    let log = running.log.until("the server listens");
+    for address in [address_in(&log, LISTENER), address_in(&log, "the server listens")] {
+        let (status, ready) = get(&address, "/readyz");
+        assert_eq!((status, &ready["ready"]), (503, &json!(false)), "{ready}");
+        assert_eq!(get(&address, "/livez").0, 200);
+    }
     ends(running);
 }
 
@@ -232,22 +258,4 @@ fn log_lines_of_a_request_have_its_id_and_nothing_of_what_it_carries() {
     for text in ["4111", "0815", "hidden-token", "my-key"] {
         assert!(!log.iter().any(|line| line.contains(text)), "{text}: {log:?}");
     }
-}
-
-#[test]
-fn certificates_are_read_again_at_sighup_and_kept_if_they_cannot_be() {
-    let tls = Tls::generate();
-    let place = place(&format!(
-        "{SERVER}[server.tls]\ncertificate = \"certificate.pem\"\nkey = \"key.pem\"\n"
-    ));
-    place.write("certificate.pem", tls.certificate_pem());
-    place.write("key.pem", tls.key_pem());
-    let (running, _) = serve(&place);
-    running.signal("HUP");
-    running.log.until("certificates were read again");
-    place.write("key.pem", "no key");
-    running.signal("HUP");
-    let log = running.log.until("certificates stay as they are");
-    assert!(log.last().is_some_and(|line| line.contains("server.tls.key")), "{log:?}");
-    ends(running);
 }

@@ -21,6 +21,7 @@ use crate::{
 pub struct Library {
     mark: ContractsMark,
     known: watch::Sender<Arc<Contracts>>,
+    are_read: watch::Sender<bool>,
 }
 
 impl Library {
@@ -29,17 +30,22 @@ impl Library {
         self.known.subscribe()
     }
 
+    /// Whether they were ever read: before that, none of them is known, and nothing can be held to them.
+    pub fn are_read(&self) -> watch::Receiver<bool> {
+        self.are_read.subscribe()
+    }
+
     /// Reads what was pushed or removed. One that does not compile here is named in the log and
     /// counts as unknown: messages that name it wait.
     ///
     /// # Errors
     /// The database did not answer: what was read last holds.
     pub async fn look(&mut self, store: &dyn Store) -> Result<(), StoreError> {
-        let Some(ContractSet { mark, contracts }) = store.contracts(&self.mark).await? else {
-            return Ok(());
-        };
-        self.known.send_replace(Arc::new(compile(contracts).await));
-        self.mark = mark;
+        if let Some(ContractSet { mark, contracts }) = store.contracts(&self.mark).await? {
+            self.known.send_replace(Arc::new(compile(contracts).await));
+            self.mark = mark;
+        }
+        self.are_read.send_replace(true);
         Ok(())
     }
 

@@ -7,14 +7,15 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use posthaste_core::{Message, NewJob, contract::Contracts};
+use posthaste_core::{Message, NewJob};
 use posthaste_store::{Jobs, Operations};
 use posthaste_traces::Tracer;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use crate::{
-    batches::Batches, outlook::Outlook, parts::Parts, runner::Runner, settings::ServerSettings,
-    streams::Streams, telemetry::Telemetry, tickets::Tickets, tokens::Tokens,
+    batches::Batches, contracts::KnownContracts, outlook::Outlook, parts::Parts, runner::Runner,
+    settings::ServerSettings, streams::Streams, telemetry::Telemetry, tickets::Tickets,
+    tokens::Tokens,
 };
 
 /// What all requests share. Nothing of it changes but through its own members.
@@ -29,8 +30,8 @@ pub(crate) struct App {
     pub(crate) messages: Batches<Message>,
     /// Room for bodies that are being read, in the units of [`batches`](crate::batches::room).
     pub(crate) bodies: Arc<Semaphore>,
-    /// What payloads must look like, as whoever made the server keeps it up to date.
-    pub(crate) contracts: watch::Receiver<Arc<Contracts>>,
+    /// What payloads must look like.
+    pub(crate) contracts: KnownContracts,
     pub(crate) parts: Arc<dyn Parts>,
     /// The log, live; read by a task beside the listener.
     pub(crate) streams: Streams,

@@ -13,6 +13,7 @@ mod app;
 mod batches;
 mod clock;
 mod context;
+mod contracts;
 mod error;
 mod extract;
 mod guard;

@@ -18,6 +18,7 @@ use tokio::{
 use crate::{
     app::App,
     batches::{Batches, room},
+    contracts::KnownContracts,
     error::ServerError,
     listen::{self, Serving},
     outlook::Outlook,
@@ -41,7 +42,7 @@ pub struct Server {
     settings: ServerSettings,
     jobs: Arc<dyn Jobs>,
     operations: Arc<dyn Operations>,
-    contracts: watch::Receiver<Arc<Contracts>>,
+    contracts: KnownContracts,
     parts: Arc<dyn Parts>,
     telemetry: Telemetry,
     tracer: Option<Tracer>,
@@ -71,12 +72,11 @@ impl Server {
         if let Some(refusal) = settings.refusal() {
             return Err(ServerError::settings(refusal, None));
         }
-        let (_, contracts) = watch::channel(Arc::default());
         Ok(Self {
             settings,
             jobs,
             operations,
-            contracts,
+            contracts: KnownContracts::default(),
             parts: Arc::new(NoParts),
             telemetry: Telemetry::default(),
             tracer: None,
@@ -85,8 +85,16 @@ impl Server {
 
     /// Holds payloads to these contracts, as they are at the time.
     #[must_use]
-    pub fn with_contracts(self, contracts: watch::Receiver<Arc<Contracts>>) -> Self {
-        Self { contracts, ..self }
+    pub fn with_contracts(mut self, contracts: watch::Receiver<Arc<Contracts>>) -> Self {
+        self.contracts.known = contracts;
+        self
+    }
+
+    /// Accepts nothing before they were read, once.
+    #[must_use]
+    pub fn once_contracts_are_read(mut self, are_read: watch::Receiver<bool>) -> Self {
+        self.contracts.are_read = are_read;
+        self
     }
 
     /// Tells of the parts that run beside it.

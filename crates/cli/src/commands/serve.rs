@@ -11,7 +11,7 @@ use posthaste_server::{Bound, Server, ServerSettings, Telemetry};
 use posthaste_store::{Jobs, Operations, Store};
 use posthaste_traces::Tracer;
 use posthaste_worker::Worker;
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     alerts::Alerts,
@@ -38,6 +38,7 @@ pub(crate) struct ServeArgs {}
 struct Beside {
     workers: Vec<Worker>,
     relay: Option<Relay>,
+    contracts_are_read: watch::Receiver<bool>,
 }
 
 /// Runs everything until told to stop.
@@ -47,9 +48,10 @@ pub(crate) async fn run(_: &ServeArgs, config: &Config) -> Result {
     let jobs: Arc<dyn Jobs> = Arc::clone(&database) as _;
     let operations: Arc<dyn Operations> = Arc::clone(&database) as _;
     let library = ContractLibrary::default();
-    let known = library.known();
+    let (known, contracts_are_read) = (library.known(), library.are_read());
     let (tracer, traces) = traces::start(&config.telemetry.traces)?;
-    let beside = beside(config, &store, &jobs, &known, tracer.as_ref())?;
+    let (workers, relay) = beside(config, &store, &jobs, &known, tracer.as_ref())?;
+    let beside = Beside { workers, relay, contracts_are_read: contracts_are_read.clone() };
     let telemetry = Telemetry::default();
     let told = Process::of(config, &beside.workers, beside.relay.as_ref(), tracer.clone());
     let told = Arc::new(told.with_server(telemetry.clone()));
@@ -58,6 +60,7 @@ pub(crate) async fn run(_: &ServeArgs, config: &Config) -> Result {
     let settings = ServerSettings { connections_max, ..config.server.clone() };
     let server = Server::new(settings, jobs, operations).map_err(failure)?;
     let server = server.with_contracts(known).with_parts(Arc::clone(&told) as _);
+    let server = server.once_contracts_are_read(contracts_are_read);
     let mut server = server.with_telemetry(telemetry);
     if let Some(tracer) = tracer {
         server = server.traced(tracer);
@@ -78,11 +81,7 @@ pub(crate) async fn run(_: &ServeArgs, config: &Config) -> Result {
     if let Some(alerts) = alerts {
         background.spawn(alerts.run());
     }
-    background.spawn(workers::refresh(
-        library,
-        Arc::clone(&store),
-        config.relay.contracts_interval,
-    ));
+    background.spawn(workers::refresh(library, Arc::clone(&store), config.relay.clone()));
     let ran = together(bound, beside, config, &*store, &stop).await;
     background.shutdown().await;
     traces::end(traces).await;
@@ -101,7 +100,7 @@ fn beside(
     jobs: &Arc<dyn Jobs>,
     known: &workers::Known,
     tracer: Option<&Tracer>,
-) -> Result<Beside> {
+) -> Result<(Vec<Worker>, Option<Relay>)> {
     let mut built = Built::default();
     if config.server.workers && !config.workers.is_empty() {
         built = workers::build(config, &[], jobs, known, tracer)?;
@@ -112,11 +111,11 @@ fn beside(
     }
     let Built { workers, subscriptions } = built;
     if subscriptions.is_empty() {
-        return Ok(Beside { workers, relay: None });
+        return Ok((workers, None));
     }
     let relay =
         Relay::new(Arc::clone(store), config.relay.clone(), subscriptions, Context::default());
-    Ok(Beside { workers, relay: Some(parts::traced(relay, tracer)) })
+    Ok((workers, Some(parts::traced(relay, tracer))))
 }
 
 /// Runs the server until the stop, and the others until the server has ended. What ends by itself ends all.
@@ -155,8 +154,11 @@ async fn together(
 }
 
 async fn work(beside: Beside, config: &Config, store: &dyn Store, stop: &Stop) -> Result {
-    let Beside { workers, relay } = beside;
+    let Beside { workers, relay, contracts_are_read } = beside;
     if !run::wait_for(store, config.relay.retry.into(), stop).await? {
+        return Ok(());
+    }
+    if !workers.is_empty() && !workers::may_begin(contracts_are_read, stop).await {
         return Ok(());
     }
     if workers.is_empty() && relay.is_none() {

@@ -56,8 +56,13 @@ pub(crate) async fn run(args: &WorkerArgs, config: &Config) -> Result {
     let names = workers::names(&workers);
     tracing::info!(database = store.describe(), workers = names, "workers start");
     let mut background = JoinSet::new();
-    background.spawn(workers::refresh(library, store, config.relay.contracts_interval));
-    let ran = parts::run(workers, relay, &stop).await;
+    let are_read = library.are_read();
+    background.spawn(workers::refresh(library, store, config.relay.clone()));
+    let ran = if workers::may_begin(are_read, &stop).await {
+        parts::run(workers, relay, &stop).await
+    } else {
+        Ok(())
+    };
     background.shutdown().await;
     traces::end(traces).await;
     if let Some(listener) = listener {

@@ -1,10 +1,12 @@
 //! From the configuration to workers, and to the subscriptions that feed those without a queue.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
 use posthaste::{Outbox, contract::Contracts};
-use posthaste_core::TopicFilter;
-use posthaste_relay::{ContractLibrary, ContractSettings, FailureSettings, Subscription};
+use posthaste_core::{Backoff, TopicFilter};
+use posthaste_relay::{
+    ContractLibrary, ContractSettings, FailureSettings, RelaySettings, Subscription,
+};
 use posthaste_store::{Jobs, Start, Store, SubscriptionSpec};
 use posthaste_traces::Tracer;
 use posthaste_worker::{
@@ -16,6 +18,7 @@ use crate::{
     config::{self, Config, HandlerTable, WorkerTable},
     failure::{Failure, Result},
     handover::Handover,
+    signals::Stop,
 };
 
 /// Contracts as they were read last.
@@ -150,21 +153,37 @@ fn output_max(settings: &HandlerTable) -> usize {
     usize::try_from(settings.output_max.unwrap_or(1 << 20)).unwrap_or(usize::MAX)
 }
 
-/// Reads the contracts now and then; while that fails, what was read last holds.
+/// Reads the contracts now and then; while that fails, what was read last holds, and it is tried again sooner.
 pub(crate) async fn refresh(
     mut library: ContractLibrary,
     store: Arc<dyn Store>,
-    interval: Duration,
+    settings: RelaySettings,
 ) {
-    let mut is_away = false;
+    let (backoff, interval): (Backoff, _) = (settings.retry.into(), settings.contracts_interval);
+    let mut failures = 0;
     loop {
-        match library.look(&*store).await {
-            Ok(()) => is_away = false,
-            Err(error) if !std::mem::replace(&mut is_away, true) => {
-                tracing::warn!("contracts stay as they are: {}", posthaste_core::describe(&error));
+        let pause = match library.look(&*store).await {
+            Ok(()) => {
+                failures = 0;
+                interval
             }
-            Err(_) => {}
-        }
-        tokio::time::sleep(interval).await;
+            Err(error) => {
+                failures += 1;
+                if failures == 1 {
+                    let error = posthaste_core::describe(&error);
+                    tracing::warn!("contracts stay as they are: {error}");
+                }
+                backoff.delay(failures, rand::random()).min(interval)
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Waits until the contracts were read, before which no worker may begin. `false` when a stop was asked for first.
+pub(crate) async fn may_begin(mut are_read: watch::Receiver<bool>, stop: &Stop) -> bool {
+    tokio::select! {
+        read = are_read.wait_for(|are_read| *are_read) => read.is_ok(),
+        () = stop.requested() => false,
     }
 }

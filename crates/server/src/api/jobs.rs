@@ -77,7 +77,7 @@ pub(crate) async fn submit(
     let lane = submission.lane();
     let Submission { job, proposed, is_named } = submission;
     correlate(job.message());
-    check_contract(&app, job.message())?;
+    check_contract(&app, job.message()).await?;
     let first = if job.message().due().is_some() { JobState::Scheduled } else { JobState::Created };
     let id = app.batches.submit(job, lane).await?;
     let is_known = is_named || proposed.is_some_and(|proposed| proposed != id);
@@ -109,10 +109,14 @@ fn repeated(
     Ok(job.job.state)
 }
 
-pub(super) fn check_contract(app: &App, message: &Message) -> Result<(), Problem> {
+pub(super) async fn check_contract(app: &App, message: &Message) -> Result<(), Problem> {
     let version = message.header_pairs().iter().find(|(name, _)| name == CONTRACT_HEADER);
     let version = version.map(|(_, version)| version.as_str());
-    let contracts = Arc::clone(&app.contracts.borrow());
+    let Some(contracts) = app.contracts.now().await else {
+        let detail = "the contracts have yet to be read from the database: try again";
+        let wait = std::time::Duration::from_secs(1);
+        return Err(Problem::new(Code::DatabaseAway, detail).retry_after(wait));
+    };
     let checked = contracts.check(message.topic(), version, message.payload());
     let broken = |breach| Problem::of(Code::ContractBroken, "payload", format!("{breach}"));
     checked.map(drop).map_err(broken)

@@ -73,7 +73,7 @@ pub(crate) async fn submit(
     };
     let enqueue = value.enqueue(mark.as_ref(), trace(&headers))?;
     correlate(&enqueue.message);
-    check_contract(&app, &enqueue.message)?;
+    check_contract(&app, &enqueue.message).await?;
     let id = app.messages.submit(enqueue.message.clone(), enqueue.lane()).await?;
     if enqueue.is_reused(id) {
         return Err(Problem::key_reused());
