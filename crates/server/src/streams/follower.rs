@@ -30,18 +30,9 @@ enum Way {
     /// On its way, at a place.
     Behind(Place),
     /// Inside a window, at a place in it.
-    Within(Rest),
+    Within(Arc<Window>, Place),
     /// At the end of the log.
     There(Seat),
-}
-
-/// A window that is being read.
-#[derive(Clone)]
-struct Rest {
-    window: Arc<Window>,
-    /// Where this reader began with it.
-    start: Place,
-    place: Place,
 }
 
 impl fmt::Debug for Follower {
@@ -59,7 +50,9 @@ impl Follower {
             From::Beginning => Place::beginning(),
             From::Since(time) => {
                 let tick = hub.store.tick_before(time).await.map_err(StreamError::Store)?;
-                Place::at(tick)
+                let place = Place::at(tick);
+                has_all(&hub, &place).await?;
+                place
             }
             From::Behind(place) => {
                 check(&hub, &place).await?;
@@ -85,7 +78,7 @@ impl Follower {
             }
             let step = match &mut self.way {
                 Way::There(seat) => return seat.next().await,
-                Way::Within(rest) => Step::Read(rest.clone()),
+                Way::Within(window, place) => Step::Read(Arc::clone(window), *place),
                 Way::Behind(place) => {
                     let place = *place;
                     match self.turn(place) {
@@ -150,7 +143,7 @@ enum Step {
     /// Until the others are as far.
     Wait(Place),
     /// Read a page of a window.
-    Read(Rest),
+    Read(Arc<Window>, Place),
 }
 
 type Went = Result<(Way, VecDeque<Bytes>), StoreError>;
@@ -158,14 +151,14 @@ type Went = Result<(Way, VecDeque<Bytes>), StoreError>;
 async fn go(hub: &Hub, wish: &Wish, step: Step) -> Went {
     let none = VecDeque::new();
     match step {
-        Step::Read(rest) => read(hub, wish, rest).await,
+        Step::Read(window, place) => read(hub, wish, window, place).await,
         Step::Wait(place) => {
             newest(hub, |tick| tick.n >= place.base.n).await;
             Ok((Way::Behind(place), none))
         }
         Step::To(place, head) => {
             let way = match hub.store.window(place.base, Some(head)).await? {
-                Some(window) => Way::Within(Rest { window, start: place, place }),
+                Some(window) => Way::Within(window, place),
                 None => Way::Behind(place.finished(head)),
             };
             Ok((way, none))
@@ -174,29 +167,28 @@ async fn go(hub: &Hub, wish: &Wish, step: Step) -> Went {
 }
 
 /// Reads a page of a window.
-async fn read(hub: &Hub, wish: &Wish, rest: Rest) -> Went {
-    let Rest { window, start, place } = rest;
+async fn read(hub: &Hub, wish: &Wish, window: Arc<Window>, place: Place) -> Went {
     let head = window.head.at;
     let after = place.within.map_or(0, |within| within.position);
     // The semaphore is never closed.
     let turn = hub.readers.acquire().await;
     let page = hub.read(&window, after, &wish.topics, wish.key.as_deref()).await?;
+    // Whoever asks for the oldest message begins at whatever that is.
+    let begins_anywhere = wish.from == From::Beginning && place == Place::beginning();
+    if !begins_anywhere {
+        hub.confirm_whole(&place).await?;
+    }
+    drop(turn);
     let Some(page) = page else {
-        // Whoever began at the oldest message has begun at whatever that was.
-        let is_from_beginning = start.base == TickRef::BEGINNING;
-        if !is_from_beginning && let Some(gone) = hub.store.gone(&start).await? {
-            return Err(StoreError::new(StoreErrorKind::Rewound, format!("read a stream: {gone}")));
-        }
         return Ok((Way::Behind(place.finished(head)), VecDeque::new()));
     };
-    drop(turn);
     let frame = |message: MessageRef<'_>| {
         let behind = place.moved_to(head, message.position, None);
         frame::event(&behind, &message, wish.with_payloads)
     };
     let frames = page.iter().map(frame).collect();
     let place = place.moved_to(head, page.through(), None);
-    Ok((Way::Within(Rest { window, start, place }), frames))
+    Ok((Way::Within(window, place), frames))
 }
 
 /// Waits until the hub has come to such a tick.
@@ -215,6 +207,11 @@ async fn check(hub: &Hub, place: &Place) -> Result<(), StreamError> {
         }
         Err(error) => return Err(StreamError::Store(error)),
     }
+    has_all(hub, place).await
+}
+
+/// Checks that the log has all that follows a place.
+async fn has_all(hub: &Hub, place: &Place) -> Result<(), StreamError> {
     match hub.store.gone(place).await {
         Ok(None) => Ok(()),
         Ok(Some(gone)) => Err(StreamError::Gone(gone)),

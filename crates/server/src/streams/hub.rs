@@ -209,11 +209,12 @@ impl Hub {
                 }
                 Err(error) => {
                     failures += 1;
-                    if failures == 1 {
+                    let is_lost = error.kind() == StoreErrorKind::Rewound;
+                    if failures == 1 || is_lost {
                         tracing::warn!("streams wait: {}", describe(&error));
                     }
-                    if error.kind() == StoreErrorKind::Rewound {
-                        // Where they were is not in this log: they hear of that when they come again.
+                    if is_lost {
+                        // What follows where they were is not in this log: they hear of that when they come again.
                         self.announce(None);
                         self.cut_all();
                         handing = None;
@@ -269,18 +270,41 @@ impl Hub {
 
     async fn hand_out(&self, handing: &mut Handing) -> Result<(), StoreError> {
         let Handing { window, clients, topics, after } = handing;
-        if clients.is_empty() || window.is_empty() {
+        if clients.is_empty() {
             return Ok(());
         }
-        while !is_finished(window, *after)
-            && let Some(page) = self.read(window, *after, topics, None).await?
-        {
+        loop {
+            let page = self.read(window, *after, topics, None).await?;
+            let place = Place::at(window.base.at);
+            let is_begun = *after > 0;
+            let place = if is_begun { place.moved_to(window.head.at, *after, None) } else { place };
+            self.confirm_whole(&place).await?;
+            let Some(page) = page else { return Ok(()) };
             for message in page.iter() {
                 self.hand(clients, window, &message);
             }
             *after = page.through();
+            if is_finished(window, *after) {
+                return Ok(());
+            }
         }
-        Ok(())
+    }
+
+    /// Checks that the log had all that follows a place when it was read: retention may overtake whoever is slow, was
+    /// stopped or was cut off from the database, and what is emptied reads like what never was. To be asked after a page
+    /// is read and before any of it is handed on. No clock tells when that is needless: this machine's may have stood
+    /// still, and a log above its size is emptied at once.
+    ///
+    /// # Errors
+    /// `Rewound`, with what is gone.
+    pub(super) async fn confirm_whole(&self, place: &Place) -> Result<(), StoreError> {
+        match self.store.gone(place).await? {
+            None => Ok(()),
+            Some(gone) => {
+                let doing = format!("read a stream: {gone}");
+                Err(StoreError::new(StoreErrorKind::Rewound, doing))
+            }
+        }
     }
 
     fn hand(&self, clients: &[Arc<Client>], window: &Window, message: &MessageRef<'_>) {
