@@ -46,23 +46,25 @@ impl Follower {
     pub(super) async fn begin(hub: Arc<Hub>, wish: Wish) -> Result<Self, StreamError> {
         let guest = hub.welcome();
         let place = match wish.from {
-            From::Now => Place::at(newest(&hub, |_| true).await),
-            From::Beginning => Place::beginning(),
+            From::Now => now(&hub).await?,
+            // It has no place to remember: when its client comes again, the oldest message may be another.
+            From::Beginning => None,
             From::Since(time) => {
                 let tick = hub.store.tick_before(time).await.map_err(StreamError::Store)?;
                 let place = Place::at(tick);
                 has_all(&hub, &place).await?;
-                place
+                Some(place)
             }
             From::Behind(place) => {
                 check(&hub, &place).await?;
-                place
+                Some(place)
             }
         };
         let ended = hub.ended();
         // A client that never sees an event comes again from here.
-        let ready = VecDeque::from([frame::greeting(), frame::mark(&place)]);
-        let way = Way::Behind(place);
+        let mark = place.map(|place| frame::mark(&place));
+        let ready = [frame::greeting()].into_iter().chain(mark).collect();
+        let way = Way::Behind(place.unwrap_or(Place::beginning()));
         Ok(Self { hub, wish, way, ahead: None, ready, ended, _guest: guest })
     }
 
@@ -197,6 +199,21 @@ async fn newest(hub: &Hub, is_meant: impl Fn(TickRef) -> bool) -> TickRef {
     let tick = ticks.wait_for(|tick| tick.is_some_and(&is_meant)).await;
     // The hub has the sender, and we have the hub.
     tick.ok().and_then(|tick| *tick).unwrap_or(TickRef::BEGINNING)
+}
+
+/// The end of the log; none where the server ends first: the stream ends then as all others do, and its client comes
+/// again, which it would not after a refusal.
+async fn now(hub: &Hub) -> Result<Option<Place>, StreamError> {
+    let (mut ended, mut failed) = (hub.ended(), hub.failed());
+    tokio::select! {
+        biased;
+        tick = newest(hub, |_| true) => Ok(Some(Place::at(tick))),
+        _ = ended.wait_for(|ended| *ended) => Ok(None),
+        Ok(kind) = failed.wait_for(Option::is_some) => {
+            let kind = kind.unwrap_or(StoreErrorKind::Unavailable);
+            Err(StreamError::Store(StoreError::new(kind, "read the end of the log")))
+        }
+    }
 }
 
 async fn check(hub: &Hub, place: &Place) -> Result<(), StreamError> {

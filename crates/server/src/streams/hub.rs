@@ -42,6 +42,8 @@ pub(super) struct Hub {
     state: Mutex<State>,
     /// As [`State::tick`], for those who wait for it.
     tick: watch::Sender<Option<TickRef>>,
+    /// Why the log could not be read, since it could not. None while nobody follows.
+    failed: watch::Sender<Option<StoreErrorKind>>,
     /// How many follow, or are about to.
     guests: watch::Sender<usize>,
     ended: watch::Sender<bool>,
@@ -130,6 +132,7 @@ impl Hub {
             meter,
             state: Mutex::default(),
             tick: watch::channel(None).0,
+            failed: watch::channel(None).0,
             guests: watch::channel(0).0,
             ended: watch::channel(false).0,
         }
@@ -155,6 +158,11 @@ impl Hub {
         self.tick.subscribe()
     }
 
+    /// Why the log cannot be read, for who waits for a tick.
+    pub(super) fn failed(&self) -> watch::Receiver<Option<StoreErrorKind>> {
+        self.failed.subscribe()
+    }
+
     /// Hands everything on that comes behind the place where the others are. Who is near it has a seat before it is there:
     /// the others do not wait, and who only ever read up to them would never come up with them.
     pub(super) fn join(self: &Arc<Self>, at: TickRef, wish: &Wish) -> Joined {
@@ -172,12 +180,14 @@ impl Hub {
 
     fn seat(self: &Arc<Self>, state: &mut State, wish: &Wish) -> Seat {
         let (sender, frames) = mpsc::channel(self.settings.events_max);
+        // Under the lock under which all are cut after the end: nobody would cut those who come later.
+        let frames_in = (!*self.ended.borrow()).then_some(sender);
         let waiting = Arc::new(AtomicUsize::new(0));
         let client = Client {
             topics: wish.topics.clone(),
             key: wish.key.clone(),
             with_payloads: wish.with_payloads,
-            frames: Mutex::new(Some(sender)),
+            frames: Mutex::new(frames_in),
             waiting: Arc::clone(&waiting),
         };
         state.number += 1;
@@ -194,6 +204,7 @@ impl Hub {
         loop {
             if *guests.borrow_and_update() == 0 {
                 self.announce(None);
+                self.failed.send_replace(None);
                 handing = None;
                 // It has the sender itself.
                 let _ = guests.wait_for(|guests| *guests > 0).await;
@@ -201,6 +212,7 @@ impl Hub {
             let pause = match self.look(ticker.as_mut(), &mut handing).await {
                 Ok(is_busy) => {
                     failures = 0;
+                    self.failed.send_if_modified(|failed| failed.take().is_some());
                     if marked.elapsed() >= self.settings.mark {
                         marked = Instant::now();
                         self.mark();
@@ -218,6 +230,10 @@ impl Hub {
                         self.announce(None);
                         self.cut_all();
                         handing = None;
+                    }
+                    // After a gap the next look is as good as any.
+                    if !is_lost || failures > 1 {
+                        self.failed.send_replace(Some(error.kind()));
                     }
                     BACKOFF.delay(failures, rand::random())
                 }

@@ -190,6 +190,7 @@ on_both_stores! {
     r36_client_that_retention_overtakes_is_told_so,
     r36_client_of_the_beginning_that_retention_overtakes_is_told_so,
     time_whose_messages_are_swept_is_refused,
+    streams_that_begin_at_the_end_of_a_server_end_with_it,
 }
 
 async fn r36_clients_that_come_and_go_see_every_message_once_and_in_order(log: Log) {
@@ -424,9 +425,58 @@ async fn time_whose_messages_are_swept_is_refused(log: Log) {
     }
     sleep(Duration::from_millis(10)).await;
     let late = From::Since(clock::now());
-    for from in [late, From::Beginning] {
-        running.streams.follow(wish(None, from)).await.unwrap();
+    running.streams.follow(wish(None, late)).await.unwrap();
+    // Who has seen nothing of the beginning begins there again, wherever it is by then.
+    let mut begun = running.streams.follow(wish(None, From::Beginning)).await.unwrap();
+    log.write("b", 0..1).await;
+    memory.last = None;
+    for _ in 0..2 {
+        assert_eq!(memory.last, None);
+        memory.take(&timeout(LIMIT, begun.next()).await.unwrap().unwrap());
     }
+    assert!(memory.last.is_some(), "an event");
+}
+
+async fn streams_that_begin_at_the_end_of_a_server_end_with_it(log: Log) {
+    // Nobody reads, so nobody is told where now is.
+    let streams = Streams::new(Arc::clone(&log.store), StreamSettings::default(), Arc::default());
+    let of_task = streams.clone();
+    let begins = tokio::spawn(async move { of_task.follow(wish(None, From::Now)).await });
+    let running = start(&log, StreamSettings::default());
+    let mut early = running.streams.follow(wish(None, From::Now)).await.unwrap();
+    for streams in [&streams, &running.streams] {
+        streams.end();
+    }
+    let mut waited = timeout(LIMIT, begins).await.expect("it begins").unwrap().unwrap();
+    let Joined::Here(mut seat) = join_at_the_end(&running.streams).await else {
+        panic!("it is where the others are")
+    };
+    assert_eq!(timeout(LIMIT, seat.next()).await.expect("a seat that is cut"), None);
+    for follower in [&mut waited, &mut early] {
+        let frames = async { while follower.next().await.is_some() {} };
+        timeout(LIMIT, frames).await.expect("it ends");
+    }
+}
+
+async fn join_at_the_end(streams: &Streams) -> Joined {
+    let mut tick = streams.hub.tick();
+    let tick = *timeout(LIMIT, tick.wait_for(Option::is_some)).await.unwrap().unwrap();
+    streams.hub.join(tick.unwrap(), &wish(None, From::Now))
+}
+
+#[tokio::test]
+async fn stream_of_a_database_that_is_away_is_refused_at_once() {
+    let options = PostgresOptions::default();
+    let store = PostgresStore::connect("postgres://nobody@127.0.0.1:1/none", &options).unwrap();
+    let streams = Streams::new(Arc::new(store), StreamSettings::default(), Arc::default());
+    let task = run(&streams);
+    for _ in 0..2 {
+        let begins = timeout(LIMIT, streams.follow(wish(None, From::Now)));
+        let refused = begins.await.expect("an answer").unwrap_err();
+        let StreamError::Store(error) = refused else { panic!("{refused:?}") };
+        assert!(error.kind().is_transient(), "{error:?}");
+    }
+    task.abort();
 }
 
 /// Transactions that commit late, in every order, and a database that goes away in between.
