@@ -140,17 +140,19 @@ fn parse(text: &str) -> Option<Place> {
     let mut words = text.split(' ');
     let base = parse_tick(words.next()?)?;
     let Some(head) = words.next() else { return Some(Place::at(base)) };
-    let (head, position) = (parse_tick(head)?, words.next()?.parse().ok()?);
+    let (head, position): (_, Position) = (parse_tick(head)?, words.next()?.parse().ok()?);
     let message = match words.next()? {
         "-" => None,
         id => Some(id.parse().ok()?),
     };
-    words.next().is_none().then(|| Place::at(base).moved_to(head, position, message))
+    let is_whole = words.next().is_none() && position >= 0;
+    is_whole.then(|| Place::at(base).moved_to(head, position, message))
 }
 
 fn parse_tick(text: &str) -> Option<TickRef> {
     let (n, id) = text.split_once('/')?;
-    Some(TickRef { n: n.parse().ok()?, id: id.parse().ok()? })
+    let n = n.parse().ok().filter(|n| *n >= 0)?;
+    Some(TickRef { n, id: id.parse().ok()? })
 }
 
 #[cfg(test)]
@@ -178,7 +180,10 @@ mod tests {
     fn text_that_is_no_place_is_refused() {
         let written = Place::at(tick(3)).moved_to(tick(9), 1_200, None).to_string();
         let cut = &written[..written.len() - 2];
-        for text in ["", "3", "3/x", cut, &format!("{written} more")] {
+        let forged = written.replace(" 1200 ", " -1200 ");
+        for text in
+            ["", "3", "3/x", cut, &format!("{written} more"), &format!("-{written}"), &forged]
+        {
             assert_eq!(text.parse::<Place>(), Err(InvalidPlace(text.to_owned())));
         }
     }

@@ -78,7 +78,12 @@ pub(crate) async fn serve(
     connections.shutdown().await;
 }
 
-async fn connect(stream: TcpStream, peer: IpAddr, serving: Serving, ended: watch::Receiver<bool>) {
+async fn connect(
+    stream: TcpStream,
+    peer: IpAddr,
+    serving: Serving,
+    mut ended: watch::Receiver<bool>,
+) {
     // Answers are written whole: waiting for more of them helps nobody.
     let _ = stream.set_nodelay(true);
     let stream = TimedIo::new(stream, serving.settings.write_timeout);
@@ -86,7 +91,12 @@ async fn connect(stream: TcpStream, peer: IpAddr, serving: Serving, ended: watch
         return converse(stream, peer, serving, ended).await;
     };
     let accept = TlsAcceptor::from(certificates.current()).accept(stream);
-    match timeout(serving.settings.headers_timeout, accept).await {
+    let accepted = tokio::select! {
+        // Nobody has asked for anything yet.
+        _ = ended.wait_for(|ended| *ended) => return,
+        accepted = timeout(serving.settings.headers_timeout, accept) => accepted,
+    };
+    match accepted {
         Ok(Ok(stream)) => converse(stream, peer, serving, ended).await,
         Ok(Err(error)) => tracing::debug!("begin TLS with a client: {error}"),
         Err(_elapsed) => tracing::debug!("begin TLS with a client: it is too slow"),

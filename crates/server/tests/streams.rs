@@ -152,6 +152,10 @@ async fn r36_stream_goes_on_where_a_client_was_when_the_server_was_restarted(pla
     assert_eq!(refused.is_problem(400, "bad-parameter")["field"], "since");
     let refused = server.get("/api/v1/streams?key=a%00b").await;
     assert_eq!(refused.is_problem(400, "bad-parameter")["field"], "key");
+    for forged in ["-40000/0192f7aabbcc7ddd8eeeffff00001111", "9/0~-3/0~1~-"] {
+        let refused = server.get(&format!("/api/v1/streams?since={forged}")).await;
+        assert_eq!(refused.is_problem(400, "bad-parameter")["field"], "since");
+    }
     let elsewhere = "3/0192f7aabbcc7ddd8eeeffff00001111";
     let refused = server.get(&format!("/api/v1/streams?since={elsewhere}")).await;
     refused.is_problem(410, "stream-gone");

@@ -112,6 +112,21 @@ async fn clients_need_a_certificate_where_that_is_asked() {
 }
 
 #[tokio::test]
+async fn connection_that_says_nothing_does_not_delay_the_end() {
+    let place = Place::sqlite().await;
+    let tls = Tls::generate();
+    let files = Files::of(&tls);
+    let long = std::time::Duration::from_mins(10);
+    let settings =
+        ServerSettings { headers_timeout: long, drain_timeout: long, ..files.settings(None) };
+    let server = Running::with(&place, settings, Arc::new(posthaste_server::NoParts)).await;
+    let _silent = server.connect().await;
+    // It was accepted before this one.
+    assert!(is_ok(&livez(&server, &tls, None).await));
+    server.ends().await;
+}
+
+#[tokio::test]
 async fn file_that_cannot_be_used_is_named() {
     let place = Place::sqlite().await;
     let files = Files::of(&Tls::generate());

@@ -442,7 +442,7 @@ async fn changed(
     if count == 0 {
         return Err(no_dead_letter());
     }
-    app.outlook.forget().await;
+    app.outlook.forget();
     Ok(as_json(&DeadLetterChanged { subscription, id, outcome, dry_run }).into_response())
 }
 

@@ -202,7 +202,7 @@ pub(crate) async fn api_health(State(app): State<Arc<App>>) -> Response {
     responses((status = 200, description = "Yes", body = OutboxHealth), (status = 503, description = "No", body = OutboxHealth)))]
 pub(crate) async fn outbox(State(app): State<Arc<App>>) -> Response {
     let limit = app.settings.health_timeout;
-    let status = app.outlook.status(&*app.operations, limit).await.ok();
+    let status = app.outlook.status(&app.operations, limit).await.ok();
     let health = OutboxHealth::of(app.parts.relay().as_ref(), status.as_deref());
     told(health.alive, &health)
 }
@@ -240,7 +240,7 @@ async fn look(app: &App) -> (bool, DeepHealth) {
     let database = DatabaseHealth::of(app).await;
     // A database that does not answer is not asked twice.
     let status = if database.ok {
-        app.outlook.status(&*app.operations, app.settings.health_timeout).await.ok()
+        app.outlook.status(&app.operations, app.settings.health_timeout).await.ok()
     } else {
         None
     };

@@ -231,7 +231,7 @@ pub(crate) async fn all(
     Parameters(limits): Parameters<Limits>,
 ) -> Result<Response, Problem> {
     let age = limits.age()?;
-    let status = app.outlook.status(&*app.operations, app.settings.health_timeout).await.ok();
+    let status = app.outlook.status(&app.operations, app.settings.health_timeout).await.ok();
     let (counted, workers) = (app.telemetry.meter().census.last(), app.parts.workers());
     let all = AllMetrics {
         outbox: status.as_deref().map(|status| OutboxMetrics::of(&app, status)),
@@ -250,7 +250,7 @@ pub(crate) async fn all(
     responses((status = 200, description = "The figures", body = OutboxMetrics)))]
 pub(crate) async fn outbox(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     let limit = app.settings.health_timeout;
-    let status = app.outlook.status(&*app.operations, limit).await?;
+    let status = app.outlook.status(&app.operations, limit).await?;
     Ok(as_json(&OutboxMetrics::of(&app, &status)).into_response())
 }
 
@@ -294,7 +294,7 @@ pub(crate) async fn health(
     Parameters(limits): Parameters<Limits>,
 ) -> Result<Response, Problem> {
     let age = limits.age()?;
-    let status = app.outlook.status(&*app.operations, app.settings.health_timeout).await.ok();
+    let status = app.outlook.status(&app.operations, app.settings.health_timeout).await.ok();
     let check = HealthCheck::of(&app, status.as_deref(), age).await;
     Ok(told(check.healthy, &check))
 }

@@ -91,7 +91,7 @@ pub(crate) async fn rewind(
     };
     let holder = if dry_run { holder(&app, &name).await? } else { None };
     if !dry_run {
-        app.outlook.forget().await;
+        app.outlook.forget();
     }
     let body = RewoundBody {
         name,

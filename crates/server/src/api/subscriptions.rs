@@ -80,7 +80,7 @@ impl Subscription {
 #[utoipa::path(get, path = "/api/v1/subscriptions", tag = "subscriptions",
     responses((status = 200, description = "All of them", body = Subscriptions)))]
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Result<Response, Problem> {
-    let status = app.outlook.status(&*app.operations, app.settings.request_timeout).await?;
+    let status = app.outlook.status(&app.operations, app.settings.request_timeout).await?;
     let subscriptions = status.subscriptions.iter().map(Subscription::of).collect();
     Ok(as_json(&Subscriptions { subscriptions }).into_response())
 }
@@ -99,7 +99,7 @@ pub(crate) async fn get(
 }
 
 pub(crate) async fn find(app: &App, name: &str) -> Result<Subscription, Problem> {
-    let status = app.outlook.status(&*app.operations, app.settings.request_timeout).await?;
+    let status = app.outlook.status(&app.operations, app.settings.request_timeout).await?;
     let found = status.subscriptions.iter().find(|found| found.name == name);
     found.map(Subscription::of).ok_or_else(|| {
         Problem::new(Code::NoSubscription, "/api/v1/subscriptions lists those that there are")
@@ -166,7 +166,7 @@ async fn set_paused(
     let actor = principal.name.to_string();
     let request = Request { actor, is_dry_run: dry_run, is_forced: false };
     app.operations.pause(&name, paused, &request).await?;
-    app.outlook.forget().await;
+    app.outlook.forget();
     let outcome = if paused { "paused" } else { "resumed" };
     Ok(as_json(&SubscriptionChanged { name, outcome, dry_run }).into_response())
 }

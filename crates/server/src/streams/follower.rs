@@ -30,18 +30,9 @@ enum Way {
     /// On its way, at a place.
     Behind(Place),
     /// Inside a window, at a place in it.
-    Within(Rest),
+    Within(Arc<Window>, Place),
     /// At the end of the log.
     There(Seat),
-}
-
-/// A window that is being read.
-#[derive(Clone)]
-struct Rest {
-    window: Arc<Window>,
-    /// Where this reader began with it.
-    start: Place,
-    place: Place,
 }
 
 impl fmt::Debug for Follower {
@@ -55,21 +46,25 @@ impl Follower {
     pub(super) async fn begin(hub: Arc<Hub>, wish: Wish) -> Result<Self, StreamError> {
         let guest = hub.welcome();
         let place = match wish.from {
-            From::Now => Place::at(newest(&hub, |_| true).await),
-            From::Beginning => Place::beginning(),
+            From::Now => now(&hub).await?,
+            // It has no place to remember: when its client comes again, the oldest message may be another.
+            From::Beginning => None,
             From::Since(time) => {
                 let tick = hub.store.tick_before(time).await.map_err(StreamError::Store)?;
-                Place::at(tick)
+                let place = Place::at(tick);
+                has_all(&hub, &place).await?;
+                Some(place)
             }
             From::Behind(place) => {
                 check(&hub, &place).await?;
-                place
+                Some(place)
             }
         };
         let ended = hub.ended();
         // A client that never sees an event comes again from here.
-        let ready = VecDeque::from([frame::greeting(), frame::mark(&place)]);
-        let way = Way::Behind(place);
+        let mark = place.map(|place| frame::mark(&place));
+        let ready = [frame::greeting()].into_iter().chain(mark).collect();
+        let way = Way::Behind(place.unwrap_or(Place::beginning()));
         Ok(Self { hub, wish, way, ahead: None, ready, ended, _guest: guest })
     }
 
@@ -85,7 +80,7 @@ impl Follower {
             }
             let step = match &mut self.way {
                 Way::There(seat) => return seat.next().await,
-                Way::Within(rest) => Step::Read(rest.clone()),
+                Way::Within(window, place) => Step::Read(Arc::clone(window), *place),
                 Way::Behind(place) => {
                     let place = *place;
                     match self.turn(place) {
@@ -150,7 +145,7 @@ enum Step {
     /// Until the others are as far.
     Wait(Place),
     /// Read a page of a window.
-    Read(Rest),
+    Read(Arc<Window>, Place),
 }
 
 type Went = Result<(Way, VecDeque<Bytes>), StoreError>;
@@ -158,14 +153,14 @@ type Went = Result<(Way, VecDeque<Bytes>), StoreError>;
 async fn go(hub: &Hub, wish: &Wish, step: Step) -> Went {
     let none = VecDeque::new();
     match step {
-        Step::Read(rest) => read(hub, wish, rest).await,
+        Step::Read(window, place) => read(hub, wish, window, place).await,
         Step::Wait(place) => {
             newest(hub, |tick| tick.n >= place.base.n).await;
             Ok((Way::Behind(place), none))
         }
         Step::To(place, head) => {
             let way = match hub.store.window(place.base, Some(head)).await? {
-                Some(window) => Way::Within(Rest { window, start: place, place }),
+                Some(window) => Way::Within(window, place),
                 None => Way::Behind(place.finished(head)),
             };
             Ok((way, none))
@@ -174,29 +169,28 @@ async fn go(hub: &Hub, wish: &Wish, step: Step) -> Went {
 }
 
 /// Reads a page of a window.
-async fn read(hub: &Hub, wish: &Wish, rest: Rest) -> Went {
-    let Rest { window, start, place } = rest;
+async fn read(hub: &Hub, wish: &Wish, window: Arc<Window>, place: Place) -> Went {
     let head = window.head.at;
     let after = place.within.map_or(0, |within| within.position);
     // The semaphore is never closed.
     let turn = hub.readers.acquire().await;
     let page = hub.read(&window, after, &wish.topics, wish.key.as_deref()).await?;
+    // Whoever asks for the oldest message begins at whatever that is.
+    let begins_anywhere = wish.from == From::Beginning && place == Place::beginning();
+    if !begins_anywhere {
+        hub.confirm_whole(&place).await?;
+    }
+    drop(turn);
     let Some(page) = page else {
-        // Whoever began at the oldest message has begun at whatever that was.
-        let is_from_beginning = start.base == TickRef::BEGINNING;
-        if !is_from_beginning && let Some(gone) = hub.store.gone(&start).await? {
-            return Err(StoreError::new(StoreErrorKind::Rewound, format!("read a stream: {gone}")));
-        }
         return Ok((Way::Behind(place.finished(head)), VecDeque::new()));
     };
-    drop(turn);
     let frame = |message: MessageRef<'_>| {
         let behind = place.moved_to(head, message.position, None);
         frame::event(&behind, &message, wish.with_payloads)
     };
     let frames = page.iter().map(frame).collect();
     let place = place.moved_to(head, page.through(), None);
-    Ok((Way::Within(Rest { window, start, place }), frames))
+    Ok((Way::Within(window, place), frames))
 }
 
 /// Waits until the hub has come to such a tick.
@@ -207,6 +201,21 @@ async fn newest(hub: &Hub, is_meant: impl Fn(TickRef) -> bool) -> TickRef {
     tick.ok().and_then(|tick| *tick).unwrap_or(TickRef::BEGINNING)
 }
 
+/// The end of the log; none where the server ends first: the stream ends then as all others do, and its client comes
+/// again, which it would not after a refusal.
+async fn now(hub: &Hub) -> Result<Option<Place>, StreamError> {
+    let (mut ended, mut failed) = (hub.ended(), hub.failed());
+    tokio::select! {
+        biased;
+        tick = newest(hub, |_| true) => Ok(Some(Place::at(tick))),
+        _ = ended.wait_for(|ended| *ended) => Ok(None),
+        Ok(kind) = failed.wait_for(Option::is_some) => {
+            let kind = kind.unwrap_or(StoreErrorKind::Unavailable);
+            Err(StreamError::Store(StoreError::new(kind, "read the end of the log")))
+        }
+    }
+}
+
 async fn check(hub: &Hub, place: &Place) -> Result<(), StreamError> {
     match hub.store.confirm_mark(place).await {
         Ok(()) => {}
@@ -215,6 +224,11 @@ async fn check(hub: &Hub, place: &Place) -> Result<(), StreamError> {
         }
         Err(error) => return Err(StreamError::Store(error)),
     }
+    has_all(hub, place).await
+}
+
+/// Checks that the log has all that follows a place.
+async fn has_all(hub: &Hub, place: &Place) -> Result<(), StreamError> {
     match hub.store.gone(place).await {
         Ok(None) => Ok(()),
         Ok(Some(gone)) => Err(StreamError::Gone(gone)),

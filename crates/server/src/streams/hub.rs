@@ -42,6 +42,8 @@ pub(super) struct Hub {
     state: Mutex<State>,
     /// As [`State::tick`], for those who wait for it.
     tick: watch::Sender<Option<TickRef>>,
+    /// Why the log could not be read, since it could not. None while nobody follows.
+    failed: watch::Sender<Option<StoreErrorKind>>,
     /// How many follow, or are about to.
     guests: watch::Sender<usize>,
     ended: watch::Sender<bool>,
@@ -130,6 +132,7 @@ impl Hub {
             meter,
             state: Mutex::default(),
             tick: watch::channel(None).0,
+            failed: watch::channel(None).0,
             guests: watch::channel(0).0,
             ended: watch::channel(false).0,
         }
@@ -155,6 +158,11 @@ impl Hub {
         self.tick.subscribe()
     }
 
+    /// Why the log cannot be read, for who waits for a tick.
+    pub(super) fn failed(&self) -> watch::Receiver<Option<StoreErrorKind>> {
+        self.failed.subscribe()
+    }
+
     /// Hands everything on that comes behind the place where the others are. Who is near it has a seat before it is there:
     /// the others do not wait, and who only ever read up to them would never come up with them.
     pub(super) fn join(self: &Arc<Self>, at: TickRef, wish: &Wish) -> Joined {
@@ -172,12 +180,14 @@ impl Hub {
 
     fn seat(self: &Arc<Self>, state: &mut State, wish: &Wish) -> Seat {
         let (sender, frames) = mpsc::channel(self.settings.events_max);
+        // Under the lock under which all are cut after the end: nobody would cut those who come later.
+        let frames_in = (!*self.ended.borrow()).then_some(sender);
         let waiting = Arc::new(AtomicUsize::new(0));
         let client = Client {
             topics: wish.topics.clone(),
             key: wish.key.clone(),
             with_payloads: wish.with_payloads,
-            frames: Mutex::new(Some(sender)),
+            frames: Mutex::new(frames_in),
             waiting: Arc::clone(&waiting),
         };
         state.number += 1;
@@ -194,6 +204,7 @@ impl Hub {
         loop {
             if *guests.borrow_and_update() == 0 {
                 self.announce(None);
+                self.failed.send_replace(None);
                 handing = None;
                 // It has the sender itself.
                 let _ = guests.wait_for(|guests| *guests > 0).await;
@@ -201,6 +212,7 @@ impl Hub {
             let pause = match self.look(ticker.as_mut(), &mut handing).await {
                 Ok(is_busy) => {
                     failures = 0;
+                    self.failed.send_if_modified(|failed| failed.take().is_some());
                     if marked.elapsed() >= self.settings.mark {
                         marked = Instant::now();
                         self.mark();
@@ -209,14 +221,19 @@ impl Hub {
                 }
                 Err(error) => {
                     failures += 1;
-                    if failures == 1 {
+                    let is_lost = error.kind() == StoreErrorKind::Rewound;
+                    if failures == 1 || is_lost {
                         tracing::warn!("streams wait: {}", describe(&error));
                     }
-                    if error.kind() == StoreErrorKind::Rewound {
-                        // Where they were is not in this log: they hear of that when they come again.
+                    if is_lost {
+                        // What follows where they were is not in this log: they hear of that when they come again.
                         self.announce(None);
                         self.cut_all();
                         handing = None;
+                    }
+                    // After a gap the next look is as good as any.
+                    if !is_lost || failures > 1 {
+                        self.failed.send_replace(Some(error.kind()));
                     }
                     BACKOFF.delay(failures, rand::random())
                 }
@@ -269,18 +286,41 @@ impl Hub {
 
     async fn hand_out(&self, handing: &mut Handing) -> Result<(), StoreError> {
         let Handing { window, clients, topics, after } = handing;
-        if clients.is_empty() || window.is_empty() {
+        if clients.is_empty() {
             return Ok(());
         }
-        while !is_finished(window, *after)
-            && let Some(page) = self.read(window, *after, topics, None).await?
-        {
+        loop {
+            let page = self.read(window, *after, topics, None).await?;
+            let place = Place::at(window.base.at);
+            let is_begun = *after > 0;
+            let place = if is_begun { place.moved_to(window.head.at, *after, None) } else { place };
+            self.confirm_whole(&place).await?;
+            let Some(page) = page else { return Ok(()) };
             for message in page.iter() {
                 self.hand(clients, window, &message);
             }
             *after = page.through();
+            if is_finished(window, *after) {
+                return Ok(());
+            }
         }
-        Ok(())
+    }
+
+    /// Checks that the log had all that follows a place when it was read: retention may overtake whoever is slow, was
+    /// stopped or was cut off from the database, and what is emptied reads like what never was. To be asked after a page
+    /// is read and before any of it is handed on. No clock tells when that is needless: this machine's may have stood
+    /// still, and a log above its size is emptied at once.
+    ///
+    /// # Errors
+    /// `Rewound`, with what is gone.
+    pub(super) async fn confirm_whole(&self, place: &Place) -> Result<(), StoreError> {
+        match self.store.gone(place).await? {
+            None => Ok(()),
+            Some(gone) => {
+                let doing = format!("read a stream: {gone}");
+                Err(StoreError::new(StoreErrorKind::Rewound, doing))
+            }
+        }
     }
 
     fn hand(&self, clients: &[Arc<Client>], window: &Window, message: &MessageRef<'_>) {

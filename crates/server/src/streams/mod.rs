@@ -64,7 +64,7 @@ impl From {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StreamError {
     /// The log does not have all that follows any more.
-    #[error("the log no longer holds all that follows this event: {0}")]
+    #[error("the log no longer holds all that follows: {0}")]
     Gone(String),
     /// The id is of another log, or of a state of it that was restored away.
     #[error("the event is none of this log")]

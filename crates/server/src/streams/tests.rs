@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use posthaste_core::{Message, Place, TickRef, TopicFilter};
 use posthaste_store::{
-    Store,
+    Acquired, RingSizes, Settled, Start, Store, SubscriptionSpec,
     postgres::{PostgresOptions, PostgresStore},
     sqlite::{SqliteOptions, SqliteStore},
 };
@@ -33,7 +33,9 @@ struct Log {
 impl Log {
     async fn postgres() -> Self {
         let database = Postgres::shared().database().await;
-        let options = PostgresOptions::default();
+        let rings = RingSizes { slots: 32, slot_size: 200 };
+        let options =
+            PostgresOptions { rings, retention: Duration::ZERO, ..PostgresOptions::default() };
         let store = Arc::new(PostgresStore::connect(database.url(), &options).unwrap());
         store.migrate().await.unwrap();
         Self { store, database: Some(database), _directory: None }
@@ -41,7 +43,8 @@ impl Log {
 
     async fn sqlite() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let options = SqliteOptions { create: true, ..SqliteOptions::default() };
+        let options =
+            SqliteOptions { create: true, retention: Duration::ZERO, ..SqliteOptions::default() };
         let store = SqliteStore::open(directory.path().join("log.db"), &options).await.unwrap();
         store.migrate().await.unwrap();
         Self { store: Arc::new(store), database: None, _directory: Some(directory) }
@@ -55,6 +58,36 @@ impl Log {
         let message = |n: u32| Message::new("run.events").key(key).json(&n);
         let messages: Vec<Message> = numbers.map(message).collect();
         self.store.append(&messages).await.unwrap();
+    }
+
+    /// A relay publishes all that is written, and it is swept but for what shares a slot with the newest.
+    async fn empty(&self) {
+        let spec = SubscriptionSpec {
+            name: "orders".to_owned(),
+            filter: TopicFilter::all(),
+            start: Start::Beginning,
+        };
+        self.store.reconcile(&[spec]).await.unwrap();
+        let lease = Duration::from_mins(10);
+        let Acquired::Taken(epoch, start) =
+            self.store.acquire("orders", "a relay", lease).await.unwrap()
+        else {
+            panic!("nobody holds it")
+        };
+        let mut ticker = self.store.ticker();
+        let mut head = ticker.advance().await.unwrap().tick;
+        // What is committed is covered after some looks.
+        for _ in 0..5 {
+            head = ticker.advance().await.unwrap().tick;
+        }
+        let settled = self.store.settle("orders", epoch, &start.finished(head)).await.unwrap();
+        assert_eq!(settled, Settled::Recorded);
+        let deadline = Instant::now() + LIMIT;
+        while self.store.recent(None, 1_000).await.unwrap().len() > 200 {
+            assert!(Instant::now() < deadline, "nothing is swept");
+            self.store.sweep().await.unwrap();
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 
@@ -72,8 +105,13 @@ impl Drop for Running {
 
 fn start(log: &Log, settings: StreamSettings) -> Running {
     let streams = Streams::new(Arc::clone(&log.store), settings, Arc::default());
-    let of_task = streams.clone();
-    Running { streams, task: tokio::spawn(async move { match of_task.run().await {} }) }
+    let task = run(&streams);
+    Running { streams, task }
+}
+
+fn run(streams: &Streams) -> JoinHandle<()> {
+    let streams = streams.clone();
+    tokio::spawn(async move { match streams.run().await {} })
 }
 
 fn wish(key: Option<&str>, from: From) -> Wish {
@@ -148,6 +186,11 @@ on_both_stores! {
     client_that_takes_nothing_is_cut_off_and_goes_on_where_it_was,
     client_that_sees_nothing_is_told_how_far_it_is,
     event_of_another_log_is_refused,
+    r36_streams_end_where_the_log_was_emptied_while_nobody_read,
+    r36_client_that_retention_overtakes_is_told_so,
+    r36_client_of_the_beginning_that_retention_overtakes_is_told_so,
+    time_whose_messages_are_swept_is_refused,
+    streams_that_begin_at_the_end_of_a_server_end_with_it,
 }
 
 async fn r36_clients_that_come_and_go_see_every_message_once_and_in_order(log: Log) {
@@ -303,6 +346,137 @@ async fn event_of_another_log_is_refused(log: Log) {
         assert!(matches!(refused, StreamError::Unknown(_)), "{refused:?}");
     }
     assert_eq!(From::parse(&frame::id_of(&place)), Some(From::Behind(place)));
+}
+
+/// It takes what comes, ends before the first gap, and cannot go on by its last id.
+async fn ends_before_a_gap(streams: &Streams, follower: &mut Follower, memory: &mut Memory) {
+    let ended = timeout(LIMIT, memory.take_until(follower, usize::MAX)).await;
+    assert_eq!(ended, Ok(false), "it ends");
+    memory.has_all(&["a"], u32::try_from(memory.count()).unwrap());
+    let refused = streams.follow(wish(None, memory.from())).await.unwrap_err();
+    assert!(matches!(refused, StreamError::Gone(_)), "{refused:?}");
+}
+
+async fn r36_streams_end_where_the_log_was_emptied_while_nobody_read(log: Log) {
+    let mut running = start(&log, StreamSettings::default());
+    let mut memory = Memory::default();
+    let mut follower = running.streams.follow(wish(None, From::Now)).await.unwrap();
+    log.write("a", 0..10).await;
+    assert!(memory.take_until(&mut follower, 10).await);
+    // As a process that is stopped, or cut off from its database, while others publish and sweep.
+    running.task.abort();
+    assert!((&mut running.task).await.unwrap_err().is_cancelled());
+    log.write("a", 10..500).await;
+    log.empty().await;
+    log.write("a", 500..510).await;
+    running.task = run(&running.streams);
+    ends_before_a_gap(&running.streams, &mut follower, &mut memory).await;
+    let mut again = running.streams.follow(wish(None, From::Now)).await.unwrap();
+    log.write("b", 0..1).await;
+    let mut later = Memory::default();
+    assert!(later.take_until(&mut again, 1).await, "the others go on");
+}
+
+async fn r36_client_that_retention_overtakes_is_told_so(log: Log) {
+    overtaken(log, true).await;
+}
+
+async fn r36_client_of_the_beginning_that_retention_overtakes_is_told_so(log: Log) {
+    overtaken(log, false).await;
+}
+
+/// More than a page of messages follow where the client begins; they are swept behind its first page.
+async fn overtaken(log: Log, is_resumed: bool) {
+    let running = start(&log, StreamSettings::default());
+    let mut memory = Memory::default();
+    log.write("a", 0..10).await;
+    if is_resumed {
+        let mut early = running.streams.follow(wish(None, From::Beginning)).await.unwrap();
+        assert!(memory.take_until(&mut early, 10).await);
+    }
+    for n in (10..4_010).step_by(1_000) {
+        log.write("a", n..n + 1_000).await;
+    }
+    let mut follower = running.streams.follow(wish(None, memory.from())).await.unwrap();
+    let count = memory.count() + 1;
+    assert!(memory.take_until(&mut follower, count).await);
+    log.empty().await;
+    log.write("a", 4_010..4_020).await;
+    ends_before_a_gap(&running.streams, &mut follower, &mut memory).await;
+    assert!(memory.count() < 4_010, "it was overtaken");
+}
+
+async fn time_whose_messages_are_swept_is_refused(log: Log) {
+    let running = start(&log, StreamSettings::default());
+    let mut other = running.streams.follow(wish(None, From::Beginning)).await.unwrap();
+    let mut memory = Memory::default();
+    log.write("a", 0..500).await;
+    assert!(memory.take_until(&mut other, 500).await);
+    sleep(Duration::from_millis(10)).await;
+    let early = From::Since(clock::now());
+    sleep(Duration::from_millis(10)).await;
+    log.write("a", 500..1_000).await;
+    assert!(memory.take_until(&mut other, 1_000).await);
+    log.empty().await;
+    let oldest = From::parse("1970-01-01T00:00:00Z").unwrap();
+    for from in [early, oldest] {
+        let refused = running.streams.follow(wish(None, from)).await.unwrap_err();
+        assert!(matches!(refused, StreamError::Gone(_)), "{refused:?}");
+    }
+    sleep(Duration::from_millis(10)).await;
+    let late = From::Since(clock::now());
+    running.streams.follow(wish(None, late)).await.unwrap();
+    // Who has seen nothing of the beginning begins there again, wherever it is by then.
+    let mut begun = running.streams.follow(wish(None, From::Beginning)).await.unwrap();
+    log.write("b", 0..1).await;
+    memory.last = None;
+    for _ in 0..2 {
+        assert_eq!(memory.last, None);
+        memory.take(&timeout(LIMIT, begun.next()).await.unwrap().unwrap());
+    }
+    assert!(memory.last.is_some(), "an event");
+}
+
+async fn streams_that_begin_at_the_end_of_a_server_end_with_it(log: Log) {
+    // Nobody reads, so nobody is told where now is.
+    let streams = Streams::new(Arc::clone(&log.store), StreamSettings::default(), Arc::default());
+    let of_task = streams.clone();
+    let begins = tokio::spawn(async move { of_task.follow(wish(None, From::Now)).await });
+    let running = start(&log, StreamSettings::default());
+    let mut early = running.streams.follow(wish(None, From::Now)).await.unwrap();
+    for streams in [&streams, &running.streams] {
+        streams.end();
+    }
+    let mut waited = timeout(LIMIT, begins).await.expect("it begins").unwrap().unwrap();
+    let Joined::Here(mut seat) = join_at_the_end(&running.streams).await else {
+        panic!("it is where the others are")
+    };
+    assert_eq!(timeout(LIMIT, seat.next()).await.expect("a seat that is cut"), None);
+    for follower in [&mut waited, &mut early] {
+        let frames = async { while follower.next().await.is_some() {} };
+        timeout(LIMIT, frames).await.expect("it ends");
+    }
+}
+
+async fn join_at_the_end(streams: &Streams) -> Joined {
+    let mut tick = streams.hub.tick();
+    let tick = *timeout(LIMIT, tick.wait_for(Option::is_some)).await.unwrap().unwrap();
+    streams.hub.join(tick.unwrap(), &wish(None, From::Now))
+}
+
+#[tokio::test]
+async fn stream_of_a_database_that_is_away_is_refused_at_once() {
+    let options = PostgresOptions::default();
+    let store = PostgresStore::connect("postgres://nobody@127.0.0.1:1/none", &options).unwrap();
+    let streams = Streams::new(Arc::new(store), StreamSettings::default(), Arc::default());
+    let task = run(&streams);
+    for _ in 0..2 {
+        let begins = timeout(LIMIT, streams.follow(wish(None, From::Now)));
+        let refused = begins.await.expect("an answer").unwrap_err();
+        let StreamError::Store(error) = refused else { panic!("{refused:?}") };
+        assert!(error.kind().is_transient(), "{error:?}");
+    }
+    task.abort();
 }
 
 /// Transactions that commit late, in every order, and a database that goes away in between.

@@ -350,7 +350,11 @@ impl Store for SqliteStore {
 
     async fn gone(&self, mark: &Place) -> Result<Option<String>> {
         let mark = *mark;
-        self.observe("look for what was deleted", move |scope| sweep::gone(scope, &mark)).await
+        // Asked for every page of a stream: it must not wait for those who look at the whole log.
+        let gone = self.reader.call("look for what was deleted", move |session| {
+            session.read(|scope| sweep::gone(scope, &mark))
+        });
+        gone.await
     }
 
     async fn halt(&self, subscription: &str, epoch: Epoch, found: &str) -> Result<()> {
