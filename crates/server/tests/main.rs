@@ -15,6 +15,7 @@ mod openapi;
 mod operations;
 mod oversight;
 mod proxies;
+mod rights;
 mod streams;
 mod subscriptions;
 mod support;

@@ -318,7 +318,7 @@ pub(crate) async fn cancel(
     }
     let dry_run = change.dry_run;
     let is_waiting = found.message.state == MessageState::Scheduled
-        && app.operations.cancel(id, &request(&principal, dry_run)).await?;
+        && app.operations.cancel(id, found.message.number, &request(&principal, dry_run)).await?;
     if !is_waiting {
         let detail = "it is in the log already, from which nothing is taken back";
         return Err(Problem::new(Code::MessageState, detail));
