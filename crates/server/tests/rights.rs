@@ -9,6 +9,8 @@ use crate::support::{Answer, Place, Running, on_both_stores, settings, token};
 
 on_both_stores! {
     cancelling_an_own_message_leaves_those_of_others_with_its_id,
+    token_of_the_body_never_stands_for_an_idempotency_key,
+    token_of_another_topic_answers_no_message_of_it,
 }
 
 const PATH: &str = "/api/v1/messages";
@@ -67,5 +69,35 @@ async fn cancelling_an_own_message_leaves_those_of_others_with_its_id(place: Pla
         let again = two.send(&two.shop, &[], &format!("{PATH}/{id}/cancel"), &json!({})).await;
         again.is_problem(404, "no-message");
     }
+    two.server.ends().await;
+}
+
+async fn token_of_the_body_never_stands_for_an_idempotency_key(place: Place) {
+    let two = Two::start(&place).await;
+    let stolen = json!({ "topic": "orders.x", "token": "api:all:pay-7" });
+    let refused = two.send(&two.shop, &[], PATH, &stolen).await;
+    assert_eq!(refused.is_problem(422, "invalid-field")["field"], "token");
+    let key = [("idempotency-key", "pay-7")];
+    let paid = two.send(&two.all, &key, PATH, &json!({ "topic": "mail", "payload": 7 })).await;
+    assert_eq!(paid.status, 202, "{paid:?}");
+    two.server.ends().await;
+}
+
+async fn token_of_another_topic_answers_no_message_of_it(place: Place) {
+    let two = Two::start(&place).await;
+    let first = two.enqueue(&two.all, &json!({ "token": "tk1", "topic": "mail" })).await;
+    let taken = json!({ "token": "tk1", "topic": "orders.x" });
+    let refused = two.send(&two.shop, &[], PATH, &taken).await;
+    let problem = refused.is_problem(403, "topic-not-allowed");
+    assert_eq!(problem["field"], "token");
+    assert!(!refused.body.contains(&first), "{refused:?}");
+    // Its own are repeated as ever, also under an id of its own.
+    let own = json!({ "token": "tk2", "topic": "orders.x" });
+    let id = two.enqueue(&two.shop, &own).await;
+    assert_eq!(two.enqueue(&two.shop, &own).await, id);
+    let named = "018f0000-0000-7000-8000-00000000000a";
+    let named = json!({ "token": "tk2", "topic": "orders.y", "id": named });
+    assert_eq!(two.enqueue(&two.shop, &named).await, id);
+    assert_eq!(two.enqueue(&two.all, &json!({ "token": "tk1", "topic": "mail" })).await, first);
     two.server.ends().await;
 }

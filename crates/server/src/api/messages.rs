@@ -78,9 +78,22 @@ pub(crate) async fn submit(
     if enqueue.is_reused(id) {
         return Err(Problem::key_reused());
     }
+    if principal.is_limited() && enqueue.is_repeated(id) {
+        check_first(&app, &principal, id).await?;
+    }
     tracing::debug!(message_id = %id, "a message is committed");
     let response = (StatusCode::ACCEPTED, as_json(&Enqueued { id })).into_response();
     Ok(app.located(response, &format!("/api/v1/messages/{id}")))
+}
+
+/// Refuses a token that stands for a message which its sender may not know of.
+async fn check_first(app: &App, principal: &Principal, id: MessageId) -> Result<(), Problem> {
+    let first = app.operations.message(id, false).await?;
+    if first.is_none_or(|first| principal.knows(&first.message.topic)) {
+        return Ok(());
+    }
+    let detail = "it belongs to a message of a topic that the caller's token may not see";
+    Err(Problem::of(Code::TopicNotAllowed, "token", detail))
 }
 
 /// Which messages.
