@@ -1,8 +1,10 @@
 //! What a token of some topics cannot reach: other topics' messages, by ids and tokens that are not its own.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use posthaste_core::{Message, TopicFilter};
 use posthaste_server::{NoParts, Scope};
+use posthaste_store::{Acquired, Aside, Operations, ParkedKey, Settled, Start, SubscriptionSpec};
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Place, Running, on_both_stores, settings, token};
@@ -11,6 +13,7 @@ on_both_stores! {
     cancelling_an_own_message_leaves_those_of_others_with_its_id,
     token_of_the_body_never_stands_for_an_idempotency_key,
     token_of_another_topic_answers_no_message_of_it,
+    timeline_tells_a_token_of_some_topics_nothing_of_other_messages,
 }
 
 const PATH: &str = "/api/v1/messages";
@@ -99,5 +102,52 @@ async fn token_of_another_topic_answers_no_message_of_it(place: Place) {
     let named = json!({ "token": "tk2", "topic": "orders.y", "id": named });
     assert_eq!(two.enqueue(&two.shop, &named).await, id);
     assert_eq!(two.enqueue(&two.all, &json!({ "token": "tk1", "topic": "mail" })).await, first);
+    two.server.ends().await;
+}
+
+/// The subscription `all`, whose key `k` waits for its first message, of the topic `mail`.
+async fn park(store: &dyn Operations) -> [String; 2] {
+    let (name, filter) = ("all".to_owned(), TopicFilter::new(&["*"]).unwrap());
+    store.reconcile(&[SubscriptionSpec { name, filter, start: Start::Beginning }]).await.unwrap();
+    let messages = [Message::new("mail").key("k"), Message::new("orders.x").key("k")];
+    let ids = store.append(&messages).await.unwrap();
+    let mut ticker = store.ticker();
+    let mut head = ticker.advance().await.unwrap().tick;
+    // What is committed is covered after some looks.
+    for _ in 0..5 {
+        head = ticker.advance().await.unwrap().tick;
+    }
+    let lease = Duration::from_mins(5);
+    let Acquired::Taken(epoch, start) = store.acquire("all", "a relay", lease).await.unwrap()
+    else {
+        panic!("nobody holds it")
+    };
+    let key = ParkedKey {
+        key: "k".to_owned(),
+        place: start.moved_to(head, 0, None),
+        message: ids[0],
+        attempts: 3,
+        reason: "no mailbox ann@bank.example".to_owned(),
+        retry_in: Some(Duration::from_hours(1)),
+        parked_for: Duration::ZERO,
+    };
+    let place = start.finished(head);
+    let settled = store.set_aside("all", epoch, &[Aside::ParkKey(key)], Some(&place)).await;
+    assert_eq!(settled.unwrap(), Settled::Recorded);
+    [ids[0].to_string(), ids[1].to_string()]
+}
+
+async fn timeline_tells_a_token_of_some_topics_nothing_of_other_messages(place: Place) {
+    let two = Two::start(&place).await;
+    let [failed, waits] = park(&*place.store().await.1).await;
+    let shown = two.get(&two.all, &format!("{PATH}/{waits}")).await;
+    let failure = &shown["deliveries"][0]["failure"];
+    assert_eq!(failure["message_id"], failed.as_str(), "{shown}");
+    assert_eq!(failure["reason"], "no mailbox ann@bank.example", "{shown}");
+    let shown = two.get(&two.shop, &format!("{PATH}/{waits}")).await;
+    let failure = &shown["deliveries"][0]["failure"];
+    assert_eq!((&shown["state"], &failure["attempts"]), (&json!("parked"), &json!(3)), "{shown}");
+    let text = shown.to_string();
+    assert!(!text.contains(&failed) && !text.contains("mailbox"), "{text}");
     two.server.ends().await;
 }

@@ -275,7 +275,7 @@ pub(crate) async fn get(
 ) -> Result<Response, Problem> {
     let with_payloads = principal.may(Scope::Payloads);
     let detail = find(&app, &principal, id, with_payloads).await?;
-    Ok(as_json(&WholeMessage::of(detail, with_payloads)).into_response())
+    Ok(as_json(&WholeMessage::of(detail, with_payloads, principal.is_limited())).into_response())
 }
 
 /// The message, if there is one that the caller may know of.
