@@ -7,8 +7,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::shown::readable;
-use crate::clock;
+use crate::{clock, payloads::ShownPayload};
 
 /// Where a message stands, over all subscriptions that read it: the worst of `dead`, `parked`, `pending` and
 /// `published`; `unread` if none does, and `scheduled` while it waits for its time.
@@ -74,9 +73,8 @@ pub(crate) struct WholeMessage {
     message: MessageBody,
     /// Where it stands at each subscription that reads it.
     deliveries: Vec<Delivery>,
-    /// Its payload, with the scope `payloads`: JSON as it is, other text as a string, other bytes in base64.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<Value>,
+    #[serde(flatten)]
+    payload: ShownPayload<'static>,
     /// Its payload's media type, with the scope `payloads`.
     #[serde(skip_serializing_if = "Option::is_none")]
     content_type: Option<String>,
@@ -90,11 +88,13 @@ impl WholeMessage {
     pub(crate) fn of(detail: MessageDetail, with_payloads: bool, is_limited: bool) -> Self {
         let own = is_limited.then_some(detail.message.id);
         let kind = detail.message.content_type.clone();
+        let shown = |bytes| ShownPayload::owned(&kind, bytes);
+        let payload = if with_payloads { shown(&detail.payload) } else { ShownPayload::default() };
         let pairs = detail.headers.into_iter();
         let headers = pairs.map(|(name, value)| (name, value.into())).collect();
         Self {
             deliveries: detail.deliveries.into_iter().map(|it| Delivery::of(it, own)).collect(),
-            payload: with_payloads.then(|| readable(&kind, &detail.payload)),
+            payload,
             content_type: with_payloads.then_some(kind),
             headers: with_payloads.then_some(headers),
             message: MessageBody::of(detail.message),
