@@ -20,6 +20,7 @@ mod guard;
 mod listen;
 mod outlook;
 mod parts;
+mod payloads;
 mod problem;
 mod proxy;
 mod routes;

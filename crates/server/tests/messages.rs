@@ -71,11 +71,21 @@ async fn message_is_accepted_and_shown_with_its_timeline(place: Place) {
     let bytes = json!({ "topic": "t", "payload_base64": "/wA=", "id": own, "content_type": "a/b" });
     assert_eq!(enqueue(&server, &bytes).await, own);
     let shown = server.get(&format!("{PATH}/{own}")).await.json();
-    assert_eq!((&shown["payload"], &shown["content_type"]), (&json!("/wA="), &json!("a/b")));
+    assert_eq!((&shown["payload_base64"], &shown["content_type"]), (&json!("/wA="), &json!("a/b")));
+    assert!(shown.get("payload").is_none(), "{shown}");
     assert_eq!(store.recent(None, 10).await.unwrap()[1].payload, b"\xff\0");
     let missing = server.get(&format!("{PATH}/018f0000-0000-7000-8000-000000000001")).await;
     missing.is_problem(404, "no-message");
     server.get(&format!("{PATH}/seven")).await.is_problem(400, "bad-parameter");
+    // Every digit, and the order of its fields.
+    let exact = r#"{"z":123456789012345678901234567890.12,"a":1.10}"#;
+    let exact_bodies =
+        [PATH, "/api/v1/jobs"].map(|path| (path, format!(r#"{{"topic":"t","payload":{exact}}}"#)));
+    for (path, body) in exact_bodies {
+        let sent = server.post(path, &body).await;
+        let shown = server.get(&sent.headers["location"]).await;
+        assert!(shown.body.contains(&format!(r#""payload":{exact}"#)), "{shown:?}");
+    }
     server.ends().await;
 }
 

@@ -165,6 +165,8 @@ pub struct MessagePage {
 pub struct ListedMessage {
     /// Its position in the log, if it is there.
     pub position: Option<Position>,
+    /// Its number among the scheduled ones, while it is one: several may have its id.
+    pub number: Option<i64>,
     /// Its id.
     pub id: MessageId,
     /// Its topic.

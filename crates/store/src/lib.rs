@@ -316,8 +316,9 @@ pub trait Operations: Browse + Oversight + Background + Entities {
         request: &Request,
     ) -> Result<Replayed>;
 
-    /// Cancels a scheduled message, and answers whether it was still waiting.
-    async fn cancel(&self, id: MessageId, request: &Request) -> Result<bool>;
+    /// Cancels the scheduled messages with an id, or of those the one with a [number](ListedMessage::number), and
+    /// answers whether one was still waiting.
+    async fn cancel(&self, id: MessageId, number: Option<i64>, request: &Request) -> Result<bool>;
 
     /// Overwrites payload and headers of messages, in the log and where they are set aside or
     /// scheduled. Their places stay, and the header `posthaste-erased` says when. Answers how many of the log's.

@@ -98,7 +98,7 @@ pub(crate) async fn run(args: EnqueueArgs, config: &Config, out: &mut Output) ->
 pub(crate) async fn cancel(args: &CancelArgs, config: &Config, out: &mut Output) -> Result {
     let store = store::open(config, store::Missing::Refuse).await?;
     store.check().await?;
-    if !store.cancel(args.id, &args.change.request()).await? {
+    if !store.cancel(args.id, None, &args.change.request()).await? {
         let message = format!(
             "{} does not wait for its time: it is in the log, was cancelled before or never was",
             args.id

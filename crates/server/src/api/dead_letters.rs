@@ -20,12 +20,13 @@ use uuid::Uuid;
 use super::{
     filters::{Conditions, Of, cursor},
     operations::{self, OperationBody},
-    shown::{as_json, readable},
+    shown::as_json,
 };
 use crate::{
     app::App,
     clock,
     extract::{Json, OfDeadLetter, OptionalJson, Parameters},
+    payloads::ShownPayload,
     problem::{Code, Problem},
     tokens::{Principal, Scope},
 };
@@ -306,9 +307,8 @@ pub(crate) async fn groups(
 pub(crate) struct WholeDeadLetter {
     #[serde(flatten)]
     dead_letter: DeadLetterBody,
-    /// Its payload, with the scope `payloads`: JSON as it is, other text as a string, other bytes in base64.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<Value>,
+    #[serde(flatten)]
+    payload: ShownPayload<'static>,
     /// Its headers, with the scope `payloads`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
@@ -318,7 +318,8 @@ pub(crate) struct WholeDeadLetter {
 impl WholeDeadLetter {
     fn of(letter: DeadLetter, with_payload: bool) -> Self {
         let DeadLetter { subscription, message, attempts, reason, failed_at, holds_key } = letter;
-        let payload = with_payload.then(|| readable(&message.content_type, &message.payload));
+        let shown = |bytes| ShownPayload::owned(&message.content_type, bytes);
+        let payload = if with_payload { shown(&message.payload) } else { ShownPayload::default() };
         let pairs = message.headers.into_iter().map(|(name, value)| (name, value.into()));
         let dead_letter = DeadLetterBody {
             id: message.id,

@@ -78,9 +78,22 @@ pub(crate) async fn submit(
     if enqueue.is_reused(id) {
         return Err(Problem::key_reused());
     }
+    if principal.is_limited() && enqueue.is_repeated(id) {
+        check_first(&app, &principal, id).await?;
+    }
     tracing::debug!(message_id = %id, "a message is committed");
     let response = (StatusCode::ACCEPTED, as_json(&Enqueued { id })).into_response();
     Ok(app.located(response, &format!("/api/v1/messages/{id}")))
+}
+
+/// Refuses a token that stands for a message which its sender may not know of.
+async fn check_first(app: &App, principal: &Principal, id: MessageId) -> Result<(), Problem> {
+    let first = app.operations.message(id, false).await?;
+    if first.is_none_or(|first| principal.knows(&first.message.topic)) {
+        return Ok(());
+    }
+    let detail = "it belongs to a message of a topic that the caller's token may not see";
+    Err(Problem::of(Code::TopicNotAllowed, "token", detail))
 }
 
 /// Which messages.
@@ -262,7 +275,7 @@ pub(crate) async fn get(
 ) -> Result<Response, Problem> {
     let with_payloads = principal.may(Scope::Payloads);
     let detail = find(&app, &principal, id, with_payloads).await?;
-    Ok(as_json(&WholeMessage::of(detail, with_payloads)).into_response())
+    Ok(as_json(&WholeMessage::of(detail, with_payloads, principal.is_limited())).into_response())
 }
 
 /// The message, if there is one that the caller may know of.
@@ -318,7 +331,7 @@ pub(crate) async fn cancel(
     }
     let dry_run = change.dry_run;
     let is_waiting = found.message.state == MessageState::Scheduled
-        && app.operations.cancel(id, &request(&principal, dry_run)).await?;
+        && app.operations.cancel(id, found.message.number, &request(&principal, dry_run)).await?;
     if !is_waiting {
         let detail = "it is in the log already, from which nothing is taken back";
         return Err(Problem::new(Code::MessageState, detail));

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::submission::{HeaderList, Mark, Trace, check_header, time};
+use super::submission::{HeaderList, Mark, OWN_TOKENS, Trace, check_header, time};
 use crate::{
     batches::Lane,
     problem::{Code, Problem},
@@ -48,7 +48,7 @@ pub(crate) struct NewMessageBody {
     #[schema(format = Uuid)]
     id: Option<String>,
     /// The idempotency token, as applications give it: of all messages with one token only the first is written, and
-    /// its id is answered. 1 to 256 bytes.
+    /// its id is answered. 1 to 256 bytes that do not begin with `api:`.
     #[schema(min_length = 1, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     token: Option<String>,
     /// When it is due; at once if not given.
@@ -67,6 +67,8 @@ pub(crate) struct Enqueue {
     pub(crate) message: Message,
     /// The id that a repetition of the request is told by.
     pub(crate) marked: Option<MessageId>,
+    /// The id that it has if no other message has its token; `None` without one of the caller's choice.
+    proposed: Option<MessageId>,
 }
 
 impl Enqueue {
@@ -81,6 +83,11 @@ impl Enqueue {
     /// Whether the message that stands for this one was sent by another request.
     pub(crate) fn is_reused(&self, answered: MessageId) -> bool {
         self.marked.is_some_and(|marked| marked.as_bytes()[6..] != answered.as_bytes()[6..])
+    }
+
+    /// Whether an earlier message with its token stands for it, which may be anybody's.
+    pub(crate) fn is_repeated(&self, answered: MessageId) -> bool {
+        self.proposed.is_some_and(|proposed| proposed != answered)
     }
 }
 
@@ -117,7 +124,7 @@ impl NewMessageBody {
         if let Some(text) = &self.deliver_at {
             message = message.deliver_at(time(text)?);
         }
-        let mut marked = None;
+        let (mut marked, mut proposed) = (None, None);
         match (mark, self.id, self.token) {
             (Some(_), Some(_), _) => return Err(doubled("id")),
             (Some(_), None, Some(_)) => return Err(doubled("token")),
@@ -131,12 +138,16 @@ impl NewMessageBody {
                     message = message.id(read_id(&id)?);
                 }
                 if let Some(token) = token {
-                    message = message.token(token);
+                    check_token(&token)?;
+                    // Under an id of our own a message that stands for another one is told by its id.
+                    let id = message.message_id().unwrap_or_else(MessageId::now_v7);
+                    proposed = Some(id);
+                    message = message.token(token).id(id);
                 }
             }
         }
         Limits::DEFAULT.check(&message)?;
-        Ok(Enqueue { message, marked })
+        Ok(Enqueue { message, marked, proposed })
     }
 }
 
@@ -168,6 +179,18 @@ fn doubled(field: &str) -> Problem {
         "{field} must not be given with an Idempotency-Key, which stands for both: leave one of them out"
     );
     Problem::of(Code::InvalidField, field, detail)
+}
+
+/// Tokens of the callers' Idempotency-Keys are theirs.
+fn check_token(token: &str) -> Result<(), Problem> {
+    if !token.starts_with(OWN_TOKENS) {
+        return Ok(());
+    }
+    let detail = format!(
+        "token must not begin with {OWN_TOKENS}, as those that stand for an Idempotency-Key do: choose another one, \
+         or send an Idempotency-Key"
+    );
+    Err(Problem::of(Code::InvalidField, "token", detail))
 }
 
 fn read_id(text: &str) -> Result<MessageId, Problem> {
@@ -224,6 +247,7 @@ mod tests {
             (r#"{"topic":"a","key":""}"#, "key"),
             (r#"{"topic":"a","correlation_id":"\u0000"}"#, "correlation_id"),
             (r#"{"topic":"a","token":""}"#, "token"),
+            (r#"{"topic":"a","token":"api:caller:key"}"#, "token"),
             (r#"{"topic":"a","id":"7"}"#, "id"),
             (r#"{"topic":"a","content_type":"\n"}"#, "content_type"),
             (r#"{"topic":"a","deliver_at":"soon"}"#, "deliver_at"),

@@ -1,14 +1,15 @@
 //! How jobs look in answers.
 
+use std::borrow::Cow;
+
 use axum::http::{HeaderName, header};
-use base64::Engine as _;
 use posthaste_store::{Job, JobDetail};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::clock;
+use crate::{clock, payloads::ShownPayload};
 
 /// Where a job stands.
 #[derive(ToSchema)]
@@ -55,7 +56,8 @@ pub(crate) struct JobBody {
     /// Why its last attempt did not complete it.
     reason: Option<String>,
     /// How far it has come, as its handler says.
-    progress: Option<Value>,
+    #[schema(value_type = Option<serde_json::Value>)]
+    progress: Option<Box<RawValue>>,
     /// When it was submitted.
     #[schema(format = DateTime)]
     created_at: String,
@@ -104,9 +106,8 @@ pub(crate) struct WholeJob {
     executions: Vec<Execution>,
     /// What they brought back; without their bodies for tokens without the scope `payloads`.
     receipts: Vec<Receipt>,
-    /// Its payload, with the scope `payloads`: JSON as it is, other text as a string, other bytes in base64.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<Value>,
+    #[serde(flatten)]
+    payload: ShownPayload<'static>,
     /// Its payload's media type, with the scope `payloads`.
     #[serde(skip_serializing_if = "Option::is_none")]
     content_type: Option<String>,
@@ -142,9 +143,16 @@ pub(crate) struct Receipt {
     attempt: u32,
     /// Its media type.
     content_type: String,
-    /// As a payload is shown.
+    /// What it is, with the scope `payloads`: JSON, as the handler gave it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    body: Option<Value>,
+    #[schema(value_type = Option<serde_json::Value>)]
+    body: Option<Box<RawValue>>,
+    /// Other text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_text: Option<String>,
+    /// Other bytes, in base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_base64: Option<String>,
 }
 
 impl WholeJob {
@@ -157,30 +165,30 @@ impl WholeJob {
             outcome: it.outcome.clone(),
             reason: it.reason.clone(),
         };
-        let receipt = |(attempt, it): &(u32, posthaste_store::Receipt)| Receipt {
-            attempt: *attempt,
-            content_type: it.content_type.clone(),
-            body: with_payloads.then(|| readable(&it.content_type, &it.body)),
+        let receipt = |(attempt, it): &(u32, posthaste_store::Receipt)| {
+            let shown = || ShownPayload::owned(&it.content_type, &it.body);
+            let body = if with_payloads { shown() } else { ShownPayload::default() };
+            Receipt {
+                attempt: *attempt,
+                content_type: it.content_type.clone(),
+                body: body.payload.map(Cow::into_owned),
+                body_text: body.payload_text.map(Cow::into_owned),
+                body_base64: body.payload_base64,
+            }
         };
+        let shown = |bytes| ShownPayload::owned(&detail.content_type, bytes);
+        let payload = if with_payloads { shown(&detail.payload) } else { ShownPayload::default() };
         let pairs = detail.headers.iter();
         let headers = pairs.map(|(name, value)| (name.clone(), value.clone().into())).collect();
         Self {
             job: JobBody::of(&detail.job),
             executions: detail.executions.iter().map(execution).collect(),
             receipts: detail.receipts.iter().map(receipt).collect(),
-            payload: with_payloads.then(|| readable(&detail.content_type, &detail.payload)),
+            payload,
             headers: with_payloads.then_some(headers),
             content_type: with_payloads.then_some(detail.content_type),
         }
     }
-}
-
-pub(crate) fn readable(content_type: &str, bytes: &[u8]) -> Value {
-    let Ok(text) = std::str::from_utf8(bytes) else {
-        return base64::engine::general_purpose::STANDARD.encode(bytes).into();
-    };
-    let json = content_type.contains("json").then(|| serde_json::from_str(text).ok()).flatten();
-    json.unwrap_or_else(|| text.into())
 }
 
 /// A JSON answer.
@@ -216,13 +224,5 @@ pub(crate) mod tests {
             started_at: None,
             finished_at: None,
         }
-    }
-
-    #[test]
-    fn payloads_are_shown_as_what_they_are() {
-        assert_eq!(readable("application/json", b"{\"a\":1}"), serde_json::json!({ "a": 1 }));
-        assert_eq!(readable("application/json", b"{"), Value::from("{"));
-        assert_eq!(readable("text/plain", b"1"), Value::from("1"));
-        assert_eq!(readable("application/octet-stream", b"\xff"), Value::from("/w=="));
     }
 }

@@ -1,13 +1,13 @@
 //! How messages look in answers.
 
+use posthaste_core::MessageId;
 use posthaste_store::{ListedMessage, MessageDelivery, MessageDetail, MessageFailure};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::shown::readable;
-use crate::clock;
+use crate::{clock, payloads::ShownPayload};
 
 /// Where a message stands, over all subscriptions that read it: the worst of `dead`, `parked`, `pending` and
 /// `published`; `unread` if none does, and `scheduled` while it waits for its time.
@@ -73,9 +73,8 @@ pub(crate) struct WholeMessage {
     message: MessageBody,
     /// Where it stands at each subscription that reads it.
     deliveries: Vec<Delivery>,
-    /// Its payload, with the scope `payloads`: JSON as it is, other text as a string, other bytes in base64.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<Value>,
+    #[serde(flatten)]
+    payload: ShownPayload<'static>,
     /// Its payload's media type, with the scope `payloads`.
     #[serde(skip_serializing_if = "Option::is_none")]
     content_type: Option<String>,
@@ -86,13 +85,16 @@ pub(crate) struct WholeMessage {
 }
 
 impl WholeMessage {
-    pub(crate) fn of(detail: MessageDetail, with_payloads: bool) -> Self {
+    pub(crate) fn of(detail: MessageDetail, with_payloads: bool, is_limited: bool) -> Self {
+        let own = is_limited.then_some(detail.message.id);
         let kind = detail.message.content_type.clone();
+        let shown = |bytes| ShownPayload::owned(&kind, bytes);
+        let payload = if with_payloads { shown(&detail.payload) } else { ShownPayload::default() };
         let pairs = detail.headers.into_iter();
         let headers = pairs.map(|(name, value)| (name, value.into())).collect();
         Self {
-            deliveries: detail.deliveries.into_iter().map(Delivery::of).collect(),
-            payload: with_payloads.then(|| readable(&kind, &detail.payload)),
+            deliveries: detail.deliveries.into_iter().map(|it| Delivery::of(it, own)).collect(),
+            payload,
             content_type: with_payloads.then_some(kind),
             headers: with_payloads.then_some(headers),
             message: MessageBody::of(detail.message),
@@ -116,12 +118,12 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
-    fn of(delivery: MessageDelivery) -> Self {
+    fn of(delivery: MessageDelivery, own: Option<MessageId>) -> Self {
         Self {
             subscription: delivery.subscription,
             state: delivery.state.as_str(),
             published_at: delivery.published_at.map(clock::rfc3339),
-            failure: delivery.failure.map(Failure::of),
+            failure: delivery.failure.map(|failure| Failure::of(failure, own)),
         }
     }
 }
@@ -131,10 +133,14 @@ impl Delivery {
 pub(crate) struct Failure {
     /// How often it was rejected.
     attempts: u32,
-    /// The sink's last reason.
-    reason: String,
-    /// The message that failed: itself, unless its key waits for another one.
-    message_id: Uuid,
+    /// The sink's last reason; not here where its key waits for another message and the caller's token is limited to
+    /// some topics.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// The message that failed: itself, unless its key waits for another one, which may be of any topic; not here where
+    /// the reason is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_id: Option<Uuid>,
     /// Since when.
     #[schema(format = DateTime)]
     since: String,
@@ -144,11 +150,13 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    fn of(failure: MessageFailure) -> Self {
+    /// As whoever may know of the message `own` alone sees it.
+    fn of(failure: MessageFailure, own: Option<MessageId>) -> Self {
+        let is_shown = own.is_none_or(|own| own == failure.message);
         Self {
             attempts: failure.attempts,
-            reason: failure.reason,
-            message_id: failure.message,
+            reason: is_shown.then_some(failure.reason),
+            message_id: is_shown.then_some(failure.message),
             since: clock::rfc3339(failure.since),
             next_attempt_at: failure.next_attempt_at.map(clock::rfc3339),
         }

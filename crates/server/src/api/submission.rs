@@ -29,6 +29,8 @@ const MARK_HEADER: &str = "posthaste-request";
 /// Headers of Posthaste's that a caller may set.
 const OPEN_HEADERS: [&str; 2] = [CONTRACT_HEADER, "posthaste-max-attempts"];
 const KEY_CHARS_MAX: usize = 128;
+/// How the tokens begin that Idempotency-Keys become.
+pub(super) const OWN_TOKENS: &str = "api:";
 
 /// A job to be run.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -116,7 +118,7 @@ impl Mark {
                 format!("Idempotency-Key must be 1 to {KEY_CHARS_MAX} visible ASCII characters");
             return Err(Problem::of(Code::BadParameter, "idempotency-key", detail));
         }
-        let token = format!("api:{caller}:{key}");
+        let token = format!("{OWN_TOKENS}{caller}:{key}");
         // Half of each digest tells them apart as well.
         let digest = |bytes: &[u8]| hex(&Sha256::digest(bytes)[..16]);
         let digests = (digest(token.as_bytes()), digest(request));

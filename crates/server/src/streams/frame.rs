@@ -3,9 +3,8 @@
 use bytes::Bytes;
 use posthaste_core::{Headers, MessageRef, Place};
 use serde::{Serialize, Serializer};
-use serde_json::value::RawValue;
 
-use crate::clock;
+use crate::{clock, payloads::ShownPayload};
 
 /// The id of an event: the place behind it, in characters that headers and queries take as they are.
 pub(super) fn id_of(place: &Place) -> String {
@@ -58,20 +57,12 @@ struct Body<'a> {
     headers: Option<Pairs<'a>>,
     /// When it was written, on the database's clock.
     enqueued_at: String,
-    /// A payload that is JSON, as it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<&'a RawValue>,
-    /// One that is other text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload_text: Option<&'a str>,
-    /// One that is neither.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload_base64: Option<String>,
+    #[serde(flatten)]
+    payload: ShownPayload<'a>,
 }
 
 impl<'a> Body<'a> {
     fn of(message: &'a MessageRef<'a>, with_payload: bool) -> Self {
-        let payload = message.payload;
         let mut body = Self {
             id: message.id.to_string(),
             topic: message.topic,
@@ -80,22 +71,13 @@ impl<'a> Body<'a> {
             correlation_id: message.correlation_id,
             headers: None,
             enqueued_at: clock::rfc3339(message.enqueued_at),
-            payload: None,
-            payload_text: None,
-            payload_base64: None,
+            payload: ShownPayload::default(),
         };
         if !with_payload {
             return body;
         }
         body.headers = Some(Pairs(message.headers));
-        let is_json = is_json(message.content_type);
-        body.payload = is_json.then(|| serde_json::from_slice(payload).ok()).flatten();
-        if body.payload.is_none() {
-            body.payload_text = std::str::from_utf8(payload).ok();
-        }
-        if body.payload.is_none() && body.payload_text.is_none() {
-            body.payload_base64 = Some(base64(payload));
-        }
+        body.payload = ShownPayload::of(message.content_type, message.payload);
         body
     }
 }
@@ -108,17 +90,6 @@ impl Serialize for Pairs<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter())
     }
-}
-
-/// `application/json` and what is built on it (RFC 6839), whatever parameters follow.
-fn is_json(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence == "application/json" || essence.ends_with("+json")
-}
-
-fn base64(bytes: &[u8]) -> String {
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
-    STANDARD.encode(bytes)
 }
 
 #[cfg(test)]

@@ -249,18 +249,19 @@ impl Operations for PostgresStore {
         replay::replay(self, which, target, chunk, request).await
     }
 
-    async fn cancel(&self, id: MessageId, request: &Request) -> Result<bool> {
+    async fn cancel(&self, id: MessageId, number: Option<i64>, request: &Request) -> Result<bool> {
         let schema = self.schema();
         let params: &[(&(dyn ToSql + Sync), Type)] =
-            &[(&id, Type::UUID), (&request.actor, Type::TEXT)];
+            &[(&id, Type::UUID), (&request.actor, Type::TEXT), (&number, Type::INT8)];
+        let which = "id = $1 and n = coalesce($3, n)";
         let sql = if request.is_dry_run {
             format!(
-                "select count(*) from {schema}.scheduled where id = $1 and $2::text is not null"
+                "select count(*) from {schema}.scheduled where {which} and $2::text is not null"
             )
         } else {
             // Waits for a relay that moves it.
             format!(
-                "with done as (delete from {schema}.scheduled where id = $1 returning topic), \
+                "with done as (delete from {schema}.scheduled where {which} returning topic), \
                  noted as (insert into {schema}.audit (actor, action, detail) select $2, 'cancel', \
                  jsonb_build_object('id', $1, 'topic', topic) from done) select count(*) from done"
             )

@@ -541,9 +541,10 @@ impl Operations for SqliteStore {
         .await
     }
 
-    async fn cancel(&self, id: MessageId, request: &Request) -> Result<bool> {
+    async fn cancel(&self, id: MessageId, number: Option<i64>, request: &Request) -> Result<bool> {
         let request = request.clone();
-        self.write("cancel a message", move |scope| operations::cancel(scope, id, &request)).await
+        let cancel = move |scope: &Scope<'_>| operations::cancel(scope, id, number, &request);
+        self.write("cancel a message", cancel).await
     }
 
     async fn erase(&self, which: &Selection, request: &Request) -> Result<u64> {

@@ -292,11 +292,17 @@ pub(super) fn copy(
     Ok(())
 }
 
-pub(super) fn cancel(scope: &Scope<'_>, id: MessageId, request: &Request) -> Result<bool> {
-    let find = "select 1 from @schema@_scheduled where id = ?1";
-    let is_waiting = scope.first(find, [id.as_bytes()], |_| Ok(()))?.is_some();
+pub(super) fn cancel(
+    scope: &Scope<'_>,
+    id: MessageId,
+    number: Option<i64>,
+    request: &Request,
+) -> Result<bool> {
+    let find = "select 1 from @schema@_scheduled where id = ?1 and n = coalesce(?2, n)";
+    let is_waiting = scope.first(find, (id.as_bytes(), number), |_| Ok(()))?.is_some();
     if is_waiting && !request.is_dry_run {
-        scope.run("delete from @schema@_scheduled where id = ?1", [id.as_bytes()])?;
+        let delete = "delete from @schema@_scheduled where id = ?1 and n = coalesce(?2, n)";
+        scope.run(delete, (id.as_bytes(), number))?;
         note(scope, "cancel", &Selection { ids: vec![id], ..Selection::default() }, 1, request)?;
     }
     Ok(is_waiting)

@@ -79,6 +79,7 @@ macro_rules! every_case {
                 r14_published_messages_are_replayed_to_this_and_another_subscription,
                 r14_replay_goes_on_behind_its_last_piece_up_to_where_it_began,
                 scheduled_message_is_cancelled_by_hand,
+                of_scheduled_messages_with_one_id_the_one_that_was_seen_is_cancelled,
                 erased_message_keeps_its_place_and_says_so,
                 paused_subscription_says_so,
                 rewound_subscription_gets_again_what_it_had,

@@ -228,11 +228,30 @@ pub(crate) async fn scheduled_message_is_cancelled_by_hand<H: Harness>() {
     let store = &scene.store;
     let later = Timestamp(4_000_000_000_000_000);
     let ids = store.append(&[Message::new("later").deliver_at(later)]).await.unwrap();
-    assert!(store.cancel(ids[0], &preview()).await.unwrap());
-    assert!(store.cancel(ids[0], &request()).await.unwrap());
-    assert!(!store.cancel(ids[0], &request()).await.unwrap());
-    assert!(!store.cancel(scene.ids[0], &request()).await.unwrap());
+    assert!(store.cancel(ids[0], None, &preview()).await.unwrap());
+    assert!(store.cancel(ids[0], None, &request()).await.unwrap());
+    assert!(!store.cancel(ids[0], None, &request()).await.unwrap());
+    assert!(!store.cancel(scene.ids[0], None, &request()).await.unwrap());
     assert_eq!(harness.audit().await, [("ann".to_owned(), "cancel".to_owned())]);
+}
+
+pub(crate) async fn of_scheduled_messages_with_one_id_the_one_that_was_seen_is_cancelled<
+    H: Harness,
+>() {
+    let (_harness, scene) = scene::<H>().await;
+    let store = &scene.store;
+    let (later, id) = (Timestamp(4_000_000_000_000_000), MessageId::now_v7());
+    let twin = |topic: &str| Message::new(topic).id(id).deliver_at(later);
+    store.append(&[twin("first"), twin("second")]).await.unwrap();
+    let newest = async || store.message(id, false).await.unwrap().map(|it| it.message);
+    let seen = newest().await.unwrap();
+    assert_eq!(seen.topic, "second");
+    assert!(store.cancel(id, seen.number, &preview()).await.unwrap());
+    assert!(store.cancel(id, seen.number, &request()).await.unwrap());
+    assert_eq!(newest().await.unwrap().topic, "first");
+    assert!(!store.cancel(id, seen.number, &request()).await.unwrap());
+    assert!(store.cancel(id, None, &request()).await.unwrap());
+    assert_eq!(newest().await, None);
 }
 
 pub(crate) async fn erased_message_keeps_its_place_and_says_so<H: Harness>() {

@@ -35,7 +35,7 @@ pub(super) async fn detail(
     );
     if let Some(row) = session.rows(&sql, &[(Box::new(id), Type::UUID)]).await?.first() {
         let mut message = found(row, 0, MessageState::Scheduled).message;
-        message.position = None;
+        message.number = message.position.take();
         message.deliver_at = row.get::<_, Option<Micros>>(MORE + 2).map(|due| Timestamp(due.0));
         return Ok(Some(shown(row, message, Vec::new())));
     }

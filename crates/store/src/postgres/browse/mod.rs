@@ -105,7 +105,7 @@ async fn page(session: &Session, which: &MessageFilter, limit: usize) -> Result<
             messages.extend(part.found.into_iter().map(|found| found.message));
             // Their numbers are no positions.
             for message in &mut messages {
-                message.position = None;
+                message.number = message.position.take();
             }
             if next.is_some() || which.state.is_some() {
                 return Ok(MessagePage { messages, next });

@@ -36,6 +36,7 @@ pub(super) fn found(row: &Row, at: usize, state: MessageState) -> Found {
         xid: xid.and_then(|xid| xid.parse().ok()),
         message: ListedMessage {
             position: row.get(at),
+            number: None,
             id: row.get(at + 2),
             topic: row.get(at + 3),
             key: row.get(at + 4),

@@ -27,6 +27,7 @@ pub(super) const COLUMNS: &str =
 pub(super) fn listed(row: &Row<'_>, state: MessageState) -> rusqlite::Result<ListedMessage> {
     Ok(ListedMessage {
         position: Some(row.get(0)?),
+        number: None,
         id: MessageId::from_bytes(row.get(1)?),
         topic: row.get(2)?,
         key: row.get(3)?,

@@ -50,7 +50,7 @@ pub(super) fn detail(
         Ok((message, packed, payload, found.get(MORE + 2)?))
     })?;
     if let Some((mut message, packed, payload, due)) = scheduled {
-        message.position = None;
+        message.number = message.position.take();
         message.state = MessageState::Scheduled;
         message.deliver_at = Some(Timestamp(due));
         let headers = pairs(&packed)?;

@@ -75,7 +75,7 @@ fn page(scope: &Scope<'_>, which: &MessageFilter, limit: usize) -> Result<Messag
             messages = part.found;
             // Their numbers are no positions.
             for message in &mut messages {
-                message.position = None;
+                message.number = message.position.take();
             }
             if next.is_some() || which.state.is_some() {
                 return Ok(MessagePage { messages, next });
