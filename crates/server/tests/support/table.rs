@@ -6,24 +6,22 @@ use posthaste_server::{
     Scope::{Enqueue, Operate, View},
 };
 
-/// Of health and metrics, which tell of all topics.
-const FIGURES: Access = With(View);
 
 /// Method, path, and what it asks for.
 pub(crate) const ROUTES: [(&str, &str, Access); 51] = [
     ("GET", "/livez", Public),
     ("GET", "/readyz", Public),
     ("GET", "/health", Public),
-    ("GET", "/health/deep", FIGURES),
-    ("GET", "/api/v1/health", FIGURES),
-    ("GET", "/api/health/outbox", FIGURES),
-    ("GET", "/metrics", FIGURES),
+    ("GET", "/health/deep", Whole(View)),
+    ("GET", "/api/v1/health", Whole(View)),
+    ("GET", "/api/health/outbox", Whole(View)),
+    ("GET", "/metrics", Whole(View)),
     ("GET", "/api/v1/metrics", Whole(View)),
     ("GET", "/api/v1/metrics/outbox", Whole(View)),
     ("GET", "/api/v1/metrics/machines", Whole(View)),
     ("GET", "/api/v1/metrics/fallbacks", Whole(View)),
     ("GET", "/api/v1/metrics/jobs", Whole(View)),
-    ("GET", "/api/v1/metrics/health", FIGURES),
+    ("GET", "/api/v1/metrics/health", Whole(View)),
     ("GET", "/api/v1/openapi.json", Public),
     ("POST", "/api/v1/jobs", With(Enqueue)),
     ("GET", "/api/v1/jobs", With(View)),
