@@ -226,6 +226,10 @@ async fn scheduled_message_is_taken_back_and_audited(place: Place) {
     cancel(r#"{"dry":true}"#).await.is_problem(422, "invalid-field");
     assert_eq!(cancel("").await.json()["id"], id);
     cancel("").await.is_problem(404, "no-message");
+    let trail = server.get("/api/v1/audit").await.json();
+    let [entry] = &trail["entries"].as_array().unwrap()[..] else { panic!("{trail}") };
+    assert_eq!((&entry["actor"], &entry["action"]), (&json!("loopback"), &json!("cancel")));
+    assert!(entry["detail"].to_string().contains(&id), "{entry}");
     let there = enqueue(&server, &json!({ "topic": "t" })).await;
     let late = server.post(&format!("{PATH}/{there}/cancel"), "").await;
     late.is_problem(409, "message-state");
