@@ -21,7 +21,7 @@ use crate::{
 pub struct Library {
     mark: ContractsMark,
     known: watch::Sender<Arc<Contracts>>,
-    are_read: watch::Sender<bool>,
+    are_read: watch::Sender<Option<bool>>,
 }
 
 impl Library {
@@ -30,8 +30,8 @@ impl Library {
         self.known.subscribe()
     }
 
-    /// Whether they were ever read: before that, none of them is known, and nothing can be held to them.
-    pub fn are_read(&self) -> watch::Receiver<bool> {
+    /// Whether they were ever read, once that was tried: before, none of them is known, and nothing can be held to them.
+    pub fn are_read(&self) -> watch::Receiver<Option<bool>> {
         self.are_read.subscribe()
     }
 
@@ -41,11 +41,17 @@ impl Library {
     /// # Errors
     /// The database did not answer: what was read last holds.
     pub async fn look(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+        let read = self.read(store).await;
+        let were_read = *self.are_read.borrow() == Some(true);
+        self.are_read.send_replace(Some(were_read || read.is_ok()));
+        read
+    }
+
+    async fn read(&mut self, store: &dyn Store) -> Result<(), StoreError> {
         if let Some(ContractSet { mark, contracts }) = store.contracts(&self.mark).await? {
             self.known.send_replace(Arc::new(compile(contracts).await));
             self.mark = mark;
         }
-        self.are_read.send_replace(true);
         Ok(())
     }
 

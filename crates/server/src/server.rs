@@ -90,9 +90,9 @@ impl Server {
         self
     }
 
-    /// Accepts nothing before they were read, once.
+    /// Accepts nothing before they were read, once; `None` says that this was not tried yet.
     #[must_use]
-    pub fn once_contracts_are_read(mut self, are_read: watch::Receiver<bool>) -> Self {
+    pub fn once_contracts_are_read(mut self, are_read: watch::Receiver<Option<bool>>) -> Self {
         self.contracts.are_read = are_read;
         self
     }

@@ -38,7 +38,7 @@ pub(crate) struct ServeArgs {}
 struct Beside {
     workers: Vec<Worker>,
     relay: Option<Relay>,
-    contracts_are_read: watch::Receiver<bool>,
+    contracts_are_read: watch::Receiver<Option<bool>>,
 }
 
 /// Runs everything until told to stop.

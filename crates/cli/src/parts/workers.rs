@@ -181,9 +181,9 @@ pub(crate) async fn refresh(
 }
 
 /// Waits until the contracts were read, before which no worker may begin. `false` when a stop was asked for first.
-pub(crate) async fn may_begin(mut are_read: watch::Receiver<bool>, stop: &Stop) -> bool {
+pub(crate) async fn may_begin(mut are_read: watch::Receiver<Option<bool>>, stop: &Stop) -> bool {
     tokio::select! {
-        read = are_read.wait_for(|are_read| *are_read) => read.is_ok(),
+        read = are_read.wait_for(|are_read| *are_read == Some(true)) => read.is_ok(),
         () = stop.requested() => false,
     }
 }
