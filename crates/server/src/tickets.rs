@@ -18,7 +18,7 @@ use crate::{
     tokens::{Principal, Unknown},
 };
 
-/// Longer ones are not looked at.
+/// Longer ones are neither made nor looked at: not every proxy passes on longer addresses.
 const BYTES_MAX: usize = 8 << 10;
 
 /// Makes and reads tickets.
@@ -65,12 +65,12 @@ impl Tickets {
         self.lifetime
     }
 
-    /// A ticket for whoever asks for one.
-    pub(crate) fn make(&self, ticket: &Ticket) -> String {
+    /// A ticket for whoever asks for one; none where it would be too long.
+    pub(crate) fn make(&self, ticket: &Ticket) -> Option<String> {
         self.make_at(ticket, clock::now())
     }
 
-    fn make_at(&self, ticket: &Ticket, now: Timestamp) -> String {
+    fn make_at(&self, ticket: &Ticket, now: Timestamp) -> Option<String> {
         let lifetime = i64::try_from(self.lifetime.as_micros()).unwrap_or(i64::MAX);
         let (payloads, topics) = ticket.principal.follows();
         let claims = Claims {
@@ -84,7 +84,8 @@ impl Tickets {
         // Texts and numbers: there is nothing that could fail.
         let claims = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&claims).unwrap_or_default());
         let signature = URL_SAFE_NO_PAD.encode(self.sign(&claims).finalize().into_bytes());
-        format!("{claims}.{signature}")
+        let text = format!("{claims}.{signature}");
+        (text.len() <= BYTES_MAX).then_some(text)
     }
 
     /// What a ticket allows.
@@ -137,7 +138,7 @@ mod tests {
     #[test]
     fn ticket_is_what_it_was_made_of_until_its_time_is_over() {
         let tickets = Tickets::new(Duration::from_mins(1));
-        let text = tickets.make_at(&ticket(), Timestamp(5));
+        let text = tickets.make_at(&ticket(), Timestamp(5)).unwrap();
         assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)));
         assert_eq!(tickets.read_at(&text, Timestamp(60_000_004)), Ok(ticket()));
         assert_eq!(tickets.read_at(&text, Timestamp(60_000_005)), Err(Unknown::Expired));
@@ -146,11 +147,11 @@ mod tests {
     #[test]
     fn what_others_made_or_changed_is_no_ticket() {
         let tickets = Tickets::new(Duration::from_mins(1));
-        let text = tickets.make_at(&ticket(), Timestamp(0));
+        let text = tickets.make_at(&ticket(), Timestamp(0)).unwrap();
         let (claims, signature) = text.split_once('.').unwrap();
         let more = String::from_utf8(URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
         let more = URL_SAFE_NO_PAD.encode(more.replace("run.", "bank"));
-        let other = Tickets::new(Duration::from_mins(1)).make_at(&ticket(), Timestamp(0));
+        let other = Tickets::new(Duration::from_mins(1)).make_at(&ticket(), Timestamp(0)).unwrap();
         for wrong in [
             &format!("{more}.{signature}"),
             &format!("{claims}."),
@@ -163,6 +164,17 @@ mod tests {
         ] {
             assert_eq!(tickets.read_at(wrong, Timestamp(0)), Err(Unknown::Wrong), "{wrong:.80}");
         }
+    }
+
+    #[test]
+    fn ticket_that_would_not_be_read_is_not_made() {
+        let tickets = Tickets::new(Duration::from_mins(1));
+        let of = |length| Ticket { topic: Some("x".repeat(length)), ..ticket() };
+        let longest = (0..).take_while(|n| tickets.make_at(&of(*n), Timestamp(0)).is_some()).last();
+        let longest = of(longest.unwrap());
+        let text = tickets.make_at(&longest, Timestamp(0)).unwrap();
+        assert!(text.len() > BYTES_MAX - 4);
+        assert_eq!(tickets.read_at(&text, Timestamp(0)), Ok(longest));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tracing::{Instrument as _, Span};
 use utoipa::{IntoParams, ToSchema};
 
-use super::shown::as_json;
+use super::{filters::Of, shown::as_json};
 use crate::{
     app::App,
     extract::{OptionalJson, Parameters},
@@ -31,6 +31,10 @@ use crate::{
 pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// After so long without a word there is one, so that nobody on the way takes the connection for dead.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
+/// Characters of an ordering key: of those that messages have, the longest have as many bytes.
+const KEY_CHARS_MAX: usize = 512;
+/// Bytes of the topics of a ticket: with the longest key it still is no longer than what is read of one.
+const TICKET_TOPIC_BYTES_MAX: usize = 2_048;
 const WORD: Bytes = Bytes::from_static(b":\n\n");
 
 /// What to follow.
@@ -38,11 +42,11 @@ const WORD: Bytes = Bytes::from_static(b":\n\n");
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Following {
-    /// Topics, separated by commas: exact ones, or `prefix*`; all if not given.
-    #[param(pattern = r"^(\*|[A-Za-z0-9._:/-]+\*?)(,(\*|[A-Za-z0-9._:/-]+\*?))*$")]
+    /// Up to 100 topics, separated by commas: exact ones, or `prefix*`; all if not given.
+    #[param(pattern = r"^(\*|[A-Za-z0-9._:/-]+\*?)(,(\*|[A-Za-z0-9._:/-]+\*?)){0,99}$")]
     topic: Option<String>,
     /// Messages with this ordering key alone.
-    #[param(pattern = r"^[^\x00]*$")]
+    #[param(max_length = 512, pattern = r"^[^\x00]*$")]
     key: Option<String>,
     /// Where to begin: `now`, `beginning`, a time in RFC 3339 (at what was committed from then on, or a little earlier),
     /// or the id of the last event that was seen; now if not given. The header `Last-Event-ID` goes before it.
@@ -126,25 +130,23 @@ fn wish(
         let detail = format!("{field} must be `now`, `beginning`, a time such as 2026-01-02T03:04:05Z from 1970 on, or the id of an event");
         Problem::of(Code::BadParameter, field, detail)
     })?;
-    let topics = topics(principal, topic.as_deref())?;
-    check_key(key.as_deref())?;
+    let topics = topics(Of::Query, principal, topic)?;
+    check_key(Of::Query, key.as_deref())?;
     Ok(Wish { topics, key, with_payloads: principal.may(Scope::Payloads), from })
 }
 
-/// Databases know no text with a zero in it.
-fn check_key(key: Option<&str>) -> Result<(), Problem> {
-    if key.is_some_and(|key| key.contains('\0')) {
-        let detail = "key must not have the character U+0000: no message has it";
-        return Err(Problem::of(Code::BadParameter, "key", detail));
+/// No message has another key, and databases know no text with a zero in it.
+fn check_key(of: Of, key: Option<&str>) -> Result<(), Problem> {
+    let is_wrong = |key: &str| key.contains('\0') || key.chars().nth(KEY_CHARS_MAX).is_some();
+    if key.is_some_and(is_wrong) {
+        return Err(of.wrong("key", "text of at most 512 characters without U+0000"));
     }
     Ok(())
 }
 
 /// The topics that were asked for, if they are the caller's to see.
-fn topics(principal: &Principal, topic: Option<&str>) -> Result<TopicFilter, Problem> {
-    let patterns: Vec<&str> = topic.unwrap_or("*").split(',').map(str::trim).collect();
-    let topics = TopicFilter::new(&patterns)
-        .map_err(|error| Problem::of(Code::BadParameter, "topic", error.to_string()))?;
+fn topics(of: Of, principal: &Principal, topic: Option<String>) -> Result<TopicFilter, Problem> {
+    let topics = of.topics(topic)?.unwrap_or_else(TopicFilter::all);
     if principal.knows_all(&topics) {
         return Ok(topics);
     }
@@ -169,11 +171,14 @@ impl std::convert::From<StreamError> for Problem {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct TicketBody {
-    /// Topics, separated by commas: exact ones, or `prefix*`; all if not given.
-    #[schema(pattern = r"^(\*|[A-Za-z0-9._:/-]+\*?)(,(\*|[A-Za-z0-9._:/-]+\*?))*$")]
+    /// Up to 100 topics, separated by commas: exact ones, or `prefix*`; all if not given.
+    #[schema(
+        max_length = 2048,
+        pattern = r"^(\*|[A-Za-z0-9._:/-]+\*?)(,(\*|[A-Za-z0-9._:/-]+\*?)){0,99}$"
+    )]
     topic: Option<String>,
     /// Messages with this ordering key alone.
-    #[schema(pattern = r"^[^\x00]*$")]
+    #[schema(max_length = 512, pattern = r"^[^\x00]*$")]
     key: Option<String>,
 }
 
@@ -198,9 +203,16 @@ pub(crate) async fn ticket(
     OptionalJson(body): OptionalJson<TicketBody>,
 ) -> Result<Response, Problem> {
     let TicketBody { topic, key } = body;
-    topics(&principal, topic.as_deref())?;
-    check_key(key.as_deref())?;
+    if topic.as_ref().is_some_and(|topic| topic.len() > TICKET_TOPIC_BYTES_MAX) {
+        return Err(Of::Body.wrong("topic", "text of at most 2048 bytes"));
+    }
+    topics(Of::Body, &principal, topic.clone())?;
+    check_key(Of::Body, key.as_deref())?;
     let ticket = app.tickets.make(&Ticket { principal, topic, key });
+    let ticket = ticket.ok_or_else(|| {
+        let detail = "the ticket would be too long for an address, with the token's topics: use a token of fewer topics";
+        Problem::of(Code::InvalidField, "topic", detail)
+    })?;
     let expires_in = app.tickets.lifetime().as_secs();
     Ok(as_json(&TicketMade { ticket, expires_in }).into_response())
 }
