@@ -11,7 +11,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::stream;
-use posthaste_core::TopicFilter;
+use posthaste_core::{Timestamp, TopicFilter};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use tracing::{Instrument as _, Span};
@@ -20,6 +20,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{filters::Of, shown::as_json};
 use crate::{
     app::App,
+    clock,
     extract::{OptionalJson, Parameters},
     problem::{Code, Problem},
     streams::{Entry, Follower, From, StreamError, Wish},
@@ -62,7 +63,7 @@ pub(crate) struct Following {
 /// behind it, whatever was restarted in between. A client that is too slow is cut off, and goes on in the same way.
 #[utoipa::path(get, path = "/api/v1/streams", tag = "streams",
     params(Following, ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen")),
-    responses((status = 200, description = "Events, until either side ends it; their data is JSON: `id`, `topic`, `key`, \
+    responses((status = 200, description = "Events, until either side ends it or the token expires; their data is JSON: `id`, `topic`, `key`, \
         `content_type`, `correlation_id`, `enqueued_at`, and with the scope `payloads` `headers` and one of `payload` (JSON), \
         `payload_text` and `payload_base64`", content_type = "text/event-stream", body = String),
         (status = 410, description = "`stream-gone`: the log no longer has what follows, or never had it"),
@@ -85,8 +86,8 @@ pub(crate) async fn follow(
     let follower = app.streams.follow(wish).await?;
     // What becomes of it later stands in the log under the request's id as well.
     let span = Span::current();
-    let frames =
-        stream::unfold((follower, entry), move |state| frame(state).instrument(span.clone()));
+    let open = Open { follower, expires: principal.expires, _entry: entry };
+    let frames = stream::unfold(open, move |open| frame(open).instrument(span.clone()));
     let body = Body::from_stream(frames);
     let event_stream = HeaderValue::from_static("text/event-stream");
     // Proxies that collect answers would hold events back.
@@ -96,12 +97,29 @@ pub(crate) async fn follow(
 
 type Frame = Result<Bytes, std::convert::Infallible>;
 
-async fn frame((mut follower, entry): (Follower, Entry)) -> Option<(Frame, (Follower, Entry))> {
-    let frame = match timeout(SILENCE_MAX, follower.next()).await {
+/// A stream that is open.
+struct Open {
+    follower: Follower,
+    /// When the token ends that it was begun with.
+    expires: Option<Timestamp>,
+    /// Its place among those that may be open.
+    _entry: Entry,
+}
+
+async fn frame(mut open: Open) -> Option<(Frame, Open)> {
+    let patience = patience(open.expires, clock::now())?;
+    let frame = match timeout(patience, open.follower.next()).await {
         Ok(frame) => frame?,
         Err(_elapsed) => WORD,
     };
-    Some((Ok(frame), (follower, entry)))
+    Some((Ok(frame), open))
+}
+
+/// How long to wait for the next frame before the clock is looked at again; `None` once the stream is over.
+fn patience(expires: Option<Timestamp>, now: Timestamp) -> Option<Duration> {
+    let Some(expires) = expires else { return Some(SILENCE_MAX) };
+    let left = u64::try_from(expires.0.saturating_sub(now.0)).ok().filter(|left| *left > 0)?;
+    Some(SILENCE_MAX.min(Duration::from_micros(left)))
 }
 
 fn wish(
@@ -187,7 +205,8 @@ pub(crate) struct TicketBody {
 pub(crate) struct TicketMade {
     /// What to send as `ticket` in the query of a stream.
     ticket: String,
-    /// Seconds that are left to begin a stream with it, and to come again; a stream that is open goes on.
+    /// Seconds that are left to begin a stream with it, and to come again, at most until the token expires; a stream that is
+    /// open goes on until then.
     expires_in: u64,
 }
 
@@ -209,10 +228,10 @@ pub(crate) async fn ticket(
     topics(Of::Body, &principal, topic.clone())?;
     check_key(Of::Body, key.as_deref())?;
     let ticket = app.tickets.make(&Ticket { principal, topic, key });
-    let ticket = ticket.ok_or_else(|| {
+    let (ticket, lasts) = ticket.ok_or_else(|| {
         let detail = "the ticket would be too long for an address, with the token's topics: use a token of fewer topics";
         Problem::of(Code::InvalidField, "topic", detail)
     })?;
-    let expires_in = app.tickets.lifetime().as_secs();
+    let expires_in = lasts.as_secs();
     Ok(as_json(&TicketMade { ticket, expires_in }).into_response())
 }
