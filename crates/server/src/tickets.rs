@@ -18,7 +18,7 @@ use crate::{
     tokens::{Principal, Unknown},
 };
 
-/// Longer ones are not looked at.
+/// Longer ones are neither made nor looked at: not every proxy passes on longer addresses.
 const BYTES_MAX: usize = 8 << 10;
 
 /// Makes and reads tickets.
@@ -47,6 +47,8 @@ struct Claims<'a> {
     topic: Option<&'a str>,
     key: Option<&'a str>,
     expires: i64,
+    /// When the token ends that it was got with, and the streams that it began.
+    token_expires: Option<i64>,
 }
 
 /// The ticket in an address.
@@ -60,18 +62,17 @@ impl Tickets {
         Self { mac: Hmac::new(&key.into()), lifetime }
     }
 
-    /// How long a ticket lasts.
-    pub(crate) const fn lifetime(&self) -> Duration {
-        self.lifetime
+    /// A ticket for whoever asks for one, with how long it lasts; none where it would be too long.
+    pub(crate) fn make(&self, ticket: &Ticket) -> Option<(String, Duration)> {
+        self.make_at(ticket, clock::now())
     }
 
-    /// A ticket for whoever asks for one; none where it would be too long to be read.
-    pub(crate) fn make(&self, ticket: &Ticket) -> Option<String> {
-        Some(self.make_at(ticket, clock::now())).filter(|text| text.len() <= BYTES_MAX)
-    }
-
-    fn make_at(&self, ticket: &Ticket, now: Timestamp) -> String {
+    fn make_at(&self, ticket: &Ticket, now: Timestamp) -> Option<(String, Duration)> {
         let lifetime = i64::try_from(self.lifetime.as_micros()).unwrap_or(i64::MAX);
+        // It is no way to outlive the token.
+        let token_expires = ticket.principal.expires.map(|end| end.0);
+        let expires = now.0.saturating_add(lifetime).min(token_expires.unwrap_or(i64::MAX));
+        let lasts = u64::try_from(expires - now.0).map_or(Duration::ZERO, Duration::from_micros);
         let (payloads, topics) = ticket.principal.follows();
         let claims = Claims {
             name: &ticket.principal.name,
@@ -79,12 +80,14 @@ impl Tickets {
             topics,
             topic: ticket.topic.as_deref(),
             key: ticket.key.as_deref(),
-            expires: now.0.saturating_add(lifetime),
+            expires,
+            token_expires,
         };
         // Texts and numbers: there is nothing that could fail.
         let claims = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&claims).unwrap_or_default());
         let signature = URL_SAFE_NO_PAD.encode(self.sign(&claims).finalize().into_bytes());
-        format!("{claims}.{signature}")
+        let text = format!("{claims}.{signature}");
+        (text.len() <= BYTES_MAX).then_some((text, lasts))
     }
 
     /// What a ticket allows.
@@ -104,7 +107,9 @@ impl Tickets {
         if claims.expires <= now.0 {
             return Err(Unknown::Expired);
         }
-        let principal = Principal::follower(claims.name.into(), claims.payloads, claims.topics);
+        let expires = claims.token_expires.map(Timestamp);
+        let principal =
+            Principal::follower(claims.name.into(), claims.payloads, claims.topics, expires);
         Ok(Ticket { principal, topic: claims.topic, key: claims.key })
     }
 
@@ -122,6 +127,7 @@ struct Owned {
     topic: Option<String>,
     key: Option<String>,
     expires: i64,
+    token_expires: Option<i64>,
 }
 
 #[cfg(test)]
@@ -130,27 +136,35 @@ mod tests {
 
     fn ticket() -> Ticket {
         let topics = Some(vec!["run.".to_owned()]);
-        let principal = Principal::follower("page".into(), true, topics);
+        let principal =
+            Principal::follower("page".into(), true, topics, Some(Timestamp(90_000_000)));
         Ticket { principal, topic: Some("run.*".to_owned()), key: Some("ä 7".to_owned()) }
     }
 
     #[test]
     fn ticket_is_what_it_was_made_of_until_its_time_is_over() {
         let tickets = Tickets::new(Duration::from_mins(1));
-        let text = tickets.make_at(&ticket(), Timestamp(5));
+        let (text, lasts) = tickets.make_at(&ticket(), Timestamp(5)).unwrap();
+        assert_eq!(lasts, Duration::from_mins(1));
         assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)));
         assert_eq!(tickets.read_at(&text, Timestamp(60_000_004)), Ok(ticket()));
         assert_eq!(tickets.read_at(&text, Timestamp(60_000_005)), Err(Unknown::Expired));
+        // Its token ends first.
+        let (text, lasts) = tickets.make_at(&ticket(), Timestamp(80_000_000)).unwrap();
+        assert_eq!(lasts, Duration::from_secs(10));
+        assert_eq!(tickets.read_at(&text, Timestamp(89_999_999)), Ok(ticket()));
+        assert_eq!(tickets.read_at(&text, Timestamp(90_000_000)), Err(Unknown::Expired));
     }
 
     #[test]
     fn what_others_made_or_changed_is_no_ticket() {
         let tickets = Tickets::new(Duration::from_mins(1));
-        let text = tickets.make_at(&ticket(), Timestamp(0));
+        let (text, _) = tickets.make_at(&ticket(), Timestamp(0)).unwrap();
         let (claims, signature) = text.split_once('.').unwrap();
         let more = String::from_utf8(URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
         let more = URL_SAFE_NO_PAD.encode(more.replace("run.", "bank"));
         let other = Tickets::new(Duration::from_mins(1)).make_at(&ticket(), Timestamp(0));
+        let (other, _) = other.unwrap();
         for wrong in [
             &format!("{more}.{signature}"),
             &format!("{claims}."),
@@ -163,6 +177,18 @@ mod tests {
         ] {
             assert_eq!(tickets.read_at(wrong, Timestamp(0)), Err(Unknown::Wrong), "{wrong:.80}");
         }
+    }
+
+    #[test]
+    fn ticket_that_would_not_be_read_is_not_made() {
+        let tickets = Tickets::new(Duration::from_mins(1));
+        let of = |length| Ticket { topic: Some("x".repeat(length)), ..ticket() };
+        let longest =
+            (0..BYTES_MAX).take_while(|n| tickets.make_at(&of(*n), Timestamp(0)).is_some()).last();
+        let longest = of(longest.unwrap());
+        let (text, _) = tickets.make_at(&longest, Timestamp(0)).unwrap();
+        assert!(text.len() > BYTES_MAX - 4);
+        assert_eq!(tickets.read_at(&text, Timestamp(0)), Ok(longest));
     }
 
     #[test]

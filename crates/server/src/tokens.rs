@@ -129,17 +129,24 @@ pub(crate) struct Principal {
     scopes: Vec<Scope>,
     /// Beginnings of the topics that it may see and submit; `None` for all.
     topics: Option<Vec<String>>,
+    /// When its token ends: what it has begun by then ends there as well.
+    pub(crate) expires: Option<Timestamp>,
 }
 
 impl Principal {
     fn everything(name: &str) -> Self {
-        Self { name: name.into(), scopes: vec![Scope::Admin], topics: None }
+        Self { name: name.into(), scopes: vec![Scope::Admin], topics: None, expires: None }
     }
 
     /// Whoever follows a stream by a ticket.
-    pub(crate) fn follower(name: Arc<str>, payloads: bool, topics: Option<Vec<String>>) -> Self {
+    pub(crate) fn follower(
+        name: Arc<str>,
+        payloads: bool,
+        topics: Option<Vec<String>>,
+        expires: Option<Timestamp>,
+    ) -> Self {
         let payloads = payloads.then_some(Scope::Payloads);
-        Self { name, scopes: [Scope::View].into_iter().chain(payloads).collect(), topics }
+        Self { name, scopes: [Scope::View].into_iter().chain(payloads).collect(), topics, expires }
     }
 
     /// Of that, what a ticket passes on: whether it sees payloads, and the beginnings of its topics.
@@ -196,31 +203,23 @@ pub(crate) enum Unknown {
 #[derive(Debug)]
 pub(crate) struct Tokens {
     /// Each digest with whose it is; `None` where nobody is asked for a token.
-    all: Option<Vec<(Sha256Digest, Token)>>,
+    all: Option<Vec<(Sha256Digest, Principal)>>,
     /// Who calls where nobody is asked.
     anybody: Principal,
-}
-
-#[derive(Clone, Debug)]
-struct Token {
-    principal: Principal,
-    expires: Option<Timestamp>,
 }
 
 impl Tokens {
     /// The tokens of a configuration that was validated. `anybody` is who calls if there are none.
     pub(crate) fn new(settings: &BTreeMap<String, TokenSettings>, anybody: &str) -> Self {
-        let token = |name: &str, settings: &TokenSettings| Token {
-            principal: Principal {
-                name: name.into(),
-                scopes: settings.scopes.clone(),
-                topics: settings.topics.clone(),
-            },
+        let principal = |name: &str, settings: &TokenSettings| Principal {
+            name: name.into(),
+            scopes: settings.scopes.clone(),
+            topics: settings.topics.clone(),
             expires: settings.expires.as_deref().and_then(clock::read),
         };
         let each = settings.iter().flat_map(|(name, settings)| {
             let digests = settings.secret_sha256.iter().filter_map(|text| digest_of_hex(text));
-            digests.map(move |digest| (digest, token(name, settings)))
+            digests.map(move |digest| (digest, principal(name, settings)))
         });
         let all = (!settings.is_empty()).then(|| each.collect());
         Self { all, anybody: Principal::everything(anybody) }
@@ -249,11 +248,11 @@ impl Tokens {
             found = u32::conditional_select(&found, &index, is_it);
         }
         let found = usize::try_from(found).ok().and_then(|index| all.get(index));
-        let (_, token) = found.ok_or(Unknown::Wrong)?;
-        if token.expires.is_some_and(|end| end.0 <= now.0) {
+        let (_, principal) = found.ok_or(Unknown::Wrong)?;
+        if principal.expires.is_some_and(|end| end.0 <= now.0) {
             return Err(Unknown::Expired);
         }
-        Ok(token.principal.clone())
+        Ok(principal.clone())
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use posthaste_core::Message;
-use posthaste_server::{NoParts, Scope, ServerSettings};
+use posthaste_server::{NoParts, Scope, ServerSettings, TokenSettings};
 use posthaste_store::Operations;
 use serde_json::Value;
 use tokio::{
@@ -24,6 +24,8 @@ on_both_stores! {
     messages_come_with_all_that_they_carry,
     tickets_allow_what_they_were_asked_for_and_nothing_else,
     streams_of_a_caller_are_counted,
+    topics_and_keys_of_streams_and_tickets_are_bounded,
+    streams_and_tickets_end_with_the_token_that_they_were_asked_for_with,
 }
 
 /// A client of a stream.
@@ -246,6 +248,71 @@ async fn tickets_allow_what_they_were_asked_for_and_nothing_else(place: Place) {
     let bearer = format!("Bearer {ticket}");
     let asked = server.ask("GET", "/api/v1/jobs", &[("authorization", &bearer)], b"").await;
     asked.is_problem(401, "unknown-token");
+    server.ends().await;
+}
+
+async fn streams_and_tickets_end_with_the_token_that_they_were_asked_for_with(place: Place) {
+    // Longer where the machine is too busy to ask for all within the token's time.
+    for seconds in [2, 6, 18] {
+        let expires = jiff::Timestamp::now() + Duration::from_secs(seconds);
+        let (token, secret) = token(&[Scope::View], None);
+        let mut own = settings();
+        let token = TokenSettings { expires: Some(expires.to_string()), ..token };
+        own.tokens.insert("page".to_owned(), token);
+        let server = Running::with(&place, own, Arc::new(NoParts)).await;
+        let bearer = [("authorization", secret.as_str()), ("content-type", "application/json")];
+        let made = server.ask("POST", "/api/v1/streams/tickets", &bearer, b"{}").await;
+        if made.status == 401 {
+            continue;
+        }
+        let made = made.json();
+        assert!(made["expires_in"].as_u64().unwrap() < seconds);
+        let by_ticket = format!("/api/v1/streams?ticket={}", made["ticket"].as_str().unwrap());
+        // Answers are read to their end.
+        let (one, other) = tokio::join!(
+            server.ask("GET", "/api/v1/streams", &bearer, b""),
+            server.get(&by_ticket),
+        );
+        assert!(jiff::Timestamp::now() >= expires, "{one:?} {other:?}");
+        server.get(&by_ticket).await.is_problem(401, "expired-token");
+        if one.status == 200 && other.status == 200 {
+            return server.ends().await;
+        }
+    }
+    panic!("too slow");
+}
+
+async fn topics_and_keys_of_streams_and_tickets_are_bounded(place: Place) {
+    let server = Running::start(&place).await;
+    let topics =
+        |count: usize| (0..count).map(|n| format!("run.{n}*")).collect::<Vec<_>>().join(",");
+    let longest_key = "\u{1}".repeat(512);
+    let key = |chars: usize| "%01".repeat(chars);
+    drop(Client::follow(&server, &format!("topic={}&key={}", topics(100), key(512)), &[]).await);
+    for (field, query) in [("topic", topics(101)), ("topic", ",".to_owned()), ("key", key(513))] {
+        let refused = server.get(&format!("/api/v1/streams?{field}={query}")).await;
+        assert_eq!(refused.is_problem(400, "bad-parameter")["field"], field);
+    }
+    let ask = async |field: &str, value: &str| {
+        let body = serde_json::json!({ field: value }).to_string();
+        server.post("/api/v1/streams/tickets", &body).await
+    };
+    let long = "x".repeat(2_049);
+    for (field, value) in [
+        ("topic", topics(101)),
+        ("topic", long),
+        ("topic", "a**".to_owned()),
+        ("key", format!("{longest_key}x")),
+        ("key", "\0".to_owned()),
+    ] {
+        let refused = ask(field, &value).await;
+        assert_eq!(refused.is_problem(422, "invalid-field")["field"], field, "{value}");
+    }
+    // What is longest on the way is still read.
+    let body = serde_json::json!({ "topic": "x".repeat(2_048), "key": longest_key }).to_string();
+    let made = server.post("/api/v1/streams/tickets", &body).await.json();
+    let ticket = made["ticket"].as_str().unwrap();
+    drop(Client::follow(&server, &format!("ticket={ticket}"), &[]).await);
     server.ends().await;
 }
 

@@ -67,7 +67,8 @@ impl Of {
         clock::read(&text).map(Some).ok_or_else(|| self.wrong(field, rule))
     }
 
-    fn topics(self, text: Option<String>) -> Result<Option<TopicFilter>, Problem> {
+    /// Topics, separated by commas.
+    pub(crate) fn topics(self, text: Option<String>) -> Result<Option<TopicFilter>, Problem> {
         let Some(text) = text else { return Ok(None) };
         let rule = "1 to 100 topics, separated by commas, each exact or as prefix*";
         let wrong = || self.wrong("topic", rule);

@@ -11,15 +11,16 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::stream;
-use posthaste_core::TopicFilter;
+use posthaste_core::{Timestamp, TopicFilter};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use tracing::{Instrument as _, Span};
 use utoipa::{IntoParams, ToSchema};
 
-use super::shown::as_json;
+use super::{filters::Of, shown::as_json};
 use crate::{
     app::App,
+    clock,
     extract::{OptionalJson, Parameters},
     problem::{Code, Problem},
     streams::{Entry, Follower, From, StreamError, Wish},
@@ -29,6 +30,10 @@ use crate::{
 
 /// The id of the last event that a client has seen; a browser sends it when it comes again.
 pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Characters of an ordering key: of those that messages have, the longest have as many bytes.
+const KEY_CHARS_MAX: usize = 512;
+/// Bytes of the topics of a ticket: with the longest key it still is no longer than what is read of one.
+const TICKET_TOPIC_BYTES_MAX: usize = 2_048;
 const WORD: Bytes = Bytes::from_static(b":\n\n");
 
 /// What to follow.
@@ -36,11 +41,11 @@ const WORD: Bytes = Bytes::from_static(b":\n\n");
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Following {
-    /// Topics, separated by commas: exact ones, or `prefix*`; all if not given.
-    #[param(pattern = r"^(\*|[A-Za-z0-9._:/-]+\*?)(,(\*|[A-Za-z0-9._:/-]+\*?))*$")]
+    /// Up to 100 topics, separated by commas: exact ones, or `prefix*`; all if not given.
+    #[param(pattern = r"^(\*|[A-Za-z0-9._:/-]+\*?)(,(\*|[A-Za-z0-9._:/-]+\*?)){0,99}$")]
     topic: Option<String>,
     /// Messages with this ordering key alone.
-    #[param(pattern = r"^[^\x00]*$")]
+    #[param(max_length = 512, pattern = r"^[^\x00]*$")]
     key: Option<String>,
     /// Where to begin: `now`, `beginning`, a time in RFC 3339 (at what was committed from then on, or a little earlier),
     /// or the id of the last event that was seen; now if not given. The header `Last-Event-ID` goes before it.
@@ -56,7 +61,7 @@ pub(crate) struct Following {
 /// behind it, whatever was restarted in between. A client that is too slow is cut off, and goes on in the same way.
 #[utoipa::path(get, path = "/api/v1/streams", tag = "streams",
     params(Following, ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen")),
-    responses((status = 200, description = "Events, until either side ends it; their data is JSON: `id`, `topic`, `key`, \
+    responses((status = 200, description = "Events, until either side ends it or the token expires; their data is JSON: `id`, `topic`, `key`, \
         `content_type`, `correlation_id`, `enqueued_at`, and with the scope `payloads` `headers` and one of `payload` (JSON), \
         `payload_text` and `payload_base64`", content_type = "text/event-stream", body = String),
         (status = 410, description = "`stream-gone`: the log no longer has what follows, or never had it"),
@@ -80,8 +85,9 @@ pub(crate) async fn follow(
     let silence_max = app.settings.stream_silence_max;
     // What becomes of it later stands in the log under the request's id as well.
     let span = Span::current();
-    let next = move |open| frame(open, silence_max).instrument(span.clone());
-    let body = Body::from_stream(stream::unfold((follower, entry), next));
+    let open = Open { follower, expires: principal.expires, silence_max, _entry: entry };
+    let frames = stream::unfold(open, move |open| frame(open).instrument(span.clone()));
+    let body = Body::from_stream(frames);
     let event_stream = HeaderValue::from_static("text/event-stream");
     // Proxies that collect answers would hold events back.
     let unbuffered = (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
@@ -90,15 +96,31 @@ pub(crate) async fn follow(
 
 type Frame = Result<Bytes, std::convert::Infallible>;
 
-async fn frame(
-    (mut follower, entry): (Follower, Entry),
+/// A stream that is open.
+struct Open {
+    follower: Follower,
+    /// When the token ends that it was begun with.
+    expires: Option<Timestamp>,
+    /// After so long without an event there is a word, so that nobody on the way takes the connection for dead.
     silence_max: Duration,
-) -> Option<(Frame, (Follower, Entry))> {
-    let frame = match timeout(silence_max, follower.next()).await {
+    /// Its place among those that may be open.
+    _entry: Entry,
+}
+
+async fn frame(mut open: Open) -> Option<(Frame, Open)> {
+    let patience = patience(open.silence_max, open.expires, clock::now())?;
+    let frame = match timeout(patience, open.follower.next()).await {
         Ok(frame) => frame?,
         Err(_elapsed) => WORD,
     };
-    Some((Ok(frame), (follower, entry)))
+    Some((Ok(frame), open))
+}
+
+/// How long to wait for the next frame before the clock is looked at again; `None` once the stream is over.
+fn patience(silence_max: Duration, expires: Option<Timestamp>, now: Timestamp) -> Option<Duration> {
+    let Some(expires) = expires else { return Some(silence_max) };
+    let left = u64::try_from(expires.0.saturating_sub(now.0)).ok().filter(|left| *left > 0)?;
+    Some(silence_max.min(Duration::from_micros(left)))
 }
 
 fn wish(
@@ -127,33 +149,23 @@ fn wish(
         let detail = format!("{field} must be `now`, `beginning`, a time such as 2026-01-02T03:04:05Z from 1970 on, or the id of an event");
         Problem::of(Code::BadParameter, field, detail)
     })?;
-    let topics = topics(principal, topic.as_deref())?;
-    check_key(key.as_deref())?;
+    let topics = topics(Of::Query, principal, topic)?;
+    check_key(Of::Query, key.as_deref())?;
     Ok(Wish { topics, key, with_payloads: principal.may(Scope::Payloads), from })
 }
 
-/// Databases know no text with a zero in it.
-fn check_key(key: Option<&str>) -> Result<(), Problem> {
-    if key.is_some_and(|key| key.contains('\0')) {
-        let detail = "key must not have the character U+0000: no message has it";
-        return Err(Problem::of(Code::BadParameter, "key", detail));
+/// No message has another key, and databases know no text with a zero in it.
+fn check_key(of: Of, key: Option<&str>) -> Result<(), Problem> {
+    let is_wrong = |key: &str| key.contains('\0') || key.chars().nth(KEY_CHARS_MAX).is_some();
+    if key.is_some_and(is_wrong) {
+        return Err(of.wrong("key", "text of at most 512 characters without U+0000"));
     }
     Ok(())
 }
 
-/// What is wrong with a parameter, as it is told of a field.
-fn of_body(problem: Problem) -> Problem {
-    match problem.code() {
-        Code::BadParameter => problem.with_code(Code::InvalidField),
-        _ => problem,
-    }
-}
-
 /// The topics that were asked for, if they are the caller's to see.
-fn topics(principal: &Principal, topic: Option<&str>) -> Result<TopicFilter, Problem> {
-    let patterns: Vec<&str> = topic.unwrap_or("*").split(',').map(str::trim).collect();
-    let topics = TopicFilter::new(&patterns)
-        .map_err(|error| Problem::of(Code::BadParameter, "topic", error.to_string()))?;
+fn topics(of: Of, principal: &Principal, topic: Option<String>) -> Result<TopicFilter, Problem> {
+    let topics = of.topics(topic)?.unwrap_or_else(TopicFilter::all);
     if principal.knows_all(&topics) {
         return Ok(topics);
     }
@@ -178,11 +190,14 @@ impl std::convert::From<StreamError> for Problem {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct TicketBody {
-    /// Topics, separated by commas: exact ones, or `prefix*`; all if not given.
-    #[schema(pattern = r"^(\*|[A-Za-z0-9._:/-]+\*?)(,(\*|[A-Za-z0-9._:/-]+\*?))*$")]
+    /// Up to 100 topics, separated by commas: exact ones, or `prefix*`; all if not given.
+    #[schema(
+        max_length = 2048,
+        pattern = r"^(\*|[A-Za-z0-9._:/-]+\*?)(,(\*|[A-Za-z0-9._:/-]+\*?)){0,99}$"
+    )]
     topic: Option<String>,
     /// Messages with this ordering key alone.
-    #[schema(pattern = r"^[^\x00]*$")]
+    #[schema(max_length = 512, pattern = r"^[^\x00]*$")]
     key: Option<String>,
 }
 
@@ -191,7 +206,8 @@ pub(crate) struct TicketBody {
 pub(crate) struct TicketMade {
     /// What to send as `ticket` in the query of a stream.
     ticket: String,
-    /// Seconds that are left to begin a stream with it, and to come again; a stream that is open goes on.
+    /// Seconds that are left to begin a stream with it, and to come again, at most until the token expires; a stream that is
+    /// open goes on until then.
     expires_in: u64,
 }
 
@@ -207,19 +223,16 @@ pub(crate) async fn ticket(
     OptionalJson(body): OptionalJson<TicketBody>,
 ) -> Result<Response, Problem> {
     let TicketBody { topic, key } = body;
-    topics(&principal, topic.as_deref()).map_err(of_body)?;
-    check_key(key.as_deref()).map_err(of_body)?;
-    let longer = if topic.as_ref().map(String::len) > key.as_ref().map(String::len) {
-        "topic"
-    } else {
-        "key"
-    };
+    if topic.as_ref().is_some_and(|topic| topic.len() > TICKET_TOPIC_BYTES_MAX) {
+        return Err(Of::Body.wrong("topic", "text of at most 2048 bytes"));
+    }
+    topics(Of::Body, &principal, topic.clone())?;
+    check_key(Of::Body, key.as_deref())?;
     let ticket = app.tickets.make(&Ticket { principal, topic, key });
-    let ticket = ticket.ok_or_else(|| {
-        let detail =
-            "topic and key do not fit into an address: ask for fewer topics, or a shorter key";
-        Problem::of(Code::InvalidField, longer, detail)
+    let (ticket, lasts) = ticket.ok_or_else(|| {
+        let detail = "the ticket would be too long for an address, with the token's topics: use a token of fewer topics";
+        Problem::of(Code::InvalidField, "topic", detail)
     })?;
-    let expires_in = app.tickets.lifetime().as_secs();
+    let expires_in = lasts.as_secs();
     Ok(as_json(&TicketMade { ticket, expires_in }).into_response())
 }

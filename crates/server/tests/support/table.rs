@@ -6,7 +6,6 @@ use posthaste_server::{
     Scope::{Enqueue, Operate, View},
 };
 
-
 /// Method, path, and what it asks for.
 pub(crate) const ROUTES: [(&str, &str, Access); 51] = [
     ("GET", "/livez", Public),
