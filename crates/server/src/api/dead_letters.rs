@@ -405,7 +405,7 @@ pub(crate) async fn replay_one(
 ) -> Result<Response, Problem> {
     let (which, request) = (one(subscription.clone(), id), request(&principal, change.dry_run));
     let count = app.operations.replay_dead_letters(&which, None, &request).await?;
-    changed(&app, subscription, id, "replayed", count, change.dry_run).await
+    changed(&app, subscription, id, "replayed", count, change.dry_run)
 }
 
 /// Give a dead letter up
@@ -424,14 +424,14 @@ pub(crate) async fn discard_one(
 ) -> Result<Response, Problem> {
     let (which, request) = (one(subscription.clone(), id), request(&principal, change.dry_run));
     let count = app.operations.discard_dead_letters(&which, &request).await?;
-    changed(&app, subscription, id, "discarded", count, change.dry_run).await
+    changed(&app, subscription, id, "discarded", count, change.dry_run)
 }
 
 pub(crate) fn request(principal: &Principal, is_dry_run: bool) -> Request {
     Request { actor: principal.name.to_string(), is_dry_run, is_forced: false }
 }
 
-async fn changed(
+fn changed(
     app: &App,
     subscription: String,
     id: Uuid,
