@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{
     From, StreamError, Wish, frame,
-    hub::{Guest, Hub, Joined, Seat},
+    hub::{Guest, Hub, Joined, Seat, is_finished},
 };
 
 /// The frames of one stream.
@@ -189,6 +189,9 @@ async fn read(hub: &Hub, wish: &Wish, window: Arc<Window>, place: Place) -> Went
         frame::event(&behind, &message, wish.with_payloads)
     };
     let frames = page.iter().map(frame).collect();
+    if is_finished(&window, page.through()) {
+        return Ok((Way::Behind(place.finished(head)), frames));
+    }
     let place = place.moved_to(head, page.through(), None);
     Ok((Way::Within(window, place), frames))
 }

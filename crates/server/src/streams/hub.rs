@@ -222,7 +222,7 @@ impl Hub {
                 Err(error) => {
                     failures += 1;
                     let is_lost = error.kind() == StoreErrorKind::Rewound;
-                    if failures == 1 || is_lost {
+                    if failures == 1 || (is_lost && self.tick.borrow().is_some()) {
                         tracing::warn!("streams wait: {}", describe(&error));
                     }
                     if is_lost {
@@ -291,8 +291,7 @@ impl Hub {
         }
         loop {
             let page = self.read(window, *after, topics, None).await?;
-            let place = Place::at(window.base.at);
-            let is_begun = *after > 0;
+            let (place, is_begun) = (Place::at(window.base.at), *after > 0);
             let place = if is_begun { place.moved_to(window.head.at, *after, None) } else { place };
             self.confirm_whole(&place).await?;
             let Some(page) = page else { return Ok(()) };
