@@ -42,7 +42,8 @@ impl PostgresStore {
         Ok(rows)
     }
 
-    /// Calls a function of one answer, and notes a change made by hand in the same statement.
+    /// Calls a function of one answer, and notes a change made by hand in the same statement; a wish that changes nothing
+    /// is none.
     async fn noted_call(
         &self,
         action: &str,
@@ -54,7 +55,8 @@ impl PostgresStore {
         let sql = format!(
             "with done as materialized (select {schema}.{call} as outcome), noted as (\
              insert into {schema}.audit (actor, action, detail) \
-             select $2, '{action}', jsonb_build_object('job', $1::uuid, 'outcome', outcome) from done) \
+             select $2, '{action}', jsonb_build_object('job', $1::uuid, 'outcome', outcome) from done \
+             where outcome in ('cancelled', 'wanted', 'published')) \
              select outcome from done"
         );
         let params: Params<'_> = &[(&id, Type::UUID), (&request.actor, Type::TEXT)];

@@ -335,8 +335,7 @@ pub(crate) async fn dry_runs_say_what_would_be_and_change_nothing<H: Harness>() 
     jobs.submit_jobs(&[unique()]).await.unwrap();
     assert_eq!(jobs.retry_job(first, 1, &dry).await.unwrap(), Retried::Over);
     assert_eq!(jobs.retry_job(first, 1, &request()).await.unwrap(), Retried::Over);
-    let noted: Vec<String> = harness.audit().await.into_iter().map(|(_, action)| action).collect();
-    assert_eq!(noted, ["retry-job"]);
+    assert!(harness.audit().await.is_empty(), "nothing was changed by hand");
 }
 
 pub(crate) async fn cancelled_job_never_runs_and_a_retried_one_does<H: Harness>() {
@@ -363,9 +362,7 @@ pub(crate) async fn cancelled_job_never_runs_and_a_retried_one_does<H: Harness>(
     assert_eq!(jobs.cancel_job(nobody, &request()).await.unwrap(), Cancelled::Unknown);
     assert_eq!(jobs.retry_job(nobody, 1, &request()).await.unwrap(), Retried::Unknown);
     let noted = harness.audit().await.into_iter().map(|(_, action)| action);
-    assert!(noted.eq(
-        ["cancel-job"; 4].into_iter().chain(["retry-job"; 3]).chain(["cancel-job", "retry-job"])
-    ));
+    assert!(noted.eq(["cancel-job", "cancel-job", "retry-job"]), "what changes something");
 }
 
 pub(crate) async fn r27_what_keeps_a_job_waiting_is_found_and_mended<H: Harness>() {

@@ -31,19 +31,20 @@ fn list(names: &[String]) -> String {
     json!(names).to_string()
 }
 
-/// Does what a person wants and notes it; a dry run takes both back.
+/// Does what a person wants and notes it if it is a change; a dry run takes both back.
 fn noted<T: std::fmt::Debug>(
     scope: &Scope<'_>,
     action: &str,
     id: JobId,
     request: &Request,
+    is_change: impl FnOnce(&T) -> bool,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
     scope.run_all("savepoint noted")?;
     let outcome = work()?;
     if request.is_dry_run {
         scope.run_all("rollback to noted")?;
-    } else {
+    } else if is_change(&outcome) {
         let detail = json!({ "job": id.to_string(), "outcome": format!("{outcome:?}") });
         audit(scope, action, &Selection::default(), detail, request)?;
     }
@@ -242,7 +243,8 @@ impl Jobs for SqliteStore {
     async fn cancel_job(&self, id: JobId, request: &Request) -> Result<Cancelled> {
         let request = request.clone();
         self.write("cancel a job", move |scope| {
-            noted(scope, "cancel-job", id, &request, || cancel(scope, id))
+            let is_change = |it: &_| matches!(it, Cancelled::Done | Cancelled::Wanted);
+            noted(scope, "cancel-job", id, &request, is_change, || cancel(scope, id))
         })
         .await
     }
@@ -250,7 +252,8 @@ impl Jobs for SqliteStore {
     async fn retry_job(&self, id: JobId, attempts: u32, request: &Request) -> Result<Retried> {
         let request = request.clone();
         self.write("retry a job", move |scope| {
-            noted(scope, "retry-job", id, &request, || retry(scope, id, attempts))
+            let is_change = |it: &_| matches!(it, Retried::Done);
+            noted(scope, "retry-job", id, &request, is_change, || retry(scope, id, attempts))
         })
         .await
     }
