@@ -73,7 +73,7 @@ impl Alerts {
         let known = self.database.incidents().await;
         let now = Instant::now();
         if let Ok(known) = &known {
-            self.watch.known(now, known.iter().filter(|it| it.is_told).map(|it| &it.key));
+            self.watch.known(now, known.iter().map(|it| (&it.key, it.is_told)));
         }
         let signs = std::mem::take(&mut view.signs);
         let shows = |condition, subject: &str| view.shows(condition, subject);

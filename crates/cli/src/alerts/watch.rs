@@ -23,6 +23,15 @@ struct Case {
     /// When it was wrong last.
     seen: Instant,
     is_told: bool,
+    /// The database has it: who was to tell of it may have died between the post and the note.
+    is_open: bool,
+}
+
+impl Case {
+    /// Its end may have to be told.
+    const fn may_be_known(&self) -> bool {
+        self.is_told || self.is_open
+    }
 }
 
 /// What is to be told.
@@ -39,17 +48,22 @@ impl Watch {
         Self { cases: BTreeMap::new(), recovered_after }
     }
 
-    /// Those that people know of, as the database has it: told by whomever, before whatever restart.
-    pub(super) fn known<'a>(&mut self, now: Instant, told: impl Iterator<Item = &'a IncidentKey>) {
+    /// Those that the database has, and whether people know of them: told by whomever, before whatever restart.
+    pub(super) fn known<'a>(
+        &mut self,
+        now: Instant,
+        known: impl Iterator<Item = (&'a IncidentKey, bool)>,
+    ) {
         for case in self.cases.values_mut().filter(|case| case.condition != Condition::Database) {
-            case.is_told = false;
+            (case.is_told, case.is_open) = (false, false);
         }
-        for key in told {
+        for (key, is_told) in known {
             let of = |condition: &Condition| condition.word() == key.condition;
             // Of a newer version's conditions its own processes tell.
             let Some(condition) = Condition::ALL.into_iter().find(of) else { continue };
-            let fresh = Case { condition, since: now, seen: now, is_told: true };
-            self.cases.entry(key.clone()).or_insert(fresh).is_told = true;
+            let fresh = Case { condition, since: now, seen: now, is_told, is_open: true };
+            let case = self.cases.entry(key.clone()).or_insert(fresh);
+            (case.is_told, case.is_open) = (is_told, true);
         }
     }
 
@@ -63,20 +77,20 @@ impl Watch {
     ) -> Vec<Change> {
         let mut changes = Vec::new();
         for (key, case) in &mut self.cases {
-            if case.is_told && !shows(case.condition, &key.subject) {
+            if case.may_be_known() && !shows(case.condition, &key.subject) {
                 case.seen = now;
             }
         }
         for sign in signs {
             let condition = sign.condition;
-            let fresh = Case { condition, since: now, seen: now, is_told: false };
+            let fresh = Case { condition, since: now, seen: now, is_told: false, is_open: false };
             let case = self.cases.entry(sign.key()).or_insert(fresh);
             case.seen = now;
             if !case.is_told && now.duration_since(case.since) >= sign.after {
                 changes.push(Change::Begun(sign));
             }
         }
-        self.cases.retain(|_, case| case.seen == now || case.is_told);
+        self.cases.retain(|_, case| case.seen == now || case.may_be_known());
         let is_over = |case: &Case| now.duration_since(case.seen) >= self.recovered_after;
         let over = self.cases.iter().filter(|(_, case)| case.seen != now && is_over(case));
         changes.extend(over.map(|(key, case)| Change::Over(key.clone(), case.condition)));
@@ -141,10 +155,27 @@ mod tests {
     }
 
     #[test]
+    fn end_of_what_its_teller_may_have_died_over_is_told() {
+        let (now, mut watch) = (Instant::now(), Watch::new(MINUTE));
+        let key = sign(MINUTE).key();
+        let over = [Change::Over(key.clone(), Condition::Stalled)];
+        watch.known(now, [(&key, false)].into_iter());
+        assert_eq!(watch.look(now, Vec::new(), |_, _| true), []);
+        watch.known(now + MINUTE, [(&key, false)].into_iter());
+        assert_eq!(watch.look(now + MINUTE, Vec::new(), |_, _| true), over);
+        // Whose turn it was has told it meanwhile, or nobody needs to.
+        watch.known(now + MINUTE * 2, [].into_iter());
+        assert_eq!(watch.look(now + MINUTE * 2, Vec::new(), |_, _| true), []);
+        // As long as it is so, it is to be told.
+        watch.known(now, [(&key, false)].into_iter());
+        assert_eq!(watch.look(now, vec![sign(Duration::ZERO)], |_, _| true).len(), 1);
+    }
+
+    #[test]
     fn what_another_process_has_told_is_not_told_again_and_its_end_is() {
         let (now, mut watch) = (Instant::now(), Watch::new(MINUTE));
         let key = sign(MINUTE).key();
-        watch.known(now, [&key].into_iter());
+        watch.known(now, [(&key, true)].into_iter());
         assert_eq!(watch.look(now, vec![sign(Duration::ZERO)], |_, _| true), []);
         let over = [Change::Over(key.clone(), Condition::Stalled)];
         assert_eq!(watch.look(now + MINUTE, Vec::new(), |_, _| true), over);
@@ -152,7 +183,7 @@ mod tests {
         watch.known(now + MINUTE, [].into_iter());
         assert_eq!(watch.look(now + MINUTE * 2, Vec::new(), |_, _| true), []);
         let strange = IncidentKey { condition: "newer".to_owned(), ..key };
-        watch.known(now, [&strange].into_iter());
+        watch.known(now, [(&strange, true)].into_iter());
         assert_eq!(watch.look(now + MINUTE * 9, Vec::new(), |_, _| true), []);
     }
 
@@ -160,7 +191,7 @@ mod tests {
     fn end_is_told_by_who_can_see_it() {
         let (now, mut watch) = (Instant::now(), Watch::new(MINUTE));
         let key = sign(MINUTE).key();
-        watch.known(now, [&key].into_iter());
+        watch.known(now, [(&key, true)].into_iter());
         let mut look =
             |minutes: u32, shows| watch.look(now + MINUTE * minutes, Vec::new(), |_, _| shows);
         assert_eq!(look(1, false), []);
