@@ -40,6 +40,11 @@ impl Condition {
         }
     }
 
+    /// Whether each process sees its own sinks or workers alone: where one is well another may not be.
+    pub(super) const fn is_of_a_process(self) -> bool {
+        matches!(self, Self::Errors | Self::Worker)
+    }
+
     /// What is told at its end.
     pub(super) fn over(self, subject: &str) -> String {
         match self {

@@ -182,6 +182,7 @@ macro_rules! every_case {
                 what_its_teller_has_left_untold_is_anothers_to_tell,
                 what_could_not_be_told_is_anybodys_to_tell_at_once,
                 incident_that_nobody_was_told_of_is_forgotten_at_its_end,
+                incident_is_known_to_hold_as_long_as_somebody_sees_it,
             }
             views {
                 published_at_is_null_until_every_matching_subscription_has_settled,
