@@ -67,6 +67,7 @@ macro_rules! every_case {
                 what_is_set_aside_comes_back_as_it_was_written,
                 due_messages_come_byte_for_byte_and_those_that_wait_do_not,
                 key_is_due_behind_the_dead_letter_that_held_it,
+                status_tells_for_how_long_something_is_set_aside,
                 nothing_is_set_aside_under_an_older_epoch,
                 one_key_is_read_alone,
                 views_tell_what_is_parked_and_dead,
