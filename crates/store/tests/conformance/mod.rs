@@ -108,6 +108,7 @@ macro_rules! every_case {
                 rate_holds_within_a_piece,
                 r14_operation_replays_messages_of_the_log_in_pieces,
                 operation_that_cannot_go_on_says_why,
+                r14_replay_fails_whose_source_or_target_was_removed,
                 operations_are_bounded_and_listed_page_by_page,
             }
             entities {
