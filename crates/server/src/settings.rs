@@ -29,7 +29,8 @@ pub struct ServerSettings {
     /// Lets everybody who reaches the address do everything, without a token. For networks that are yours alone.
     pub allow_anonymous: bool,
     /// Names by which the server may be called, such as `posthaste.example.org`, besides localhost, 127.0.0.1 and
-    /// `[::1]`. Calls by other names are refused on an address of this machine alone, and elsewhere once a name is set.
+    /// `[::1]`, without a port. Calls by other names are refused on an address of this machine alone, and elsewhere once a
+    /// name is set; without tokens addresses are taken as well, as long as none is set.
     pub hosts: Vec<String>,
     /// Origins whose pages may call the server from a browser, such as `https://admin.example.org`. None unless set.
     pub cors_origins: Vec<String>,
