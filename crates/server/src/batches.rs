@@ -202,6 +202,10 @@ async fn write<T: Batched>(store: &T::Store, batch: Vec<Waiting<T>>, meter: &Sub
         Err(error) if all.len() > 1 && is_of_one(error.kind()) => {
             tracing::debug!(len = all.len(), "a batch is written one by one");
             for (one, (answer, _room)) in all.iter().zip(answers) {
+                // Whoever went away meanwhile does not want it any more.
+                if answer.is_closed() {
+                    continue;
+                }
                 meter.transactions.add(1);
                 let _ = answer.send(alone(store, one).await);
             }
@@ -227,4 +231,51 @@ async fn alone<T: Batched>(store: &T::Store, one: &T) -> Result<Uuid, NotWritten
 const fn is_of_one(kind: StoreErrorKind) -> bool {
     use StoreErrorKind as K;
     matches!(kind, K::Invalid | K::Conflict | K::Privilege | K::Unexpected)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// A number, of which a store takes one at a time.
+    #[derive(Debug)]
+    struct One(u128);
+
+    impl Batched for One {
+        type Store = Mutex<Vec<u128>>;
+
+        fn payload_bytes(&self) -> usize {
+            0
+        }
+
+        fn write<'a>(store: &'a Self::Store, batch: &'a [Self]) -> Writing<'a> {
+            Box::pin(async move {
+                if batch.len() > 1 {
+                    return Err(StoreError::new(StoreErrorKind::Conflict, "write two"));
+                }
+                store.lock().unwrap().extend(batch.iter().map(|one| one.0));
+                Ok(batch.iter().map(|one| Uuid::from_u128(one.0)).collect())
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn batch_that_is_written_one_by_one_leaves_out_who_has_gone() {
+        let (store, room) = (Mutex::default(), room(1 << 20));
+        let (mut batch, mut answers) = (Vec::new(), Vec::new());
+        for n in 0..3 {
+            let (answer, answered) = oneshot::channel();
+            let room = Arc::clone(&room).try_acquire_owned().unwrap();
+            batch.push(Waiting { what: One(n), answer, room });
+            answers.push(answered);
+        }
+        drop(answers.remove(1));
+        write::<One>(&store, batch, &SubmissionMeter::default()).await;
+        assert_eq!(*store.lock().unwrap(), [0, 2]);
+        for (answer, n) in answers.into_iter().zip([0, 2]) {
+            assert_eq!(answer.await.unwrap().unwrap(), Uuid::from_u128(n));
+        }
+    }
 }
