@@ -182,9 +182,9 @@ macro_rules! every_case {
             incidents {
                 incident_is_told_by_one_and_ends_with_the_telling_of_its_end,
                 what_its_teller_has_left_untold_is_anothers_to_tell,
+                incident_is_known_to_hold_as_long_as_somebody_sees_it,
                 what_could_not_be_told_is_anybodys_to_tell_at_once,
                 incident_that_nobody_was_told_of_is_forgotten_at_its_end,
-                incident_is_known_to_hold_as_long_as_somebody_sees_it,
             }
             views {
                 published_at_is_null_until_every_matching_subscription_has_settled,
