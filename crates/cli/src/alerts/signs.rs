@@ -204,7 +204,7 @@ fn of_subscription(
     }
     if *dead_letters >= settings.dead_letters_max.max(1) {
         let text = format!(
-            "{name} has {dead_letters} dead letters; see `posthaste dead-letters list {name}`"
+            "{name} has {dead_letters} dead letters; see `posthaste dead-letters list --subscription {name}`"
         );
         signs.push(sign(Condition::DeadLetters, text, Duration::ZERO));
     }
