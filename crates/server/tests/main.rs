@@ -15,6 +15,7 @@ mod openapi;
 mod operations;
 mod oversight;
 mod proxies;
+mod refusals;
 mod rights;
 mod streams;
 mod subscriptions;
