@@ -185,6 +185,10 @@ fn token_is_made_shown_once_and_asked_for() {
     let shown = place.run(&["config", "show"]).succeeds();
     assert!(!shown.stdout.contains(table.split('"').nth(1).unwrap()), "{shown:#?}");
     place.run(&["tokens", "new", "Shop", "--scopes", "view"]).fails(2);
+    place.run(&["tokens", "new", "loopback", "--scopes", "view"]).fails(2);
+    let past = ["tokens", "new", "shop", "--scopes", "view", "--expires", "2020-01-01T00:00:00Z"];
+    let ran = place.run(&past).fails(2);
+    assert!(ran.stderr.contains("--expires 2020-01-01T00:00:00Z is past"), "{ran:#?}");
     place.run(&["tokens", "new", "shop", "--scopes", "root"]).fails(2);
 }
 

@@ -202,6 +202,10 @@ async fn write<T: Batched>(store: &T::Store, batch: Vec<Waiting<T>>, meter: &Sub
         Err(error) if all.len() > 1 && is_of_one(error.kind()) => {
             tracing::debug!(len = all.len(), "a batch is written one by one");
             for (one, (answer, _room)) in all.iter().zip(answers) {
+                // Whoever went away meanwhile does not want it any more.
+                if answer.is_closed() {
+                    continue;
+                }
                 meter.transactions.add(1);
                 let _ = answer.send(alone(store, one).await);
             }

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes, HttpBody as _},
-    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    extract::{
+        FromRequest, FromRequestParts, Path, Query, Request, path::ErrorKind,
+        rejection::PathRejection,
+    },
     http::{HeaderMap, header, request::Parts},
 };
 use http_body_util::BodyExt as _;
@@ -45,6 +48,11 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Json<T> {
             let detail = "send the body as content-type: application/json";
             return Err(Problem::of(Code::NotJson, "content-type", detail));
         }
+        if let Some(coding) = coding(request.headers()) {
+            let detail =
+                format!("content-encoding {coding:?} is not known here: send the body as it is");
+            return Err(Problem::of(Code::NotJson, "content-encoding", detail));
+        }
         let (bytes, room) = body(request, app).await?;
         Ok(Self { value: strict_json::read(&bytes)?, bytes, _room: room })
     }
@@ -74,6 +82,13 @@ fn is_json(headers: &HeaderMap) -> bool {
     let is_json = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"));
     // JSON is UTF-8, whatever else is said.
     is_json && parts.all(|part| part.is_empty() || part.eq_ignore_ascii_case("charset=utf-8"))
+}
+
+/// What was done to the body before it was sent.
+fn coding(headers: &HeaderMap) -> Option<String> {
+    let coding = headers.get(header::CONTENT_ENCODING)?;
+    let coding = String::from_utf8_lossy(coding.as_bytes()).trim().to_ascii_lowercase();
+    (!matches!(&*coding, "" | "identity")).then_some(coding)
 }
 
 /// A body, and the room that it takes.
@@ -219,7 +234,10 @@ async fn texts<const N: usize>(
         Problem::of(Code::BadParameter, field, detail)
     };
     let path = Path::<Vec<(String, String)>>::from_request_parts(parts, app).await;
-    let Ok(Path(path)) = path else { return Err(wrong(fields[0])) };
+    let path = match path {
+        Ok(Path(path)) => path,
+        Err(error) => return Err(wrong(undecodable(&error).unwrap_or(fields[0]))),
+    };
     let mut found = fields.map(|_| String::new());
     for (field, text) in fields.into_iter().zip(&mut found) {
         let given = path.iter().find(|(name, _)| name == field);
@@ -227,6 +245,15 @@ async fn texts<const N: usize>(
         given.ok_or_else(|| wrong(field))?.1.clone_into(text);
     }
     Ok(found)
+}
+
+/// The name of the part of a path that is no UTF-8.
+fn undecodable(error: &PathRejection) -> Option<&str> {
+    let PathRejection::FailedToDeserializePathParams(error) = error else { return None };
+    match error.kind() {
+        ErrorKind::InvalidUtf8InPathParam { key } => Some(key),
+        _ => None,
+    }
 }
 
 /// The subscription and the message that the path names.

@@ -3,7 +3,10 @@
 //! Pages of other sites can have a browser send requests to this machine. They cannot give them a `Host` of their own
 //! choosing unless they play with DNS, and they cannot leave out `Origin`: so both are checked, tokens or not.
 
-use std::sync::Arc;
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use axum::{
     extract::{Request, State},
@@ -52,7 +55,9 @@ fn names(
     let named = || headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default());
     let host = forwarded.or_else(named).or_else(|| uri.authority().map(Authority::as_str));
     let host = host.unwrap_or("");
-    if (settings.is_loopback() || !settings.hosts.is_empty()) && !is_own(settings, host) {
+    let is_known =
+        is_own(settings, host) || is_any_name_good(settings) || is_address_good(settings, host);
+    if !is_known {
         let detail =
             "call the server as localhost, 127.0.0.1 or [::1], or add the name to server.hosts";
         return Err(Problem::of(Code::UnknownHost, "host", detail));
@@ -71,6 +76,20 @@ fn is_own(settings: &ServerSettings, host: &str) -> bool {
     let name = without_port(host);
     let is = |own: &str| own.eq_ignore_ascii_case(name);
     OWN_NAMES.into_iter().any(is) || settings.hosts.iter().any(|own| is(own))
+}
+
+/// Whether tokens keep those out who make a name of theirs stand for the server's address.
+fn is_any_name_good(settings: &ServerSettings) -> bool {
+    !settings.is_loopback() && settings.hosts.is_empty() && !settings.tokens.is_empty()
+}
+
+/// Whether the server may be called by an address that no name stands for.
+fn is_address_good(settings: &ServerSettings, host: &str) -> bool {
+    let name = without_port(host);
+    let v6 = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    let is_address =
+        v6.map_or_else(|| name.parse::<Ipv4Addr>().is_ok(), |v6| v6.parse::<Ipv6Addr>().is_ok());
+    is_address && !settings.is_loopback() && settings.hosts.is_empty()
 }
 
 /// The name of `name:port`; of an IPv6 address with its brackets.
@@ -166,7 +185,10 @@ fn no_ticket(unknown: Unknown) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::settings::TokenSettings;
 
     fn ask(settings: &ServerSettings, host: &str, origin: Option<&str>) -> bool {
         let mut headers = HeaderMap::new();
@@ -189,9 +211,21 @@ mod tests {
         {
             assert!(!ask(&settings, host, None), "{host}");
         }
+        let tokens = BTreeMap::from([("ci".to_owned(), TokenSettings::default())]);
         let everywhere =
             ServerSettings { listen: "0.0.0.0:80".parse().unwrap(), ..ServerSettings::default() };
-        assert!(ask(&everywhere, "any.example", None));
+        let guarded = ServerSettings { tokens, ..everywhere.clone() };
+        assert!(ask(&guarded, "any.example", None));
+        // Where anybody may call, a page's own name may stand for the address.
+        let anybody = ServerSettings { allow_anonymous: true, ..everywhere };
+        for host in ["localhost:80", "192.0.2.7:80", "192.0.2.7", "[2001:db8::1]:80"] {
+            assert!(ask(&anybody, host, None), "{host}");
+        }
+        for host in ["", "evil.example", "192.0.2.7.evil.example", "2001:db8::1", "[::1].evil:80"] {
+            assert!(!ask(&anybody, host, None), "{host}");
+        }
+        let named = ServerSettings { hosts: vec!["post.example".to_owned()], ..anybody };
+        assert!(ask(&named, "post.example", None) && !ask(&named, "192.0.2.7", None));
     }
 
     #[test]

@@ -259,6 +259,9 @@ impl From<StoreError> for Problem {
 impl From<&StoreError> for Problem {
     /// The cause goes to the log: it may hold SQL and names of the database's.
     fn from(error: &StoreError) -> Self {
+        if error.kind() == StoreErrorKind::Held {
+            return Self::held(error);
+        }
         if error.kind().is_transient() {
             return Self::database_away(error);
         }
@@ -278,6 +281,14 @@ impl Problem {
         tracing::warn!(cause = describe(error), "the database did not do it");
         let detail = "the database is away or too slow: try again; a submission with an Idempotency-Key or a \
                       jobspec_id may be repeated safely";
+        Self::new(Code::DatabaseAway, detail).retry_after(Duration::from_secs(1))
+    }
+
+    /// Somebody else's transaction has what the request needs; its cause goes to the log.
+    fn held(error: &StoreError) -> Self {
+        tracing::info!(cause = describe(error), "the database did not do it");
+        let detail = "another transaction holds the key, the token or the id for longer than the server waits: try \
+                      again, as it passes with that transaction; nothing was written";
         Self::new(Code::DatabaseAway, detail).retry_after(Duration::from_secs(1))
     }
 
@@ -337,6 +348,14 @@ mod tests {
         assert_eq!(codes.len(), Code::ALL.len());
         let is_error = |code: &Code| code.status().as_u16() >= 400 && !code.title().is_empty();
         assert!(Code::ALL.iter().all(is_error));
+    }
+
+    #[test]
+    fn what_another_transaction_holds_is_not_the_databases_fault() {
+        let held = Problem::from(StoreError::new(StoreErrorKind::Held, "submit jobs"));
+        assert_eq!(held.code(), Code::DatabaseAway);
+        assert!(held.detail.contains("another transaction holds the key"), "{held:?}");
+        assert!(held.retry_after.is_some());
     }
 
     #[test]

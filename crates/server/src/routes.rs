@@ -167,7 +167,7 @@ fn cors(origins: &[String]) -> CorsLayer {
             traces::TRACEPARENT,
             traces::TRACESTATE,
         ])
-        .expose_headers([context::REQUEST_ID, header::RETRY_AFTER])
+        .expose_headers([context::REQUEST_ID, header::RETRY_AFTER, header::LOCATION])
 }
 
 async fn no_route() -> Problem {

@@ -26,7 +26,7 @@ use crate::{
     proxy::Ways,
     routes,
     runner::Runner,
-    settings::ServerSettings,
+    settings::{OWN_NAMES, ServerSettings},
     streams::Streams,
     telemetry::Telemetry,
     tickets::Tickets,
@@ -165,7 +165,8 @@ impl Bound {
         let mut writers = JoinSet::new();
         writers.spawn(writing_jobs);
         writers.spawn(writing);
-        let anybody = if settings.is_loopback() { "loopback" } else { "anonymous" };
+        let [near, anywhere] = OWN_NAMES;
+        let anybody = if settings.is_loopback() { near } else { anywhere };
         let tokens = Tokens::new(&settings.tokens, anybody);
         let shared = Arc::new(settings.clone());
         let drain = settings.drain_timeout;

@@ -29,7 +29,8 @@ pub struct ServerSettings {
     /// Lets everybody who reaches the address do everything, without a token. For networks that are yours alone.
     pub allow_anonymous: bool,
     /// Names by which the server may be called, such as `posthaste.example.org`, besides localhost, 127.0.0.1 and
-    /// `[::1]`. Calls by other names are refused on an address of this machine alone, and elsewhere once a name is set.
+    /// `[::1]`, without a port. Calls by other names are refused on an address of this machine alone, and elsewhere once a
+    /// name is set; without tokens addresses are taken as well, as long as none is set.
     pub hosts: Vec<String>,
     /// Origins whose pages may call the server from a browser, such as `https://admin.example.org`. None unless set.
     pub cors_origins: Vec<String>,
@@ -190,6 +191,11 @@ impl ServerSettings {
             check_name(name)?;
             token.validate().map_err(|text| format!("tokens.{name}.{text}"))?;
         }
+        self.check_digests()?;
+        if let Some(wrong) = self.hosts.iter().find(|host| !is_host(host)) {
+            let rule = "must be names such as posthaste.example.org, without a port";
+            return Err(format!("hosts {rule}, not {wrong:?}"));
+        }
         if let Some(origin) = self.cors_origins.iter().find(|origin| !is_origin(origin)) {
             let rule = "must be origins such as https://admin.example.org, without a path";
             return Err(format!("cors_origins {rule}, not {origin:?}"));
@@ -210,6 +216,23 @@ impl ServerSettings {
             }
             _ => Ok(()),
         }
+    }
+
+    /// A secret is one token's alone.
+    fn check_digests(&self) -> Result<(), String> {
+        let mut owners = BTreeMap::new();
+        for (name, token) in &self.tokens {
+            for digest in &token.secret_sha256 {
+                let owner = owners.insert(crate::tokens::digest_of_hex(digest), name);
+                if let Some(owner) = owner.filter(|owner| *owner != name) {
+                    return Err(format!(
+                        "tokens.{name}.secret_sha256 must be its own, and tokens.{owner} has it as well: make another one \
+                         with `posthaste tokens new`"
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn check_times(&self) -> Result<(), String> {
@@ -264,16 +287,34 @@ impl ServerSettings {
     }
 }
 
+/// Who calls without a token: from this machine, or from anywhere.
+pub(crate) const OWN_NAMES: [&str; 2] = ["loopback", "anonymous"];
+
 /// Names stand in the audit trail, in log lines and in what idempotency keys are kept under.
 fn check_name(name: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
     let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase());
+    if OWN_NAMES.contains(&name) {
+        return Err(format!(
+            "tokens must not be named {name:?}, as whoever calls without a token is"
+        ));
+    }
     if starts_well && name.len() <= 64 && name.chars().all(allowed) {
         return Ok(());
     }
     let rule =
         "must be named by 1 to 64 lower-case letters, digits, _ or - that start with a letter";
     Err(format!("tokens {rule}, not {name:?}"))
+}
+
+/// A name or an address, as a `Host` has it before its port.
+fn is_host(text: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let v6 = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    v6.map_or_else(
+        || !text.is_empty() && text.chars().all(is_plain),
+        |v6| v6.parse::<std::net::Ipv6Addr>().is_ok(),
+    )
 }
 
 fn is_origin(text: &str) -> bool {
@@ -291,6 +332,12 @@ fn is_base_path(text: &str) -> bool {
 }
 
 impl TokenSettings {
+    /// Whether its time is over, on this machine's clock.
+    pub fn has_expired(&self) -> bool {
+        let end = self.expires.as_deref().and_then(clock::read);
+        end.is_some_and(|end| end.0 <= clock::now().0)
+    }
+
     fn validate(&self) -> Result<(), String> {
         if self.secret_sha256.is_empty() || self.secret_sha256.len() > 2 {
             return Err("secret_sha256 must hold one digest, or two while one replaces the other"
@@ -359,6 +406,24 @@ mod tests {
             ..ServerSettings::default()
         };
         assert_eq!(with(token.clone()).validate(), Ok(()));
+        let mut twins = with(token.clone());
+        let upper = vec!["00".repeat(32).to_uppercase(), "ab".repeat(32)];
+        let twin = TokenSettings { secret_sha256: upper, ..token.clone() };
+        twins.tokens.insert("twin".to_owned(), twin);
+        let said = twins.validate().unwrap_err();
+        assert!(said.starts_with("tokens.twin.secret_sha256 must be its own"), "{said}");
+        for name in OWN_NAMES {
+            let tokens = BTreeMap::from([(name.to_owned(), token.clone())]);
+            let own = ServerSettings { tokens, ..ServerSettings::default() };
+            assert!(own.validate().unwrap_err().starts_with("tokens must not be named"), "{name}");
+        }
+        for host in ["a:80", "*", "", "https://a", "[::1]:80", "::1"] {
+            let hosts = vec![host.to_owned()];
+            let wrong = ServerSettings { hosts, ..ServerSettings::default() };
+            assert!(wrong.validate().unwrap_err().starts_with("hosts must be"), "{host}");
+        }
+        let hosts = ["post.example", "192.0.2.7", "[::1]"].map(str::to_owned).to_vec();
+        assert_eq!(ServerSettings { hosts, ..ServerSettings::default() }.validate(), Ok(()));
         let short = TokenSettings { secret_sha256: vec!["ab".to_owned()], ..token.clone() };
         assert!(with(short).validate().unwrap_err().starts_with("tokens.ci.secret_sha256 must"));
         let never = TokenSettings { expires: Some("never".to_owned()), ..token.clone() };

@@ -7,7 +7,7 @@ use posthaste::{
     CommandError, CommandErrorKind, EnqueueErrorKind, Machines, Outbox, Refusal, Step, Taken,
 };
 use posthaste_core::SchemaName;
-use posthaste_store::{Note, Operations, Request, Work};
+use posthaste_store::{Note, Operations, Request, Work, sqlite::entity_version};
 use tokio::sync::oneshot;
 
 use crate::problem::{Code, Problem};
@@ -17,6 +17,8 @@ type Answer = Result<Taken, CommandError>;
 /// A step on its way.
 struct Transition {
     step: Step,
+    /// The machine and the entity.
+    of: [String; 2],
     answer: Option<oneshot::Sender<Answer>>,
 }
 
@@ -42,8 +44,12 @@ impl Work for Transition {
     }
 
     fn on_sqlite(&mut self, connection: &rusqlite::Connection, schema: &SchemaName) -> bool {
+        let [machine, entity] = &self.of;
+        let before = entity_version(connection, schema, [machine, entity]).unwrap_or_default();
         let answer = machines(schema).transition_blocking(connection, &self.step);
-        self.tell(answer)
+        // An answer that is repeated is of a step that was noted when it was taken.
+        let is_new = answer.as_ref().is_ok_and(|taken| taken.version > before);
+        self.tell(answer) && is_new
     }
 }
 
@@ -58,11 +64,12 @@ fn machines(schema: &SchemaName) -> Machines {
 pub(crate) async fn take(
     store: &dyn Operations,
     step: Step,
+    of: [String; 2],
     note: &Note,
     request: &Request,
 ) -> Result<Taken, Problem> {
     let (answer, answered) = oneshot::channel();
-    store.work(Box::new(Transition { step, answer: Some(answer) }), note, request).await?;
+    store.work(Box::new(Transition { step, of, answer: Some(answer) }), note, request).await?;
     let taken = answered.await.map_err(|_never| Problem::internal())?;
     taken.map_err(Problem::from)
 }

@@ -54,7 +54,17 @@ fn read(settings: &TlsSettings) -> Result<Option<Arc<ServerConfig>>, ServerError
         .map_err(|error| unusable("certificate", certificate, error))?
         .with_client_cert_verifier(verifier(settings)?);
     let built = builder.with_single_cert(chain, private);
-    let mut config = built.map_err(|error| unusable("certificate", certificate, error))?;
+    let mut config = built.map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => {
+            let what = format!(
+                "server.tls.key {} cannot be used; name the key of the certificate {}",
+                key.display(),
+                certificate.display()
+            );
+            ServerError::settings(what, Some(error.into()))
+        }
+        error => unusable("certificate", certificate, error),
+    })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Some(Arc::new(config)))
 }

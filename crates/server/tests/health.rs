@@ -265,6 +265,23 @@ async fn r39_metrics_api_tells_of_outbox_machines_fallbacks_jobs_and_health(plac
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_set_aside_for_too_long_is_an_error_of_the_metrics() {
+    let place = Place::sqlite().await;
+    crate::rights::park(&*place.store().await.1).await;
+    let server = Running::start(&place).await;
+    assert_eq!(server.get("/api/v1/metrics/health").await.status, 200);
+    let told = json!({
+        "healthy": false, "database": true, "publishing": true, "in_time": true, "without_errors": false,
+    });
+    eventually_async("it to be there for too long", LIMIT, async || {
+        let check = server.get("/api/v1/metrics/health?max_age=1").await;
+        (check.status, check.json()) == (503, told.clone())
+    })
+    .await;
+    server.ends().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r38_server_counts_its_requests_submissions_and_streams() {
     let place = Place::sqlite().await;
     let (jobs, operations) = place.store().await;

@@ -230,6 +230,8 @@ async fn entity_is_taken_on_with_its_event_its_messages_and_a_row_in_the_audit_t
     assert_eq!((&message["topic"], &message["key"]), (&json!("orders.paid"), &json!("o/1")));
     let entry =
         server.get(trail).await.json()["entries"].as_array().unwrap().last().unwrap().clone();
+    // Two steps: a repetition is none.
+    assert_eq!(server.get(trail).await.json()["entries"].as_array().unwrap().len(), 2);
     assert_eq!((&entry["actor"], &entry["detail"]["entity"]), (&json!("loopback"), &json!("o/1")));
     server.ends().await;
 }

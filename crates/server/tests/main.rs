@@ -18,6 +18,7 @@ mod operations;
 mod origins;
 mod oversight;
 mod proxies;
+mod refusals;
 mod rights;
 mod stream_limits;
 mod streams;

@@ -314,6 +314,7 @@ async fn hostile_parameters_are_refused_by_name(place: Place) {
         ("state=queued".to_owned(), "state"),
         ("since=yesterday".to_owned(), "since"),
         ("until=2026".to_owned(), "until"),
+        ("since=9999-12-30T00:00:00Z&until=1970-01-01T00:00:00Z".to_owned(), "since"),
         ("since=-009000-01-01T00:00:00Z".to_owned(), "since"),
         ("until=1969-12-31T23:59:59Z".to_owned(), "until"),
         ("limit=0".to_owned(), "limit"),
@@ -341,7 +342,6 @@ async fn hostile_parameters_are_refused_by_name(place: Place) {
         "correlation_id=%22".to_owned(),
         format!("header=%27=%27,%7B%22&{day}"),
         "since=1970-01-01T00:00:00Z&until=9999-12-30T00:00:00Z&state=dead".to_owned(),
-        "since=9999-12-30T00:00:00Z&until=1970-01-01T00:00:00Z".to_owned(),
     ] {
         assert!(listed(&server.get(&format!("{PATH}?{query}")).await).is_empty(), "{query}");
     }

@@ -106,7 +106,7 @@ async fn token_of_another_topic_answers_no_message_of_it(place: Place) {
 }
 
 /// The subscription `all`, whose key `k` waits for its first message, of the topic `mail`.
-async fn park(store: &dyn Operations) -> [String; 2] {
+pub(crate) async fn park(store: &dyn Operations) -> [String; 2] {
     let (name, filter) = ("all".to_owned(), TopicFilter::new(&["*"]).unwrap());
     store.reconcile(&[SubscriptionSpec { name, filter, start: Start::Beginning }]).await.unwrap();
     let messages = [Message::new("mail").key("k"), Message::new("orders.x").key("k")];

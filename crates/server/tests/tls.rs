@@ -127,6 +127,17 @@ async fn connection_that_says_nothing_does_not_delay_the_end() {
 }
 
 #[tokio::test]
+async fn key_of_another_certificate_is_named() {
+    let place = Place::sqlite().await;
+    let files = Files::of(&Tls::generate());
+    std::fs::write(files.path("key.pem"), Tls::generate().key_pem()).unwrap();
+    let (jobs, operations) = place.store().await;
+    let server = Server::new(files.settings(None), jobs, operations).unwrap();
+    let said = server.bind().map(drop).unwrap_err().to_string();
+    assert!(said.contains("server.tls.key") && said.contains("certificate.pem"), "{said}");
+}
+
+#[tokio::test]
 async fn file_that_cannot_be_used_is_named() {
     let place = Place::sqlite().await;
     let files = Files::of(&Tls::generate());

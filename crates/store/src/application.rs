@@ -9,7 +9,8 @@ use posthaste_core::SchemaName;
 
 /// Something to be done in one transaction, on whichever database there is.
 ///
-/// Both answer whether the transaction is to be committed; else it is rolled back. What came of it the work tells by a
+/// Both answer whether the transaction is to be committed; else it is rolled back. On PostgreSQL a transaction that has
+/// written nothing is not noted; on SQLite the work says itself that it has nothing to commit. What came of it the work tells by a
 /// channel of its own: it counts once the call has answered.
 #[async_trait]
 pub trait Work: Send + 'static {

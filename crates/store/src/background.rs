@@ -15,7 +15,7 @@ use posthaste_core::Timestamp;
 use uuid::Uuid;
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub(crate) use self::spec::{from_json, to_json};
+pub(crate) use self::spec::{from_json, selection as selection_json, to_json};
 use crate::{DeadLetterFilter, Request, Result, Store};
 
 /// Operations that may wait or run at a time.

@@ -25,6 +25,8 @@ pub struct Incident {
     pub opened_at: Timestamp,
     /// Whether somebody has been told of it.
     pub is_told: bool,
+    /// How long ago a process saw that it holds, if one has said so.
+    pub seen_before: Option<Duration>,
 }
 
 /// What became of telling.
@@ -52,6 +54,9 @@ pub trait Incidents: Store {
     /// is forgotten; one whose teller is gone may have been told, and so its end is told as well.
     async fn close_incident(&self, key: &IncidentKey, claim: Duration)
     -> Result<Option<Timestamp>>;
+
+    /// Notes that an incident's condition holds still, as the caller sees it. Nothing where there is no such incident.
+    async fn see_incident(&self, key: &IncidentKey) -> Result<()>;
 
     /// Notes what became of an incident that was the caller's to tell.
     async fn tell_incident(&self, key: &IncidentKey, telling: Telling) -> Result<()>;

@@ -528,6 +528,9 @@ pub struct SubscriptionStatus {
     pub parked_keys: u64,
     /// Messages that are set aside alone until their next attempt.
     pub parked_messages: u64,
+    /// Age of the oldest key or message that is set aside until its next attempt, in microseconds; 0 without any. Copies that
+    /// a replay has made, and that nobody has tried yet, do not count.
+    pub aside_micros: i64,
     /// Messages out of attempts.
     pub dead_letters: u64,
     /// Whether a person has paused it.

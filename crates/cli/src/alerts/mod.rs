@@ -13,18 +13,21 @@ use std::{
 };
 
 use posthaste_core::{Timestamp, describe};
-use posthaste_store::{IncidentKey, StoreError, StoreErrorKind, Telling};
+use posthaste_store::{Incident, IncidentKey, StoreError, StoreErrorKind, Telling};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use self::{
     post::{Notice, Post},
-    signs::{Condition, Marks},
-    watch::{Change, Watch},
+    signs::{Condition, Marks, Sign},
+    watch::{Change, Seen, Watch},
 };
 use crate::{config::AlertSettings, failure::Result, parts::told::Process, store::Database};
 
 /// In which a notice is posted, before another process may do it.
 const CLAIM: Duration = Duration::from_mins(1);
+
+/// Looks of a process for which what it saw is taken to hold: one may come late.
+const LOOKS: u32 = 3;
 
 /// What looks for trouble beside a relay, workers and the server.
 pub(crate) struct Alerts {
@@ -73,14 +76,28 @@ impl Alerts {
         let known = self.database.incidents().await;
         let now = Instant::now();
         if let Ok(known) = &known {
-            self.watch.known(now, known.iter().map(|it| (&it.key, it.is_told)));
+            let seen = |it: &Incident| {
+                let is_late = it.seen_before.is_none_or(|ago| ago > self.settings.interval * LOOKS);
+                if is_late { Seen::No } else { Seen::Lately }
+            };
+            self.watch.known(now, known.iter().map(|it| (&it.key, it.is_told, seen(it))));
         }
+        self.see(&view.signs).await;
         let signs = std::mem::take(&mut view.signs);
         let shows = |condition, subject: &str| view.shows(condition, subject);
         for change in self.watch.look(now, signs, shows) {
             self.tell(change).await;
         }
         known.map(drop)
+    }
+
+    /// Has other processes know of what only this one can see.
+    async fn see(&self, signs: &[Sign]) {
+        for sign in signs.iter().filter(|sign| sign.condition.is_of_a_process()) {
+            if let Err(error) = self.database.see_incident(&sign.key()).await {
+                tracing::debug!("note what is wrong: {}", describe(&error));
+            }
+        }
     }
 
     /// Tells of a change, if it is this process that does. What could not be told is tried again by the next look.

@@ -18,7 +18,7 @@ pub(super) enum Condition {
     Stalled,
     /// A subscription has too many dead letters.
     DeadLetters,
-    /// A subscription's sink fails.
+    /// A subscription's sink fails, or some messages fail again and again.
     Errors,
     /// A worker is not at work.
     Worker,
@@ -40,6 +40,11 @@ impl Condition {
         }
     }
 
+    /// Whether each process sees its own sinks or workers alone: where one is well another may not be.
+    pub(super) const fn is_of_a_process(self) -> bool {
+        matches!(self, Self::Errors | Self::Worker)
+    }
+
     /// What is told at its end.
     pub(super) fn over(self, subject: &str) -> String {
         match self {
@@ -47,7 +52,7 @@ impl Condition {
             Self::Lag => format!("{subject} has caught up"),
             Self::Stalled => format!("{subject} publishes again"),
             Self::DeadLetters => format!("{subject} is below its limit of dead letters"),
-            Self::Errors => format!("the sink of {subject} works again"),
+            Self::Errors => format!("the sink of {subject} takes messages again"),
             Self::Worker => format!("the worker {subject} is at work again"),
         }
     }
@@ -91,7 +96,7 @@ impl View {
         match condition {
             Condition::Database => true,
             Condition::Lag | Condition::Stalled | Condition::DeadLetters => self.has_status,
-            Condition::Errors => is_among(&self.published),
+            Condition::Errors => self.has_status && is_among(&self.published),
             Condition::Worker => is_among(&self.workers),
         }
     }
@@ -187,9 +192,19 @@ fn of_subscription(
             signs.push(sign(Condition::Stalled, text, settings.after));
         }
     }
+    let aside = Duration::from_micros(subscription.aside_micros.max(0).cast_unsigned());
+    if aside > settings.after && !is_paused {
+        let since = humantime::format_duration(Duration::from_secs(aside.as_secs()));
+        let text = format!(
+            "{name} has {} keys and {} messages set aside, the oldest for {since}: they fail again and again; {look}",
+            subscription.parked_keys, subscription.parked_messages
+        );
+        // What a person has replayed may be gone by the next look.
+        signs.push(sign(Condition::Errors, text, settings.interval));
+    }
     if *dead_letters >= settings.dead_letters_max.max(1) {
         let text = format!(
-            "{name} has {dead_letters} dead letters; see `posthaste dead-letters list {name}`"
+            "{name} has {dead_letters} dead letters; see `posthaste dead-letters list --subscription {name}`"
         );
         signs.push(sign(Condition::DeadLetters, text, Duration::ZERO));
     }
@@ -214,6 +229,7 @@ mod tests {
             lag_micros: 0,
             parked_keys: 0,
             parked_messages: 0,
+            aside_micros: 0,
             dead_letters: 0,
             is_paused: false,
         }
@@ -236,6 +252,17 @@ mod tests {
         let paused = SubscriptionStatus { is_paused: true, ..old };
         assert_eq!(words(&paused, false), none);
         assert_eq!(words(&subscription(), false), none, "nothing to publish");
+    }
+
+    #[test]
+    fn what_is_set_aside_for_long_is_an_error() {
+        let aside =
+            SubscriptionStatus { parked_keys: 1, aside_micros: 301_000_000, ..subscription() };
+        assert_eq!(words(&aside, true), ["errors"]);
+        let lately = SubscriptionStatus { aside_micros: 299_000_000, ..aside.clone() };
+        assert!(words(&lately, true).is_empty());
+        let paused = SubscriptionStatus { is_paused: true, ..aside };
+        assert!(words(&paused, true).is_empty());
     }
 
     #[test]

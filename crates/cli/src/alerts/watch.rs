@@ -34,6 +34,15 @@ impl Case {
     }
 }
 
+/// Whether a process has said that an incident holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Within its last looks.
+    Lately,
+    /// Not any more, or never.
+    No,
+}
+
 /// What is to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Change {
@@ -48,22 +57,26 @@ impl Watch {
         Self { cases: BTreeMap::new(), recovered_after }
     }
 
-    /// Those that the database has, and whether people know of them: told by whomever, before whatever restart.
+    /// Those that the database has, and whether people know of them: told by whomever, before whatever restart. What a
+    /// process has seen a moment ago is not over, whatever this one sees.
     pub(super) fn known<'a>(
         &mut self,
         now: Instant,
-        known: impl Iterator<Item = (&'a IncidentKey, bool)>,
+        known: impl Iterator<Item = (&'a IncidentKey, bool, Seen)>,
     ) {
         for case in self.cases.values_mut().filter(|case| case.condition != Condition::Database) {
             (case.is_told, case.is_open) = (false, false);
         }
-        for (key, is_told) in known {
+        for (key, is_told, seen) in known {
             let of = |condition: &Condition| condition.word() == key.condition;
             // Of a newer version's conditions its own processes tell.
             let Some(condition) = Condition::ALL.into_iter().find(of) else { continue };
             let fresh = Case { condition, since: now, seen: now, is_told, is_open: true };
             let case = self.cases.entry(key.clone()).or_insert(fresh);
             (case.is_told, case.is_open) = (is_told, true);
+            if seen == Seen::Lately {
+                case.seen = now;
+            }
         }
     }
 
@@ -159,15 +172,15 @@ mod tests {
         let (now, mut watch) = (Instant::now(), Watch::new(MINUTE));
         let key = sign(MINUTE).key();
         let over = [Change::Over(key.clone(), Condition::Stalled)];
-        watch.known(now, [(&key, false)].into_iter());
+        watch.known(now, [(&key, false, Seen::No)].into_iter());
         assert_eq!(watch.look(now, Vec::new(), |_, _| true), []);
-        watch.known(now + MINUTE, [(&key, false)].into_iter());
+        watch.known(now + MINUTE, [(&key, false, Seen::No)].into_iter());
         assert_eq!(watch.look(now + MINUTE, Vec::new(), |_, _| true), over);
         // Whose turn it was has told it meanwhile, or nobody needs to.
         watch.known(now + MINUTE * 2, [].into_iter());
         assert_eq!(watch.look(now + MINUTE * 2, Vec::new(), |_, _| true), []);
         // As long as it is so, it is to be told.
-        watch.known(now, [(&key, false)].into_iter());
+        watch.known(now, [(&key, false, Seen::No)].into_iter());
         assert_eq!(watch.look(now, vec![sign(Duration::ZERO)], |_, _| true).len(), 1);
     }
 
@@ -175,7 +188,7 @@ mod tests {
     fn what_another_process_has_told_is_not_told_again_and_its_end_is() {
         let (now, mut watch) = (Instant::now(), Watch::new(MINUTE));
         let key = sign(MINUTE).key();
-        watch.known(now, [(&key, true)].into_iter());
+        watch.known(now, [(&key, true, Seen::No)].into_iter());
         assert_eq!(watch.look(now, vec![sign(Duration::ZERO)], |_, _| true), []);
         let over = [Change::Over(key.clone(), Condition::Stalled)];
         assert_eq!(watch.look(now + MINUTE, Vec::new(), |_, _| true), over);
@@ -183,15 +196,31 @@ mod tests {
         watch.known(now + MINUTE, [].into_iter());
         assert_eq!(watch.look(now + MINUTE * 2, Vec::new(), |_, _| true), []);
         let strange = IncidentKey { condition: "newer".to_owned(), ..key };
-        watch.known(now, [(&strange, true)].into_iter());
+        watch.known(now, [(&strange, true, Seen::No)].into_iter());
         assert_eq!(watch.look(now + MINUTE * 9, Vec::new(), |_, _| true), []);
+    }
+
+    #[test]
+    fn what_is_well_here_and_not_in_another_process_is_not_over() {
+        let (now, mut watch) = (Instant::now(), Watch::new(MINUTE));
+        let key = IncidentKey { condition: "worker".to_owned(), subject: "mail".to_owned() };
+        let mut look = |minutes: u32, seen| {
+            let now = now + MINUTE * minutes;
+            watch.known(now, [(&key, true, seen)].into_iter());
+            watch.look(now, Vec::new(), |_, _| true)
+        };
+        for minutes in 0..9 {
+            assert_eq!(look(minutes, Seen::Lately), []);
+        }
+        // The other process is well again, or gone.
+        assert_eq!(look(9, Seen::No), [Change::Over(key.clone(), Condition::Worker)]);
     }
 
     #[test]
     fn end_is_told_by_who_can_see_it() {
         let (now, mut watch) = (Instant::now(), Watch::new(MINUTE));
         let key = sign(MINUTE).key();
-        watch.known(now, [(&key, true)].into_iter());
+        watch.known(now, [(&key, true, Seen::No)].into_iter());
         let mut look =
             |minutes: u32, shows| watch.look(now + MINUTE * minutes, Vec::new(), |_, _| shows);
         assert_eq!(look(1, false), []);

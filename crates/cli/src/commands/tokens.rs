@@ -44,6 +44,10 @@ pub(crate) fn run(command: &TokensCommand, out: &mut Output) -> Result {
     let tokens = [(name.clone(), token.clone())].into();
     let settings = ServerSettings { tokens, ..ServerSettings::default() };
     settings.validate().map_err(Failure::usage)?;
+    if token.has_expired() {
+        let expires = expires.as_deref().unwrap_or_default();
+        return Err(Failure::usage(format!("--expires {expires} is past: name a time to come")));
+    }
     let table = table(name, &token);
     let text = format!(
         "Secret, shown this once:\n\n  {secret}\n\nAdd to the configuration, and restart `posthaste serve`:\n\n{table}"

@@ -8,9 +8,12 @@ pub(crate) const MASK: &str = "•••";
 pub(super) fn is_secret_name(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     !key.ends_with("_file")
-        && ["password", "passwd", "secret", "token", "api_key", "credential"]
+        && (["password", "passwd", "secret", "api_key", "credential"]
             .iter()
             .any(|word| key.contains(word))
+            // `token_retention` and `tokens` hold none.
+            || key == "token"
+            || key.ends_with("_token"))
 }
 
 /// `text` with the passwords of a URL or a connection string masked. Cuts rather too much than
@@ -65,10 +68,19 @@ mod tests {
 
     #[test]
     fn names_of_secrets_are_known_and_paths_are_not_secrets() {
-        for key in ["password", "sasl_password", "client_secret", "auth_token", "api_key"] {
+        for key in ["password", "sasl_password", "client_secret", "auth_token", "token", "api_key"]
+        {
             assert!(is_secret_name(key), "{key}");
         }
-        for key in ["password_file", "url", "stream", "key_file"] {
+        for key in [
+            "password_file",
+            "url",
+            "stream",
+            "key_file",
+            "token_retention",
+            "streams_per_token_max",
+            "tokens",
+        ] {
             assert!(!is_secret_name(key), "{key}");
         }
     }

@@ -106,6 +106,7 @@ pub(crate) async fn list(
         until: Of::Query.time("until", listing.until)?,
         before: Of::Query.place('a', listing.cursor, |text| text.parse().ok())?,
     };
+    Of::Query.range(which.since, which.until)?;
     let page = app.operations.audit(&which, limit).await?;
     let is_full = page.len() == usize::try_from(limit).unwrap_or(usize::MAX);
     let next = page.last().filter(|_| is_full).map(|last| cursor('a', &last.n.to_string()));

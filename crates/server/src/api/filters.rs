@@ -67,6 +67,16 @@ impl Of {
         clock::read(&text).map(Some).ok_or_else(|| self.wrong(field, rule))
     }
 
+    /// A range of time, which begins before it ends.
+    pub(crate) fn range(
+        self,
+        since: Option<Timestamp>,
+        until: Option<Timestamp>,
+    ) -> Result<(), Problem> {
+        let is_empty = since.zip(until).is_some_and(|(since, until)| since.0 > until.0);
+        if is_empty { Err(self.wrong("since", "no later than until")) } else { Ok(()) }
+    }
+
     /// Topics, separated by commas.
     pub(crate) fn topics(self, text: Option<String>) -> Result<Option<TopicFilter>, Problem> {
         let Some(text) = text else { return Ok(None) };
@@ -161,6 +171,7 @@ impl Conditions {
             since: of.time("since", self.since)?,
             until: of.time("until", self.until)?,
         };
+        of.range(which.since, which.until)?;
         Ok(DeadLetterFilter { which, group: of.reason("group", self.group)? })
     }
 
@@ -205,6 +216,13 @@ mod tests {
         for limit in ["0", "201", "-1", "x", "1e2"] {
             assert_eq!(field(Of::Query.limit(of(limit), 50, 200)), "limit", "{limit}");
         }
+        let backwards = Conditions {
+            since: of("2027-01-01T00:00:00.000001Z"),
+            until: of("2027-01-01T00:00:00Z"),
+            ..Conditions::default()
+        };
+        assert_eq!(field(backwards.filter(Of::Body)), "since");
+        assert!(Of::Query.range(Some(Timestamp(7)), Some(Timestamp(7))).is_ok());
         let ids = Conditions { ids: Some(vec![MessageId::nil(); 1_001]), ..Conditions::default() };
         assert_eq!(field(ids.filter(Of::Body)), "ids");
     }

@@ -18,6 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
+    filters::Of,
     jobs::{IDEMPOTENCY_KEY, check_contract, request, trace},
     new_message::NewMessageBody,
     shown::as_json,
@@ -199,6 +200,7 @@ impl MessageListing {
             header: None,
             before: before.transpose()?,
         };
+        Of::Query.range(which.since, which.until)?;
         if let Some(text) = self.header {
             which.header = Some(header(&text, &which, principal)?);
         }

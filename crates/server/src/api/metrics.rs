@@ -200,7 +200,7 @@ pub(crate) struct HealthCheck {
     publishing: bool,
     /// The oldest message that waits is younger than `max_age`.
     in_time: bool,
-    /// No sink of this process fails.
+    /// No sink of this process fails, and nothing is set aside for longer than `max_age`.
     without_errors: bool,
 }
 
@@ -209,7 +209,7 @@ pub(crate) struct HealthCheck {
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Limits {
-    /// How old the oldest message may be, in seconds; 300 if not given.
+    /// How old the oldest message may be, and what is set aside, in seconds; 300 if not given.
     #[param(value_type = Option<u32>, minimum = 1, maximum = 86400)]
     max_age: Option<String>,
 }
@@ -410,7 +410,9 @@ impl HealthCheck {
         // What somebody has paused is late on purpose.
         let is_late = |it: &SubscriptionStatus| !it.is_paused && it.lag_micros > limit;
         let in_time = status.is_some_and(|status| !status.subscriptions.iter().any(is_late));
-        let without_errors = relay.is_none_or(|relay| relay.last_error.is_none());
+        let fails = |it: &SubscriptionStatus| !it.is_paused && it.aside_micros > limit;
+        let is_well = status.is_none_or(|status| !status.subscriptions.iter().any(fails));
+        let without_errors = is_well && relay.is_none_or(|relay| relay.last_error.is_none());
         let healthy = database && publishing && in_time && without_errors;
         Self { healthy, database, publishing, in_time, without_errors }
     }

@@ -107,8 +107,9 @@ pub(crate) async fn transition(
     let detail = json!({ "machine": machine, "entity": id, "to": value.to }).to_string();
     let note = Note { action: "transition", detail };
     let (to, is_dry_run) = (value.to.clone(), value.dry_run);
+    let of = [machine.clone(), id.clone()];
     let step = value.step(&machine, &id, &principal, mark.as_ref());
-    let taken = match steps::take(&*app.operations, step, &note, &request).await {
+    let taken = match steps::take(&*app.operations, step, of, &note, &request).await {
         Err(problem) if problem.code() == Code::NoEntity => {
             return Err(unknown(&app, &machine, &to, problem).await?);
         }

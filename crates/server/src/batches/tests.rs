@@ -1,6 +1,6 @@
-//! The order of what waits, on a real database that lets it wait.
+//! The order of what waits, on a real database that lets it wait; and who is left out.
 
-use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
+use std::{future::poll_fn, pin::Pin, sync::Mutex, task::Poll, time::Duration};
 
 use futures_util::future::join_all;
 use posthaste_store::postgres::{PostgresOptions, PostgresStore};
@@ -84,4 +84,44 @@ async fn r50_100_rapid_submissions_that_wait_are_in_the_log_in_their_order() {
 async fn r50_100_rapid_submissions_keep_their_order_around_one_that_is_refused() {
     // The first, the batch, and each of it for itself.
     assert_eq!(in_order(Lane::Free, Some(50)).await, 1 + 1 + 99);
+}
+
+/// A number, of which a store takes one at a time.
+#[derive(Debug)]
+struct One(u128);
+
+impl Batched for One {
+    type Store = Mutex<Vec<u128>>;
+
+    fn payload_bytes(&self) -> usize {
+        0
+    }
+
+    fn write<'a>(store: &'a Self::Store, batch: &'a [Self]) -> Writing<'a> {
+        Box::pin(async move {
+            if batch.len() > 1 {
+                return Err(StoreError::new(StoreErrorKind::Conflict, "write two"));
+            }
+            store.lock().unwrap().extend(batch.iter().map(|one| one.0));
+            Ok(batch.iter().map(|one| Uuid::from_u128(one.0)).collect())
+        })
+    }
+}
+
+#[tokio::test]
+async fn batch_that_is_written_one_by_one_leaves_out_who_has_gone() {
+    let (store, room) = (Mutex::default(), room(1 << 20));
+    let (mut batch, mut answers) = (Vec::new(), Vec::new());
+    for n in 0..3 {
+        let (answer, answered) = oneshot::channel();
+        let room = Arc::clone(&room).try_acquire_owned().unwrap();
+        batch.push(Waiting { what: One(n), answer, room });
+        answers.push(answered);
+    }
+    drop(answers.remove(1));
+    write::<One>(&store, batch, &SubmissionMeter::default()).await;
+    assert_eq!(*store.lock().unwrap(), [0, 2]);
+    for (answer, n) in answers.into_iter().zip([0, 2]) {
+        assert_eq!(answer.await.unwrap().unwrap(), Uuid::from_u128(n));
+    }
 }

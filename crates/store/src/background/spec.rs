@@ -2,6 +2,7 @@
 
 use posthaste_core::{MessageId, Timestamp, TopicFilter};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{OperationKind, OperationSpec};
 use crate::{DeadLetterFilter, Result, Selection, StoreError, StoreErrorKind};
@@ -36,7 +37,7 @@ pub(crate) fn to_json(spec: &OperationSpec) -> String {
     let DeadLetterFilter { which, group } = spec.filter.clone();
     let kept = Kept {
         subscription: which.subscription,
-        ids: which.ids.iter().map(MessageId::to_string).collect(),
+        ids: texts(&which.ids),
         topics: which.topics.map(|topics| [topics.exact().to_vec(), topics.prefixes().to_vec()]),
         key: which.key,
         reason: which.reason,
@@ -48,6 +49,29 @@ pub(crate) fn to_json(spec: &OperationSpec) -> String {
     };
     // Texts and numbers, which always serialise.
     serde_json::to_string(&kept).unwrap_or_default()
+}
+
+/// What was meant, for the audit trail: conditions that were not given are left out.
+pub(crate) fn selection(which: &Selection) -> serde_json::Value {
+    let topics = which.topics.as_ref().map(|topics| {
+        let prefixes = topics.prefixes().iter().map(|prefix| format!("{prefix}*"));
+        topics.exact().iter().cloned().chain(prefixes).collect::<Vec<_>>()
+    });
+    let all = [
+        ("subscription", json!(which.subscription)),
+        ("ids", json!((!which.ids.is_empty()).then(|| texts(&which.ids)))),
+        ("topics", json!(topics)),
+        ("key", json!(which.key)),
+        ("reason", json!(which.reason)),
+        ("since", json!(which.since.map(|Timestamp(at)| at))),
+        ("until", json!(which.until.map(|Timestamp(at)| at))),
+    ];
+    let given = all.into_iter().filter(|(_, value)| !value.is_null());
+    given.map(|(name, value)| (name.to_owned(), value)).collect::<serde_json::Map<_, _>>().into()
+}
+
+fn texts(ids: &[MessageId]) -> Vec<String> {
+    ids.iter().map(MessageId::to_string).collect()
 }
 
 /// What [`to_json`] has written.
@@ -96,6 +120,14 @@ mod tests {
             target: Some("t".to_owned()),
         };
         assert_eq!(from_json("replay-messages", &to_json(&whole)).unwrap(), whole);
+        let told = selection(&whole.filter.which);
+        let id = MessageId::max().to_string();
+        let expected = json!({
+            "subscription": "s", "ids": [id], "topics": ["a", "b.*"], "key": "\"k\"", "reason": "r",
+            "since": 1, "until": i64::MAX,
+        });
+        assert_eq!(told, expected);
+        assert_eq!(selection(&Selection::default()), json!({}));
         let empty = OperationSpec {
             kind: OperationKind::DiscardDeadLetters,
             filter: DeadLetterFilter::default(),

@@ -5,7 +5,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::{PostgresStore, connect::bounded};
 use crate::{Note, Request, Result, Work};
 
-/// Does the work and notes it in the same transaction; a dry run takes both back.
+/// Does the work and notes it in the same transaction, if it has written anything; a dry run takes both back.
 pub(super) async fn work(
     store: &PostgresStore,
     mut work: Box<dyn Work>,
@@ -21,7 +21,8 @@ pub(super) async fn work(
             return transaction.rollback().await;
         }
         let sql = format!(
-            "insert into {schema}.audit (actor, action, detail) values ($1, $2, $3::text::jsonb)"
+            "insert into {schema}.audit (actor, action, detail) select $1, $2, $3::text::jsonb \
+             where pg_current_xact_id_if_assigned() is not null"
         );
         let noted: [(&(dyn ToSql + Sync), Type); 3] =
             [(&request.actor, Type::TEXT), (&note.action, Type::TEXT), (&note.detail, Type::TEXT)];

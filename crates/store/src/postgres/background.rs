@@ -18,6 +18,7 @@ use self::pieces::Piece;
 use super::{
     PostgresStore,
     connect::bounded,
+    operations,
     oversight::{maybe_time, time},
 };
 use crate::{
@@ -298,6 +299,11 @@ impl Step<'_> {
             self.note(&Piece::default(), 0.0, lease).await?;
             return Ok(Advanced::Going(wait));
         }
+        if let Some(gone) = self.gone().await? {
+            return self
+                .end(OperationState::Failed, Some(operations::unknown(&gone).doing()))
+                .await;
+        }
         let rows_max = pace::rows(spec.rate, rows_max);
         let due_in = held.due_in.max(0.0);
         let piece = self.piece(&held, rows_max, due_in).await?;
@@ -307,6 +313,23 @@ impl Step<'_> {
             return self.end(OperationState::Done, None).await;
         }
         Ok(Advanced::Going(Duration::ZERO))
+    }
+
+    /// The first subscription whose messages are replayed, or to which, that was removed meanwhile.
+    async fn gone(&self) -> Result<Option<String>, Failure> {
+        let spec = &self.claim.operation.spec;
+        if spec.kind != OperationKind::ReplayMessages {
+            return Ok(None);
+        }
+        let names: Vec<&String> =
+            spec.filter.which.subscription.iter().chain(&spec.target).collect();
+        let sql = format!(
+            "select n.name from unnest($1::text[]) n (name) \
+             where not exists (select from {}.subscription s where s.name = n.name)",
+            self.schema
+        );
+        let rows = self.transaction.query_typed(&sql, &[(&names, Type::TEXT_ARRAY)]).await?;
+        Ok(rows.first().map(|row| row.get(0)))
     }
 
     /// Writes down how far the operation has come, and until when it is the runner's.

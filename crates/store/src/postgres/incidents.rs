@@ -40,8 +40,8 @@ fn time(rows: &[Row]) -> Option<Timestamp> {
 impl Incidents for PostgresStore {
     async fn incidents(&self) -> Result<Vec<Incident>> {
         let sql = format!(
-            "select condition, subject, opened_at, told_at is not null \
-             from {}.incident order by condition, subject",
+            "select condition, subject, opened_at, told_at is not null, \
+             extract(epoch from clock_timestamp() - seen_at)::float8 from {}.incident order by condition, subject",
             self.schema()
         );
         let loan = self.shared.connections.lend().await?;
@@ -52,6 +52,9 @@ impl Incidents for PostgresStore {
             key: IncidentKey { condition: row.get(0), subject: row.get(1) },
             opened_at: Timestamp(row.get::<_, Micros>(2).0),
             is_told: row.get(3),
+            seen_before: row
+                .get::<_, Option<f64>>(4)
+                .map(|ago| Duration::from_secs_f64(ago.max(0.0))),
         };
         Ok(rows.iter().map(incident).collect())
     }
@@ -81,6 +84,15 @@ impl Incidents for PostgresStore {
              and (told_at is not null or claimed_until > '-infinity') returning opened_at"
         );
         Ok(time(&self.of_incident("close an incident", &sql, key, claim).await?))
+    }
+
+    async fn see_incident(&self, key: &IncidentKey) -> Result<()> {
+        let sql = format!(
+            "update {}.incident set seen_at = clock_timestamp() \
+             where condition = $1 and subject = $2 and $3::float8 = 0",
+            self.schema()
+        );
+        self.of_incident("note an incident", &sql, key, Duration::ZERO).await.map(drop)
     }
 
     async fn tell_incident(&self, key: &IncidentKey, telling: Telling) -> Result<()> {

@@ -28,6 +28,7 @@ const FILES: &[(&str, &str)] = &[
     ("browse", include_str!("../../migrations/postgres/0019_browse.sql")),
     ("reserved", include_str!("../../migrations/postgres/0020_reserved.sql")),
     ("job lists", include_str!("../../migrations/postgres/0021_job_lists.sql")),
+    ("incidents seen", include_str!("../../migrations/postgres/0022_incidents_seen.sql")),
 ];
 
 /// Lock space of Posthaste's advisory locks ("PHST"), and the lock that orders migrations.

@@ -28,6 +28,7 @@ use crate::{
     COUNTED_MAX, ContractText, DeadLetter, Import, ImportSource, Note, Operations, Rebased,
     ReplayChunk, Replayed, Request, Result, RewindTo, Rewound, RoleNames, Selection, Store,
     StoreError, StoreErrorKind, TableColumn, TableName, Work, WrittenTopic,
+    background::selection_json,
 };
 
 /// Longest count of what a rewind would publish again.
@@ -88,12 +89,12 @@ impl PostgresStore {
         rest: &[(&(dyn ToSql + Sync), Type)],
         request: &Request,
     ) -> Result<(u64, Option<Position>)> {
-        let detail = format!("{:?}", params.which);
+        let detail = selection_json(params.which).to_string();
         let (actor, at) = (8 + rest.len() + 1, 8 + rest.len() + 2);
         let sql = format!(
             "with {change}, noted as (insert into {}.audit (actor, action, subscription, detail) \
              select ${actor}, '{action}', $1, jsonb_strip_nulls(jsonb_build_object(\
-             'selection', ${at}::text, 'messages', a.messages, 'reached', a.reached)) \
+             'selection', ${at}::text::jsonb, 'messages', a.messages, 'reached', a.reached)) \
              from answer a where exists (select from done)) \
              select * from answer",
             self.schema()

@@ -100,9 +100,9 @@ async fn subscription_states(
          (select case when l.expires_at > clock_timestamp() then l.holder end \
          from {schema}.lease l where l.subscription = p.subscription_id), \
          w.backlog, coalesce(w.lag, 0)::bigint, \
-         (select count(*) from {schema}.parked_key k where k.subscription = p.subscription_id), \
-         f.parked, f.dead, \
-         (select paused_at is not null from {schema}.subscription where id = p.subscription_id) \
+         k.parked, f.parked, f.dead, \
+         (select paused_at is not null from {schema}.subscription where id = p.subscription_id), \
+         coalesce(extract(epoch from clock_timestamp() - least(k.oldest, f.oldest)) * 1000000, 0)::bigint \
          from {schema}.place p cross join lateral (\
            select count(*) as backlog, \
                   extract(epoch from clock_timestamp() - min(l.enqueued_at)) * 1000000 as lag \
@@ -114,7 +114,11 @@ async fn subscription_states(
                        and pg_visible_in_snapshot(l.xid, p.head_snapshot)) \
               and (l.topic = any (p.topics) or l.topic ^@ any (p.prefixes))) w \
          cross join lateral (\
-           select count(due) as parked, count(*) - count(due) as dead \
+           select count(*) as parked, min(parked_at) filter (where due is not null) as oldest \
+             from {schema}.parked_key k where k.subscription = p.subscription_id) k \
+         cross join lateral (\
+           select count(due) as parked, count(*) - count(due) as dead, \
+                  min(failed_at) filter (where due is not null and reason <> 'replay') as oldest \
              from {schema}.failed_message f where f.subscription = p.subscription_id) f \
          order by p.subscription",
         schema = store.schema()
@@ -151,6 +155,7 @@ fn subscription_state(row: &Row) -> SubscriptionStatus {
         parked_messages: row.get::<_, i64>(16) as u64,
         dead_letters: row.get::<_, i64>(17) as u64,
         is_paused: row.get(18),
+        aside_micros: row.get::<_, i64>(19).max(0),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Work as an application does it, on the writer's thread.
 
+use posthaste_core::SchemaName;
+
 use super::session::Session;
 use crate::{Note, Request, Result, Work};
 
@@ -21,4 +23,19 @@ pub(super) fn work(
         )?;
         Ok(true)
     })
+}
+
+/// How many steps an entity has taken; 0 where there is none.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn entity_version(
+    connection: &rusqlite::Connection,
+    schema: &SchemaName,
+    [machine, entity]: [&str; 2],
+) -> rusqlite::Result<u64> {
+    let sql = format!(
+        "select coalesce(max(version), 0) from {schema}_entity where machine = ?1 and entity_id = ?2"
+    );
+    connection.query_row(&sql, [machine, entity], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
 }

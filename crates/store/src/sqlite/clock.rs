@@ -4,7 +4,7 @@ use super::session::Scope;
 use crate::Result;
 
 /// What relays and owners wait for: columns that hold a time.
-const WAITS: [(&str, &str); 10] = [
+const WAITS: [(&str, &str); 11] = [
     ("subscription", "expires_at"),
     ("relay", "seen_at"),
     ("parked_key", "due"),
@@ -13,6 +13,7 @@ const WAITS: [(&str, &str); 10] = [
     ("command", "lease_until"),
     ("worker", "lease_until"),
     ("incident", "claimed_until"),
+    ("incident", "seen_at"),
     ("operation", "lease_until"),
     ("operation", "next_at"),
 ];

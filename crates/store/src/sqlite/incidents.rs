@@ -16,13 +16,16 @@ fn micros(time: Duration) -> i64 {
 impl Incidents for SqliteStore {
     async fn incidents(&self) -> Result<Vec<Incident>> {
         self.observe("read the incidents", |scope| {
-            let sql = "select condition, subject, opened_at, told_at is not null \
+            let now = scope.now_micros()?;
+            let sql = "select condition, subject, opened_at, told_at is not null, max(?1 - seen_at, 0) \
                        from @schema@_incident order by condition, subject";
-            scope.all(sql, [], |row| {
+            scope.all(sql, [now], |row| {
+                let ago: Option<i64> = row.get(4)?;
                 Ok(Incident {
                     key: IncidentKey { condition: row.get(0)?, subject: row.get(1)? },
                     opened_at: Timestamp(row.get(2)?),
                     is_told: row.get(3)?,
+                    seen_before: ago.map(|ago| Duration::from_micros(ago.unsigned_abs())),
                 })
             })
         })
@@ -62,6 +65,16 @@ impl Incidents for SqliteStore {
             let until = now.saturating_add(micros(claim));
             let params = (&key.condition, &key.subject, now, until);
             scope.first(sql, params, |row| row.get(0).map(Timestamp))
+        })
+        .await
+    }
+
+    async fn see_incident(&self, key: &IncidentKey) -> Result<()> {
+        let key = key.clone();
+        self.write("note an incident", move |scope| {
+            let sql =
+                "update @schema@_incident set seen_at = ?3 where condition = ?1 and subject = ?2";
+            scope.run(sql, (key.condition, key.subject, clock::look(scope)?)).map(drop)
         })
         .await
     }

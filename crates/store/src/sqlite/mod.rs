@@ -49,6 +49,7 @@ use posthaste_core::{
 };
 use uuid::Uuid;
 
+pub use self::application::entity_version;
 use self::{
     connection::{Opening, Role},
     session::{Scope, Session},

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     COUNTED_MAX, DeadLetter, ReplayChunk, Replayed, Request, Result, RewindTo, Rewound, Selection,
-    StoreError, StoreErrorKind, WrittenTopic,
+    StoreError, StoreErrorKind, WrittenTopic, background::selection_json,
 };
 
 /// The conditions of a selection on `m`, a message, and `s`, its subscription.
@@ -462,7 +462,7 @@ pub(super) fn audit(
     mut detail: Value,
     request: &Request,
 ) -> Result<()> {
-    detail["selection"] = format!("{which:?}").into();
+    detail["selection"] = selection_json(which);
     let detail = detail.to_string();
     scope.run(
         "insert into @schema@_audit (actor, action, subscription, detail) values (?1, ?2, ?3, ?4)",

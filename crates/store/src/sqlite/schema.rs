@@ -24,6 +24,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("browse", include_str!("../../migrations/sqlite/0015_browse.sql")),
     ("reserved", include_str!("../../migrations/sqlite/0016_reserved.sql")),
     ("job lists", include_str!("../../migrations/sqlite/0017_job_lists.sql")),
+    ("incidents seen", include_str!("../../migrations/sqlite/0018_incidents_seen.sql")),
 ];
 
 /// Version that this build reads.

@@ -35,22 +35,29 @@ fn state_of(scope: &Scope<'_>, subscription: Subscription) -> Result<Subscriptio
     let progress = subscriptions::progress(scope, &subscription)?;
     let (backlog, oldest) = backlog(scope, &subscription)?;
     let now = scope.now_micros()?;
-    let aside = "select (select count(*) from @schema@_parked_key where subscription = ?1), \
-                 count(due), count(*) - count(due) from @schema@_failed_message \
-                 where subscription = ?1";
+    let keys = "select count(*), min(case when due is not null then parked_at end) \
+                from @schema@_parked_key where subscription = ?1";
+    let messages = "select count(due), count(*) - count(due), \
+                    min(case when due is not null and reason <> 'replay' then failed_at end) \
+                    from @schema@_failed_message where subscription = ?1";
     let count = |row: &Row<'_>, at| row.get::<_, i64>(at).map(i64::cast_unsigned);
-    let (parked_keys, parked_messages, dead_letters) = scope
-        .first(aside, [subscription.id], |row| {
-            Ok((count(row, 0)?, count(row, 1)?, count(row, 2)?))
+    let (parked_keys, oldest_key): (_, Option<i64>) = scope
+        .first(keys, [subscription.id], |row| Ok((count(row, 0)?, row.get(1)?)))?
+        .unwrap_or_default();
+    let (parked_messages, dead_letters, oldest_message) = scope
+        .first(messages, [subscription.id], |row| {
+            Ok((count(row, 0)?, count(row, 1)?, row.get::<_, Option<i64>>(2)?))
         })?
         .unwrap_or_default();
+    let age = |at: i64| now.saturating_sub(at).max(0);
     let holder = subscription.held(now).map(|(holder, _)| holder.to_owned());
     Ok(SubscriptionStatus {
         is_paused: subscription.is_paused,
         parked_keys,
         parked_messages,
         dead_letters,
-        lag_micros: oldest.map_or(0, |Timestamp(oldest)| now.saturating_sub(oldest).max(0)),
+        aside_micros: oldest_key.into_iter().chain(oldest_message).map(age).max().unwrap_or(0),
+        lag_micros: oldest.map_or(0, |Timestamp(oldest)| age(oldest)),
         name: subscription.name,
         filter: subscription.filter,
         epoch: subscription.epoch,

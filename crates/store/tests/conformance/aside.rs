@@ -5,11 +5,16 @@ use std::{sync::Arc, time::Duration};
 use posthaste_core::{Epoch, Message, MessageId, Place, TickRef, TopicFilter};
 use posthaste_store::{Aside, FailedMessage, ParkedKey, Settled, Start, Store};
 
+use tokio::time::sleep;
+
 use super::{
     harness::{Harness, LONG, migrated},
     reader::{Received, WIDE, publish_all, subscription, tick},
 };
 use crate::taking::taken;
+
+/// Longer than the step of a clock.
+const MOMENT: Duration = Duration::from_millis(5);
 
 /// Five messages, of the keys a, b, a, none, a, seen by one tick; and who reads them.
 struct Scene {
@@ -125,6 +130,36 @@ pub(crate) async fn due_messages_come_byte_for_byte_and_those_that_wait_do_not<H
     scene.change(&[Aside::Published { position: 5, id: scene.ids[4] }]).await;
     assert!(scene.store.due_messages("s", 10).await.unwrap().page.is_empty());
     assert_eq!(scene.store.aside("s").await.unwrap().messages.len(), 3);
+}
+
+pub(crate) async fn status_tells_for_how_long_something_is_set_aside<H: Harness>() {
+    let (_harness, scene) = scene::<H>().await;
+    let aside = async || scene.store.status().await.unwrap().subscriptions[0].aside_micros;
+    let later = Some(Duration::from_hours(1));
+    // A dead letter with its key, and what a replay has copied, wait for nobody's sink.
+    let copied = FailedMessage { reason: "replay".to_owned(), ..scene.failed(2, later, false) };
+    let key = scene.parked("a", 3, None);
+    let kept = [Aside::Keep(scene.failed(3, None, true)), Aside::ParkKey(key), Aside::Keep(copied)];
+    scene.change(&kept).await;
+    sleep(MOMENT).await;
+    assert_eq!(aside().await, 0);
+    let key = || Aside::ParkKey(ParkedKey { attempts: 0, ..scene.parked("b", 2, later) });
+    let message = || Aside::Keep(FailedMessage { attempts: 0, ..scene.failed(4, later, false) });
+    let published = Aside::Published { position: 4, id: scene.ids[3] };
+    let what: [(&dyn Fn() -> Aside, Aside); 2] =
+        [(&key, Aside::UnparkKey("b".to_owned())), (&message, published)];
+    for (what, over) in what {
+        scene.change(&[what()]).await;
+        sleep(MOMENT).await;
+        let first = aside().await;
+        assert!(first > 0, "{first}");
+        // It is as old as its first failure.
+        scene.change(&[what()]).await;
+        sleep(MOMENT).await;
+        assert!(aside().await > first);
+        scene.change(&[over]).await;
+        assert_eq!(aside().await, 0);
+    }
 }
 
 pub(crate) async fn key_is_due_behind_the_dead_letter_that_held_it<H: Harness>() {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use posthaste_core::Message;
 use posthaste_store::{
     Advanced, DeadLetterFilter, Operation, OperationBegun, OperationCancelled, OperationClaim,
-    OperationKind, OperationSpec, OperationState, Operations, Request, Selection, Start,
-    StoreErrorKind, UNFINISHED_MAX,
+    OperationKind, OperationSpec, OperationState, Operations, ReplayChunk, Request, Selection,
+    Start, StoreErrorKind, UNFINISHED_MAX,
 };
 
 use super::{
@@ -236,6 +236,44 @@ pub(crate) async fn r14_operation_replays_messages_of_the_log_in_pieces<H: Harne
     let nobody = OperationSpec { target: Some("nobody".to_owned()), ..spec };
     let error = store.begin_operation(&nobody, &request()).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Invalid);
+}
+
+pub(crate) async fn r14_replay_fails_whose_source_or_target_was_removed<H: Harness>() {
+    let (_harness, dead) = Dead::of::<H>(&["a"]).await;
+    let store = &*dead.store;
+    store.release("s", dead.epoch).await.unwrap();
+    for removed in ["target", "source"] {
+        let specs = ["target", "source"].map(|name| subscription(name, &["t"], Start::Now));
+        store.reconcile(&specs).await.unwrap();
+        let which = Selection { subscription: Some("source".to_owned()), ..Selection::default() };
+        let spec = OperationSpec {
+            kind: OperationKind::ReplayMessages,
+            filter: DeadLetterFilter { which: which.clone(), group: None },
+            rate: None,
+            target: Some("target".to_owned()),
+        };
+        let operation = begun(store, &spec).await;
+        store.remove(removed, &request()).await.unwrap();
+        let claim = claimed(store, "one", LEASE).await;
+        // As whoever runs it does.
+        if let Err(error) = store.advance_operation(&claim, 2, LEASE).await {
+            assert_eq!(error.kind(), StoreErrorKind::Invalid);
+            store.fail_operation(&claim, error.doing()).await.unwrap();
+        }
+        let over = store.operation(operation.id).await.unwrap().unwrap();
+        assert_eq!(over.state, OperationState::Failed, "{removed}");
+        let problem = over.problem.unwrap();
+        assert!(problem.contains(&format!("{removed:?} does not exist")), "{problem}");
+        let chunk = ReplayChunk {
+            limit: 2,
+            after: 0,
+            through: None,
+            rate: None,
+            starts_in: Duration::ZERO,
+        };
+        let error = store.replay(&which, "target", &chunk, &request()).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Invalid, "{removed}");
+    }
 }
 
 pub(crate) async fn operation_that_cannot_go_on_says_why<H: Harness>() {

@@ -41,6 +41,19 @@ pub(crate) async fn incident_is_told_by_one_and_ends_with_the_telling_of_its_end
     assert!(again > since);
 }
 
+pub(crate) async fn incident_is_known_to_hold_as_long_as_somebody_sees_it<H: Harness>() {
+    let harness = H::empty().await;
+    let store = harness.incidents().await;
+    store.migrate().await.unwrap();
+    store.see_incident(&key()).await.unwrap();
+    assert_eq!(store.incidents().await.unwrap(), [], "there is none to be seen");
+    store.open_incident(&key(), CLAIM).await.unwrap();
+    let seen = async || harness.incidents().await.incidents().await.unwrap()[0].seen_before;
+    assert_eq!(seen().await, None);
+    store.see_incident(&key()).await.unwrap();
+    assert!(seen().await.is_some_and(|ago| ago < CLAIM));
+}
+
 pub(crate) async fn what_its_teller_has_left_untold_is_anothers_to_tell<H: Harness>() {
     let harness = H::empty().await;
     let store = harness.incidents().await;

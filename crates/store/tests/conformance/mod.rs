@@ -67,6 +67,7 @@ macro_rules! every_case {
                 what_is_set_aside_comes_back_as_it_was_written,
                 due_messages_come_byte_for_byte_and_those_that_wait_do_not,
                 key_is_due_behind_the_dead_letter_that_held_it,
+                status_tells_for_how_long_something_is_set_aside,
                 nothing_is_set_aside_under_an_older_epoch,
                 one_key_is_read_alone,
                 views_tell_what_is_parked_and_dead,
@@ -108,6 +109,7 @@ macro_rules! every_case {
                 rate_holds_within_a_piece,
                 r14_operation_replays_messages_of_the_log_in_pieces,
                 operation_that_cannot_go_on_says_why,
+                r14_replay_fails_whose_source_or_target_was_removed,
                 operations_are_bounded_and_listed_page_by_page,
             }
             entities {
@@ -181,6 +183,7 @@ macro_rules! every_case {
             incidents {
                 incident_is_told_by_one_and_ends_with_the_telling_of_its_end,
                 what_its_teller_has_left_untold_is_anothers_to_tell,
+                incident_is_known_to_hold_as_long_as_somebody_sees_it,
                 what_could_not_be_told_is_anybodys_to_tell_at_once,
                 incident_that_nobody_was_told_of_is_forgotten_at_its_end,
             }

@@ -224,7 +224,9 @@ pub(crate) async fn audit_trail_is_read_by_every_condition_and_page_by_page<H: H
         ("ann", "pause", Some("s")),
     ];
     assert_eq!(told, expected);
-    assert!(whole[0].detail.starts_with('{') && whole[0].detail.contains("messages"));
+    let detail: serde_json::Value = serde_json::from_str(&whole[0].detail).unwrap();
+    let selection = serde_json::json!({ "ids": [dead.ids[0].to_string()] });
+    assert_eq!((&detail["selection"], &detail["messages"]), (&selection, &serde_json::json!(1)));
     let page = read(AuditFilter::default(), 2).await;
     assert_eq!(page, whole[..2]);
     let before = Some(page[1].n);

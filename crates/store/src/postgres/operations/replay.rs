@@ -15,8 +15,10 @@ pub(in crate::postgres) async fn replay(
 ) -> Result<Replayed> {
     let schema = store.schema();
     let exists = format!("select count(*) from {schema}.subscription where name = $1");
-    if store.count("replay", &exists, &[(&target, Type::TEXT)]).await? == 0 {
-        return Err(unknown(target));
+    for name in which.subscription.as_deref().into_iter().chain([target]) {
+        if store.count("replay", &exists, &[(&name, Type::TEXT)]).await? == 0 {
+            return Err(unknown(name));
+        }
     }
     let through = match chunk.through {
         Some(through) => through,
