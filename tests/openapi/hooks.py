@@ -29,12 +29,15 @@ RULES = [
     ("invalid-field", "until", "until must be a time"),
     ("invalid-field", "deliver_at", "deliver_at must be a time"),
     # Fields that depend on each other.
+    ("bad-parameter", "since", "since must be no later than until"),
+    ("invalid-field", "since", "since must be no later than until"),
     ("bad-parameter", "header", "headers are looked for within at most 24 hours"),
     ("invalid-field", "all", "all must be true where no condition is given"),
     ("invalid-field", "rate", "rate must be left out"),
     ("invalid-field", "payload_base64", "payload"),
     ("invalid-field", "id", "id must not be given with an Idempotency-Key"),
     ("invalid-field", "token", "token must not be given with an Idempotency-Key"),
+    ("invalid-field", "token", "token must not begin with api:"),
     ("idempotency-key-reused", "idempotency-key", ""),
     # What there is.
     ("invalid-field", "to", "to must be"),

@@ -107,8 +107,10 @@ pub enum Access {
     Public,
     /// A token with this scope.
     Scope(Scope),
-    /// A token with this scope that is not limited to some topics.
+    /// A token with this scope that is not limited to some topics or organisations.
     Whole(Scope),
+    /// A token with this scope that is not limited to some topics, or is limited to some organisations as well.
+    Entities(Scope),
     /// A token with this scope, or a ticket in the query.
     Ticket(Scope),
 }
@@ -119,10 +121,9 @@ pub(crate) async fn authorize(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let (scope, is_whole) = match access {
+    let scope = match access {
         Access::Public => return next.run(request).await,
-        Access::Scope(scope) => (scope, false),
-        Access::Whole(scope) => (scope, true),
+        Access::Scope(scope) | Access::Whole(scope) | Access::Entities(scope) => scope,
         Access::Ticket(scope) => {
             if let Some(ticket) = tickets::of(request.uri()) {
                 let ticket = match app.tickets.read(ticket) {
@@ -133,7 +134,7 @@ pub(crate) async fn authorize(
                 request.extensions_mut().insert(ticket);
                 return next.run(request).await;
             }
-            (scope, false)
+            scope
         }
     };
     let header = request.headers().get(header::AUTHORIZATION);
@@ -145,7 +146,12 @@ pub(crate) async fn authorize(
         let detail = format!("the token {:?} needs the scope {scope}", principal.name);
         return Problem::new(Code::ScopeMissing, detail).into_response();
     }
-    if is_whole && principal.is_limited() {
+    let is_beyond = match access {
+        Access::Whole(_) => principal.is_limited(),
+        Access::Entities(_) => !principal.has_entities(),
+        Access::Public | Access::Scope(_) | Access::Ticket(_) => false,
+    };
+    if is_beyond {
         let topics = principal.topics();
         let detail = format!(
             "the token {:?} is limited to the topics {topics}, and this concerns all of them",

@@ -65,6 +65,8 @@ codes! {
     ScopeMissing = "scope-missing", FORBIDDEN, "The token may not do this";
     /// The topic is none of the token's.
     TopicNotAllowed = "topic-not-allowed", FORBIDDEN, "The token may not use this topic";
+    /// The organisation is none of the token's.
+    OrganizationNotAllowed = "organization-not-allowed", FORBIDDEN, "The token may not use this organisation";
     /// The server was called by a name that is not its own.
     UnknownHost = "unknown-host", MISDIRECTED_REQUEST, "The server is not known by this name";
     /// A page of another origin called.

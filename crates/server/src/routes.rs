@@ -57,7 +57,7 @@ pub fn routes() -> Vec<Listed> {
 
 /// The table. `__path_…` is what `utoipa` makes of the attribute at the handler: its method, path and description.
 pub(crate) fn table() -> Vec<Route> {
-    use Access::{Public, Scope as With, Ticket, Whole};
+    use Access::{Entities, Public, Scope as With, Ticket, Whole};
     vec![
         route::<health::__path_livez, _, _>(Public, health::livez),
         route::<health::__path_readyz, _, _>(Public, health::readyz),
@@ -109,12 +109,12 @@ pub(crate) fn table() -> Vec<Route> {
         route::<audit::__path_list, _, _>(Whole(Scope::View), audit::list),
         route::<fleet::__path_relays, _, _>(Whole(Scope::View), fleet::relays),
         route::<fleet::__path_workers, _, _>(Whole(Scope::View), fleet::workers),
-        route::<machines::__path_list, _, _>(Whole(Scope::View), machines::list),
-        route::<machines::__path_get, _, _>(Whole(Scope::View), machines::get),
-        route::<machines::__path_entities, _, _>(Whole(Scope::View), machines::entities),
-        route::<machines::__path_entity, _, _>(Whole(Scope::View), machines::entity),
+        route::<machines::__path_list, _, _>(Entities(Scope::View), machines::list),
+        route::<machines::__path_get, _, _>(Entities(Scope::View), machines::get),
+        route::<machines::__path_entities, _, _>(Entities(Scope::View), machines::entities),
+        route::<machines::__path_entity, _, _>(Entities(Scope::View), machines::entity),
         route::<transitions::__path_transition, _, _>(
-            Whole(Scope::Operate),
+            Entities(Scope::Operate),
             transitions::transition,
         ),
         route::<contracts::__path_list, _, _>(Whole(Scope::View), contracts::list),

@@ -103,6 +103,9 @@ pub struct TokenSettings {
     pub scopes: Vec<Scope>,
     /// Beginnings of the topics whose jobs it may see and submit, such as `orders.`; all topics unless set.
     pub topics: Option<Vec<String>>,
+    /// Organisations whose entities it may see and take on; those of all unless set. With it the token has to do with no
+    /// topic, unless `topics` names some.
+    pub organizations: Option<Vec<String>>,
     /// When it ends, as `2027-01-01T00:00:00Z`; never unless set.
     pub expires: Option<String>,
 }
@@ -356,6 +359,11 @@ impl TokenSettings {
             let rule =
                 "must be beginnings of topics such as orders. (remove the key for all topics)";
             return Err(format!("topics {rule}, not {wrong:?}"));
+        }
+        let is_id = |id: &String| (1..=256).contains(&id.len()) && !id.contains(char::is_control);
+        if let Some(wrong) = self.organizations.iter().flatten().find(|id| !is_id(id)) {
+            let rule = "must be ids of 1 to 256 bytes without control characters";
+            return Err(format!("organizations {rule}, not {wrong:?}"));
         }
         match &self.expires {
             Some(text) if clock::read(text).is_none() => {

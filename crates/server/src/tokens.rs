@@ -129,13 +129,16 @@ pub(crate) struct Principal {
     scopes: Vec<Scope>,
     /// Beginnings of the topics that it may see and submit; `None` for all.
     topics: Option<Vec<String>>,
+    /// Organisations whose entities are its business; `None` for all, if it is not limited to some topics.
+    organizations: Option<Vec<String>>,
     /// When its token ends: what it has begun by then ends there as well.
     pub(crate) expires: Option<Timestamp>,
 }
 
 impl Principal {
     fn everything(name: &str) -> Self {
-        Self { name: name.into(), scopes: vec![Scope::Admin], topics: None, expires: None }
+        let (name, scopes) = (name.into(), vec![Scope::Admin]);
+        Self { name, scopes, topics: None, organizations: None, expires: None }
     }
 
     /// Whoever follows a stream by a ticket.
@@ -146,7 +149,8 @@ impl Principal {
         expires: Option<Timestamp>,
     ) -> Self {
         let payloads = payloads.then_some(Scope::Payloads);
-        Self { name, scopes: [Scope::View].into_iter().chain(payloads).collect(), topics, expires }
+        let scopes = [Scope::View].into_iter().chain(payloads).collect();
+        Self { name, scopes, topics, organizations: None, expires }
     }
 
     /// Of that, what a ticket passes on: whether it sees payloads, and the beginnings of its topics.
@@ -181,9 +185,28 @@ impl Principal {
         self.topics.is_some()
     }
 
+    /// Whether entities are its business: of all organisations, or of some.
+    pub(crate) const fn has_entities(&self) -> bool {
+        self.topics.is_none() || self.organizations.is_some()
+    }
+
+    /// The organisations whose entities are its business, if those are not all.
+    pub(crate) fn organizations(&self) -> Option<&[String]> {
+        self.organizations.as_deref()
+    }
+
+    /// Whether entities of an organisation, or of none, are its business.
+    pub(crate) fn knows_organization(&self, organization: Option<&str>) -> bool {
+        let Some(own) = &self.organizations else { return true };
+        organization.is_some_and(|organization| own.iter().any(|own| own == organization))
+    }
+
     /// The beginnings of its topics, for people.
     pub(crate) fn topics(&self) -> String {
         let topics = self.topics.as_deref().unwrap_or_default();
+        if topics.is_empty() {
+            return "none".to_owned();
+        }
         topics.iter().map(|topic| format!("{topic}*")).collect::<Vec<_>>().join(", ")
     }
 }
@@ -214,7 +237,9 @@ impl Tokens {
         let principal = |name: &str, settings: &TokenSettings| Principal {
             name: name.into(),
             scopes: settings.scopes.clone(),
-            topics: settings.topics.clone(),
+            // Messages and jobs are of no organisation.
+            topics: settings.topics.clone().or(settings.organizations.as_ref().map(|_| Vec::new())),
+            organizations: settings.organizations.clone(),
             expires: settings.expires.as_deref().and_then(clock::read),
         };
         let each = settings.iter().flat_map(|(name, settings)| {
@@ -266,6 +291,7 @@ mod tests {
             scopes: vec![Scope::View, Scope::Enqueue],
             topics: Some(vec!["orders.".to_owned()]),
             expires: Some("2030-01-01T00:00:00Z".to_owned()),
+            ..TokenSettings::default()
         }
     }
 

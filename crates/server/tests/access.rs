@@ -78,7 +78,10 @@ async fn every_route_asks_for_its_scope_and_for_nothing_less(place: Place) {
                 assert_eq!((without.status, wrong.status), (200, 200), "{path}: {without:?}");
                 continue;
             }
-            Access::Scope(scope) | Access::Whole(scope) | Access::Ticket(scope) => scope,
+            Access::Scope(scope)
+            | Access::Whole(scope)
+            | Access::Entities(scope)
+            | Access::Ticket(scope) => scope,
         };
         without.is_problem(401, "unauthenticated");
         assert_eq!(without.headers["www-authenticate"], "Bearer");
@@ -107,7 +110,7 @@ async fn routes_that_concern_all_topics_refuse_tokens_of_some(place: Place) {
     for (method, path, access) in ROUTES {
         for secret in secrets.values() {
             let answer = call(&server, method, path, Some(secret)).await;
-            if matches!(access, Access::Whole(_)) {
+            if matches!(access, Access::Whole(_) | Access::Entities(_)) {
                 answer.is_problem(403, "topic-not-allowed");
             } else if method == "GET" && path != "/api/v1/streams" {
                 // A stream is of all topics unless it names some.
@@ -271,8 +274,8 @@ async fn old_and_new_secret_are_good_until_the_token_expires() {
     let token = |expires: &str| TokenSettings {
         secret_sha256: both.clone(),
         scopes: vec![Scope::View],
-        topics: None,
         expires: Some(expires.to_owned()),
+        ..TokenSettings::default()
     };
     for (expires, status) in [("2999-01-01T00:00:00Z", 200), ("2020-01-01T00:00:00Z", 401)] {
         let mut settings = settings();

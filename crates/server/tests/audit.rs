@@ -99,8 +99,14 @@ async fn every_route_that_operates_leaves_one_row_of_its_caller_and_none_where_i
 ) {
     let world = World::on(&place).await;
     let acts = acts(&world);
-    let is_of_operators =
-        |access| matches!(access, Access::Scope(Scope::Operate) | Access::Whole(Scope::Operate));
+    let is_of_operators = |access| {
+        matches!(
+            access,
+            Access::Scope(Scope::Operate)
+                | Access::Whole(Scope::Operate)
+                | Access::Entities(Scope::Operate)
+        )
+    };
     let table = routes().into_iter().filter(|route| is_of_operators(route.access));
     let table: BTreeSet<String> = table.map(|route| route.path).collect();
     let covered: BTreeSet<String> = acts.iter().map(|act| act.route.to_owned()).collect();

@@ -75,8 +75,14 @@ async fn hostile_bodies_of_every_route_are_refused_and_change_nothing(place: Pla
 async fn dry_run_of_every_route_that_has_one_is_a_boolean_or_refused(place: Place) {
     let world = World::on(&place).await;
     let before = world.seen().await;
-    let operates =
-        |access| matches!(access, Access::Scope(Scope::Operate) | Access::Whole(Scope::Operate));
+    let operates = |access| {
+        matches!(
+            access,
+            Access::Scope(Scope::Operate)
+                | Access::Whole(Scope::Operate)
+                | Access::Entities(Scope::Operate)
+        )
+    };
     for route in posts().into_iter().filter(|route| operates(route.access)) {
         let path = world.path(&route.path);
         for value in [json!("true"), json!("\0"), json!(1), json!(null), json!([true]), json!({})] {

@@ -36,7 +36,10 @@ fn description_names_every_route_with_its_scope_and_every_type_that_it_uses() {
         assert_eq!(serves_ticket, matches!(route.access, Access::Ticket(_)), "{route:?}");
         match route.access {
             Access::Public => assert!(asked.is_empty(), "{route:?}"),
-            Access::Scope(scope) | Access::Whole(scope) | Access::Ticket(scope) => {
+            Access::Scope(scope)
+            | Access::Whole(scope)
+            | Access::Entities(scope)
+            | Access::Ticket(scope) => {
                 assert_eq!(asked[0]["token"][0], scope.as_str(), "{route:?}");
             }
         }

@@ -2,8 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use posthaste_core::{Message, TopicFilter};
-use posthaste_server::{NoParts, Scope};
+use posthaste::Step;
+use posthaste_core::{Machine, Message, TopicFilter, machine::Definition};
+use posthaste_server::{NoParts, Scope, ServerSettings, TokenSettings};
 use posthaste_store::{Acquired, Aside, Operations, ParkedKey, Settled, Start, SubscriptionSpec};
 use serde_json::{Value, json};
 
@@ -14,6 +15,7 @@ on_both_stores! {
     token_of_the_body_never_stands_for_an_idempotency_key,
     token_of_another_topic_answers_no_message_of_it,
     timeline_tells_a_token_of_some_topics_nothing_of_other_messages,
+    token_of_some_organisations_has_to_do_with_their_entities_alone,
 }
 
 const PATH: &str = "/api/v1/messages";
@@ -149,5 +151,67 @@ async fn timeline_tells_a_token_of_some_topics_nothing_of_other_messages(place: 
     assert_eq!((&shown["state"], &failure["attempts"]), (&json!("parked"), &json!(3)), "{shown}");
     let text = shown.to_string();
     assert!(!text.contains(&failed) && !text.contains("mailbox"), "{text}");
+    two.server.ends().await;
+}
+
+async fn token_of_some_organisations_has_to_do_with_their_entities_alone(place: Place) {
+    let (_, store) = place.store().await;
+    let definition = r#"{"name":"order","states":["new","paid"],"initial":["new"],"terminal":["paid"],
+                         "transitions":[{"from":"new","to":"paid"}]}"#;
+    let definition: Definition = serde_json::from_str(definition).unwrap();
+    let request = posthaste_store::Request {
+        actor: "a test".to_owned(),
+        is_dry_run: false,
+        is_forced: false,
+    };
+    store.push_machine(&Machine::try_from(definition).unwrap(), &request).await.unwrap();
+    for (id, organization) in [("a", Some("acme")), ("b", Some("other")), ("c", None)] {
+        let step = Step::new("order", id, "new");
+        let step = organization.into_iter().fold(step, Step::organization);
+        place.start(&step).await;
+    }
+    let (own, acme) = token(&[Scope::View, Scope::Enqueue, Scope::Operate], None);
+    let own = TokenSettings { organizations: Some(vec!["acme".to_owned()]), ..own };
+    let (admin, all) = token(&[Scope::Admin], None);
+    let tokens = [("acme".to_owned(), own), ("all".to_owned(), admin)].into();
+    let settings = ServerSettings { tokens, ..settings() };
+    let server = Running::with(&place, settings, Arc::new(NoParts)).await;
+    let two = Two { server, shop: acme, all };
+    let ids = |page: &Value| -> Vec<String> {
+        let entities = page["entities"].as_array().unwrap();
+        entities.iter().map(|entity| entity["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let path = "/api/v1/machines/order/entities";
+    assert_eq!(ids(&two.get(&two.all, path).await), ["a", "b", "c"]);
+    assert_eq!(ids(&two.get(&two.shop, path).await), ["a"]);
+    let machine = two.get(&two.shop, "/api/v1/machines/order").await;
+    assert_eq!((&machine["name"], &machine["states"]), (&json!("order"), &Value::Null));
+    for (id, known) in [("a", true), ("b", false), ("c", false)] {
+        let path = format!("{path}/{id}");
+        let seen = two.server.ask("GET", &path, &[("authorization", &*two.shop)], b"").await;
+        assert_eq!(seen.status, if known { 200 } else { 404 }, "{seen:?}");
+    }
+    for (id, organization, code) in [
+        ("a", None, "organization-not-allowed"),
+        ("b", Some("other"), "organization-not-allowed"),
+        ("c", None, "organization-not-allowed"),
+        ("b", Some("acme"), "no-entity"),
+        ("c", Some("acme"), "no-entity"),
+    ] {
+        let path = format!("{path}/{id}/transition");
+        let body = json!({ "to": "paid", "organization_id": organization });
+        let refused = two.send(&two.shop, &[], &path, &body).await;
+        refused.is_problem(if code == "no-entity" { 404 } else { 403 }, code);
+    }
+    let body = json!({ "to": "paid", "organization_id": "acme" });
+    let taken = two.send(&two.shop, &[], &format!("{path}/a/transition"), &body).await;
+    assert_eq!((taken.status, &taken.json()["state"]), (200, &json!("paid")), "{taken:?}");
+    // Messages and jobs are of no organisation.
+    for path in [PATH, "/api/v1/jobs"] {
+        let refused = two.send(&two.shop, &[], path, &json!({ "topic": "t", "payload": 1 })).await;
+        refused.is_problem(403, "topic-not-allowed");
+    }
+    two.enqueue(&two.all, &json!({ "topic": "t" })).await;
+    assert_eq!(two.get(&two.shop, PATH).await["messages"], json!([]));
     two.server.ends().await;
 }

@@ -14,6 +14,17 @@ pub const EVENTS_MAX: u32 = 200;
 /// Versions of a contract that are told of: the newest ones.
 pub const VERSIONS_MAX: u32 = 1_000;
 
+/// Which entities are meant: those that meet every condition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EntityFilter<'a> {
+    /// In this state.
+    pub state: Option<&'a str>,
+    /// Of one of these organisations.
+    pub organizations: Option<&'a [String]>,
+    /// Behind this id, for the next page.
+    pub after: Option<&'a str>,
+}
+
 /// Machines, entities and contracts.
 #[async_trait]
 pub trait Entities: Store {
@@ -23,12 +34,11 @@ pub trait Entities: Store {
     /// One machine, with how many of its entities are in each state, by state.
     async fn machine(&self, name: &str) -> Result<Option<(StoredMachine, Vec<(String, u64)>)>>;
 
-    /// Entities of a machine by id: those behind the id `after`, if given.
+    /// Entities of a machine, by id.
     async fn entities(
         &self,
         machine: &str,
-        state: Option<&str>,
-        after: Option<&str>,
+        which: &EntityFilter<'_>,
         limit: u32,
     ) -> Result<Vec<Entity>>;
 

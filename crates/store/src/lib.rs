@@ -57,8 +57,8 @@ pub use crate::{
         ContractsMark, StoredContract,
     },
     entities::{
-        ContractRow, EVENTS_MAX, Entities, Entity, MACHINES_MAX, StateEvent, StoredMachine,
-        VERSIONS_MAX,
+        ContractRow, EVENTS_MAX, Entities, Entity, EntityFilter, MACHINES_MAX, StateEvent,
+        StoredMachine, VERSIONS_MAX,
     },
     error::{StoreError, StoreErrorKind},
     import::{

@@ -88,6 +88,7 @@ impl Api {
             scopes: vec![Scope::View, Scope::Payloads],
             topics: Some(vec![TOPIC.to_owned()]),
             expires: None,
+            ..TokenSettings::default()
         };
         let settings = ServerSettings {
             listen: address,

@@ -27,18 +27,22 @@ pub(crate) struct NewArgs {
     /// Beginnings of the topics whose jobs it may see and submit [default: all topics]
     #[arg(long, value_name = "TOPICS", value_delimiter = ',')]
     topics: Option<Vec<String>>,
+    /// Organisations whose entities it may see and take on; topics only if --topics names some [default: all]
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    organizations: Option<Vec<String>>,
     /// When it ends, as 2027-01-01T00:00:00Z [default: never]
     #[arg(long, value_name = "TIME")]
     expires: Option<String>,
 }
 
 pub(crate) fn run(command: &TokensCommand, out: &mut Output) -> Result {
-    let TokensCommand::New(NewArgs { name, scopes, topics, expires }) = command;
+    let TokensCommand::New(NewArgs { name, scopes, topics, organizations, expires }) = command;
     let NewSecret { secret, sha256 } = NewSecret::random();
     let token = TokenSettings {
         secret_sha256: vec![sha256],
         scopes: scopes.clone(),
         topics: topics.clone(),
+        organizations: organizations.clone(),
         expires: expires.clone(),
     };
     let tokens = [(name.clone(), token.clone())].into();
@@ -68,6 +72,8 @@ fn table(name: &str, token: &TokenSettings) -> String {
         format!("scopes = {}", list(&scopes)),
     ];
     lines.extend(token.topics.as_ref().map(|topics| format!("topics = {}", list(topics))));
+    let organizations = token.organizations.as_ref();
+    lines.extend(organizations.map(|all| format!("organizations = {}", list(all))));
     lines.extend(token.expires.as_ref().map(|expires| format!("expires = {expires:?}")));
     lines.join("\n")
 }

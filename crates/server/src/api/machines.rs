@@ -6,7 +6,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use posthaste_store::{EVENTS_MAX, Entity, StateEvent, StoredMachine};
+use posthaste_store::{EVENTS_MAX, Entity, EntityFilter, StateEvent, StoredMachine};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -62,8 +62,8 @@ impl MachineBody {
 pub(crate) struct WholeMachine {
     #[serde(flatten)]
     machine: MachineBody,
-    /// Entities by state; states without any are left out.
-    states: Vec<StateCount>,
+    /// Entities by state; states without any are left out. Null for tokens of some organisations.
+    states: Option<Vec<StateCount>>,
 }
 
 /// How many entities are in a state.
@@ -93,11 +93,13 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Result<Response, Proble
     responses((status = 200, description = "The machine", body = WholeMachine)))]
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
+    principal: Principal,
     OfName(name): OfName,
 ) -> Result<Response, Problem> {
     let (found, states) = app.operations.machine(&name).await?.ok_or_else(no_machine)?;
     let count = |(state, entities): (String, u64)| StateCount { state, entities };
-    let states = states.into_iter().map(count).collect();
+    let is_whole = principal.organizations().is_none();
+    let states = is_whole.then(|| states.into_iter().map(count).collect());
     Ok(as_json(&WholeMachine { machine: MachineBody::of(&found), states }).into_response())
 }
 
@@ -173,6 +175,7 @@ impl EntityBody {
     responses((status = 200, description = "A page", body = Entities)))]
 pub(crate) async fn entities(
     State(app): State<Arc<App>>,
+    principal: Principal,
     OfName(name): OfName,
     Parameters(listing): Parameters<Listing>,
 ) -> Result<Response, Problem> {
@@ -181,7 +184,12 @@ pub(crate) async fn entities(
     let text = |text: &str| (!text.contains('\0')).then(|| text.to_owned());
     let after = Of::Query.place('e', listing.cursor, text)?;
     let store = &app.operations;
-    let page = store.entities(&name, state.as_deref(), after.as_deref(), limit).await?;
+    let which = EntityFilter {
+        state: state.as_deref(),
+        organizations: principal.organizations(),
+        after: after.as_deref(),
+    };
+    let page = store.entities(&name, &which, limit).await?;
     if page.is_empty() && store.machine(&name).await?.is_none() {
         return Err(no_machine());
     }
@@ -255,7 +263,9 @@ pub(crate) async fn entity(
     OfEntity(machine, id): OfEntity,
 ) -> Result<Response, Problem> {
     let found = app.operations.entity(&machine, &id).await?;
-    let (entity, events) = found.ok_or_else(|| {
+    let is_known =
+        |(entity, _): &(Entity, _)| principal.knows_organization(entity.organization.as_deref());
+    let (entity, events) = found.filter(is_known).ok_or_else(|| {
         let detail =
             "the machine has no entity with this id: it never began, or its row is deleted";
         Problem::new(Code::NoEntity, detail)

@@ -178,7 +178,16 @@ fn asked(access: Access) -> (Vec<SecurityRequirement>, String) {
         }
         Access::Whole(scope) => (
             vec![token(scope)],
-            format!("Needs a token with the scope `{scope}` that is not limited to some topics."),
+            format!(
+                "Needs a token with the scope `{scope}` that is not limited to some topics or organisations."
+            ),
+        ),
+        Access::Entities(scope) => (
+            vec![token(scope)],
+            format!(
+                "Needs a token with the scope `{scope}` that is not limited to some topics, or is limited to some \
+                 organisations, whose entities alone it has to do with then."
+            ),
         ),
         Access::Ticket(scope) => (
             vec![token(scope), ticket()],

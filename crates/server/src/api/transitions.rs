@@ -100,6 +100,11 @@ pub(crate) async fn transition(
         None => None,
     };
     value.check()?;
+    if !principal.knows_organization(value.organization_id.as_deref()) {
+        let own = principal.organizations().unwrap_or_default().join(", ");
+        let detail = format!("name the entity's organisation, one of the token's: {own}");
+        return Err(Problem::of(Code::OrganizationNotAllowed, "organization_id", detail));
+    }
     if [&machine, &id].into_iter().any(|name| !FIELD_BYTES.contains(&name.len())) {
         return Err(Problem::new(Code::NoEntity, "names and ids have 1 to 256 bytes"));
     }

@@ -99,16 +99,20 @@ impl Place {
 
     /// Begins an entity of a machine that was pushed, as an application does.
     pub(crate) async fn start_entity(&self, machine: &str, id: &str, state: &str) {
-        let (machines, step) = (Machines::default(), Step::new(machine, id, state));
+        self.start(&Step::new(machine, id, state)).await;
+    }
+
+    pub(crate) async fn start(&self, step: &Step) {
+        let machines = Machines::default();
         match self {
             Self::Postgres(database) => {
                 let client = database.connect().await;
-                machines.start(&client, &step).await.unwrap();
+                machines.start(&client, step).await.unwrap();
             }
             Self::Sqlite(_) => {
                 let mut connection = rusqlite::Connection::open(self.file()).unwrap();
                 let transaction = connection.transaction().unwrap();
-                machines.start_blocking(&transaction, &step).unwrap();
+                machines.start_blocking(&transaction, step).unwrap();
                 transaction.commit().unwrap();
             }
         }
@@ -274,7 +278,7 @@ pub(crate) fn token(scopes: &[Scope], topics: Option<&[&str]>) -> (TokenSettings
         secret_sha256: vec![secret.sha256.clone()],
         scopes: scopes.to_vec(),
         topics: topics.map(|topics| topics.iter().map(ToString::to_string).collect()),
-        expires: None,
+        ..TokenSettings::default()
     };
     (settings, format!("Bearer {}", secret.secret))
 }

@@ -2,7 +2,7 @@
 //! opens a route without a word here.
 
 use posthaste_server::{
-    Access::{self, Public, Scope as With, Ticket, Whole},
+    Access::{self, Entities, Public, Scope as With, Ticket, Whole},
     Scope::{Enqueue, Operate, View},
 };
 
@@ -52,11 +52,11 @@ pub(crate) const ROUTES: [(&str, &str, Access); 51] = [
     ("GET", "/api/v1/audit", Whole(View)),
     ("GET", "/api/v1/relays", Whole(View)),
     ("GET", "/api/v1/workers", Whole(View)),
-    ("GET", "/api/v1/machines", Whole(View)),
-    ("GET", "/api/v1/machines/{name}", Whole(View)),
-    ("GET", "/api/v1/machines/{name}/entities", Whole(View)),
-    ("GET", "/api/v1/machines/{name}/entities/{id}", Whole(View)),
-    ("POST", "/api/v1/machines/{name}/entities/{id}/transition", Whole(Operate)),
+    ("GET", "/api/v1/machines", Entities(View)),
+    ("GET", "/api/v1/machines/{name}", Entities(View)),
+    ("GET", "/api/v1/machines/{name}/entities", Entities(View)),
+    ("GET", "/api/v1/machines/{name}/entities/{id}", Entities(View)),
+    ("POST", "/api/v1/machines/{name}/entities/{id}/transition", Entities(Operate)),
     ("GET", "/api/v1/contracts", Whole(View)),
     ("GET", "/api/v1/contracts/{topic}", Whole(View)),
 ];

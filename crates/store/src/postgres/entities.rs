@@ -8,8 +8,8 @@ use tokio_postgres::{
 
 use super::{PostgresStore, oversight::time};
 use crate::{
-    ContractRow, EVENTS_MAX, Entities, Entity, MACHINES_MAX, Result, StateEvent, StoredContract,
-    StoredMachine, VERSIONS_MAX,
+    ContractRow, EVENTS_MAX, Entities, Entity, EntityFilter, MACHINES_MAX, Result, StateEvent,
+    StoredContract, StoredMachine, VERSIONS_MAX,
 };
 
 type Values<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
@@ -50,18 +50,22 @@ impl Entities for PostgresStore {
     async fn entities(
         &self,
         machine: &str,
-        state: Option<&str>,
-        after: Option<&str>,
+        which: &EntityFilter<'_>,
         limit: u32,
     ) -> Result<Vec<Entity>> {
         let sql = format!(
             "select {ENTITY} from {}.entity where machine = $1 \
              and ($2::text is null or state = $2) and ($3::text is null or entity_id > $3) \
+             and ($4::text[] is null or organization_id = any ($4)) \
              order by entity_id limit {limit}",
             self.schema()
         );
-        let params: Values<'_> =
-            &[(&machine, Type::TEXT), (&state, Type::TEXT), (&after, Type::TEXT)];
+        let params: Values<'_> = &[
+            (&machine, Type::TEXT),
+            (&which.state, Type::TEXT),
+            (&which.after, Type::TEXT),
+            (&which.organizations, Type::TEXT_ARRAY),
+        ];
         let rows = self.rows("read the entities", &sql, params).await?;
         Ok(rows.iter().map(entity).collect())
     }

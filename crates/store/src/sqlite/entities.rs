@@ -6,8 +6,8 @@ use rusqlite::Row;
 
 use super::{SqliteStore, subscriptions::uuid};
 use crate::{
-    ContractRow, EVENTS_MAX, Entities, Entity, MACHINES_MAX, Result, StateEvent, StoredContract,
-    StoredMachine, VERSIONS_MAX,
+    ContractRow, EVENTS_MAX, Entities, Entity, EntityFilter, MACHINES_MAX, Result, StateEvent,
+    StoredContract, StoredMachine, VERSIONS_MAX,
 };
 
 /// What [`entity`] reads, in its order.
@@ -46,19 +46,20 @@ impl Entities for SqliteStore {
     async fn entities(
         &self,
         machine: &str,
-        state: Option<&str>,
-        after: Option<&str>,
+        which: &EntityFilter<'_>,
         limit: u32,
     ) -> Result<Vec<Entity>> {
-        let (machine, state) = (machine.to_owned(), state.map(str::to_owned));
-        let after = after.map(str::to_owned);
+        let (machine, state) = (machine.to_owned(), which.state.map(str::to_owned));
+        let after = which.after.map(str::to_owned);
+        let organizations = which.organizations.map(|all| serde_json::Value::from(all).to_string());
         self.observe("read the entities", move |scope| {
             let sql = format!(
                 "select {ENTITY} from @schema@_entity where machine = ?1 \
                  and (?2 is null or state = ?2) and (?3 is null or entity_id > ?3) \
+                 and (?4 is null or organization_id in (select value from json_each(?4))) \
                  order by entity_id limit {limit}"
             );
-            scope.all(&sql, (&machine, &state, &after), entity)
+            scope.all(&sql, (&machine, &state, &after, &organizations), entity)
         })
         .await
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use posthaste_core::{Machine, machine::Definition};
-use posthaste_store::{ContractText, Operations, Request};
+use posthaste_store::{ContractText, EntityFilter, Operations, Request};
 
 use super::harness::Harness;
 
@@ -50,13 +50,24 @@ pub(crate) async fn machines_and_their_entities_are_told<H: Harness>() {
     let (found, states) = store.machine("order").await.unwrap().unwrap();
     assert_eq!((&found, states), (&all[0], vec![("new".to_owned(), 3), ("paid".to_owned(), 1)]));
     let ids = async |state: Option<&str>, after: Option<&str>, limit| -> Vec<String> {
-        let page = store.entities("order", state, after, limit).await.unwrap();
+        let which = EntityFilter { state, after, ..EntityFilter::default() };
+        let page = store.entities("order", &which, limit).await.unwrap();
         page.into_iter().map(|entity| entity.id).collect()
     };
     assert_eq!(ids(None, None, 3).await, ["a", "b", "c"]);
     assert_eq!(ids(None, Some("c"), 3).await, ["d"]);
     assert_eq!(ids(Some("new"), Some("a"), 3).await, ["c", "d"]);
-    assert!(store.entities("other", None, None, 3).await.unwrap().is_empty());
+    assert!(store.entities("other", &EntityFilter::default(), 3).await.unwrap().is_empty());
+    let of_c = format!("update {prefix}entity set organization_id = 'acme' where entity_id = 'c'");
+    assert!(harness.takes(&of_c).await);
+    for (organizations, expected) in
+        [(&["none", "acme"][..], &["c"][..]), (&["none"], &[]), (&[], &[])]
+    {
+        let own: Vec<String> = organizations.iter().map(ToString::to_string).collect();
+        let which = EntityFilter { organizations: Some(&own), ..EntityFilter::default() };
+        let page = store.entities("order", &which, 9).await.unwrap();
+        assert!(page.iter().map(|entity| &*entity.id).eq(expected.iter().copied()), "{page:?}");
+    }
     let (entity, events) = store.entity("order", "b").await.unwrap().unwrap();
     assert_eq!(
         (entity.state.as_str(), entity.version, entity.user.as_deref()),
