@@ -201,7 +201,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     async fn gone(&self, mark: &Place) -> Result<Option<String>>;
 
     /// Notes that a subscription must not go on before it is rebased and why, and gives it up.
-    /// Nothing happens under an older epoch.
+    /// Nothing happens once a later epoch was handed out; an earlier one than `epoch` is that of the
+    /// log before it went back.
     async fn halt(&self, subscription: &str, epoch: Epoch, found: &str) -> Result<()>;
 
     /// Notes that the sink's places have been taken over after a rebase. Nothing happens under an

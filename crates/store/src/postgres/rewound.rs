@@ -65,14 +65,19 @@ pub(super) async fn confirm_mark(store: &PostgresStore, mark: &Place) -> Result<
     Ok(())
 }
 
-/// Notes why a subscription must not go on, and gives it up.
+/// Notes why a subscription must not go on, and gives it up. A log that went back may know an
+/// earlier epoch than the one that its reader was given.
 pub(super) async fn halt(
     store: &PostgresStore,
     subscription: &str,
     epoch: Epoch,
     found: &str,
 ) -> Result<()> {
-    let sql = held_sql(store, "rewound = coalesce(rewound, $3)");
+    let sql = format!(
+        "update {0}.lease set rewound = coalesce(rewound, $3) where epoch <= $2 \
+         and subscription = (select id from {0}.subscription where name = $1)",
+        store.schema()
+    );
     let params: &[(&(dyn ToSql + Sync), Type)] =
         &[(&subscription, Type::TEXT), (&epoch, Type::INT8), (&found, Type::TEXT)];
     let loan = store.shared.connections.lend().await?;
@@ -81,9 +86,13 @@ pub(super) async fn halt(
     leases::release(store, subscription, epoch).await
 }
 
-/// Notes that the sink's places have been taken over.
+/// Notes that the sink's places have been taken over, under the holder's epoch only (FENCED).
 pub(super) async fn adopted(store: &PostgresStore, subscription: &str, epoch: Epoch) -> Result<()> {
-    let sql = held_sql(store, "adopts = false");
+    let sql = format!(
+        "update {0}.lease set adopts = false where epoch = $2 \
+         and subscription = (select id from {0}.subscription where name = $1)",
+        store.schema()
+    );
     let params: &[(&(dyn ToSql + Sync), Type)] =
         &[(&subscription, Type::TEXT), (&epoch, Type::INT8)];
     let loan = store.shared.connections.lend().await?;
@@ -91,15 +100,6 @@ pub(super) async fn adopted(store: &PostgresStore, subscription: &str, epoch: Ep
     loan.bounded(doing, loan.client().execute_typed(&sql, params)).await?;
     loan.give_back();
     Ok(())
-}
-
-/// Changes a lease, under the holder's epoch only (FENCED).
-fn held_sql(store: &PostgresStore, change: &str) -> String {
-    format!(
-        "update {0}.lease set {change} where epoch = $2 and subscription = \
-         (select id from {0}.subscription where name = $1)",
-        store.schema()
-    )
 }
 
 /// Refuses a log whose rows were copied from another database.

@@ -73,11 +73,12 @@ fn check_ticks(scope: &Scope<'_>, place: &Place, whose: &str) -> Result<()> {
     Ok(())
 }
 
-/// Notes why a subscription must not go on, and gives it up, under its own epoch only.
+/// Notes why a subscription must not go on, and gives it up. A log that went back may know an
+/// earlier epoch than the one that its reader was given.
 pub(super) fn halt(scope: &Scope<'_>, name: &str, epoch: Epoch, found: &str) -> Result<()> {
     scope.run(
         "update @schema@_subscription set rewound = coalesce(rewound, ?3) \
-         where name = ?1 and epoch = ?2",
+         where name = ?1 and epoch <= ?2",
         (name, epoch, found),
     )?;
     leases::release(scope, name, epoch)

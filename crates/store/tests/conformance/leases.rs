@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use posthaste_core::{Epoch, Place, RelayView};
-use posthaste_store::{Acquired, Leases, Settled, Start, Store};
+use posthaste_store::{Acquired, Leases, Settled, Start, Store, StoreErrorKind};
 use posthaste_testkit::eventually_async;
 
 use super::{
@@ -82,6 +82,25 @@ pub(crate) async fn released_subscription_is_taken_at_once<H: Harness>() {
     store.release("s", epoch).await.unwrap();
     let taken = harness.open(LONG).await.acquire("s", "two", LEASE).await.unwrap();
     assert!(matches!(taken, Acquired::Taken(..)), "{taken:?}");
+}
+
+pub(crate) async fn halt_holds_under_an_epoch_that_went_back_and_not_under_a_later_one<
+    H: Harness,
+>() {
+    let (_harness, store) = two::<H>().await;
+    for (name, ahead) in [("s", 1), ("t", -1)] {
+        let (epoch, place) = taken(&*store, name, "one").await;
+        // What the database knew before it went back, or what another relay has been given since.
+        store.halt(name, epoch + ahead, "it is older").await.unwrap();
+        let confirmed = store.confirm(name, &place, None).await;
+        if ahead > 0 {
+            let error = confirmed.unwrap_err();
+            assert_eq!(error.kind(), StoreErrorKind::Rewound, "{error}");
+            assert!(error.to_string().contains("it is older"), "{error}");
+        } else {
+            confirmed.unwrap();
+        }
+    }
 }
 
 pub(crate) async fn reserved_subscription_is_asked_of_its_holder<H: Harness>() {

@@ -59,6 +59,7 @@ macro_rules! every_case {
             leases {
                 lease_keeps_others_out_until_it_runs_out,
                 released_subscription_is_taken_at_once,
+                halt_holds_under_an_epoch_that_went_back_and_not_under_a_later_one,
                 reserved_subscription_is_asked_of_its_holder,
                 renewal_prolongs_what_is_held_and_nothing_else,
                 renewal_tells_of_the_relays_that_are_alive,
