@@ -163,6 +163,14 @@ impl Pipeline {
                     Err(error) => Outcome::Store(error),
                 }
             }
+            // Nobody carries it here any more. Another relay's sink may be the right one.
+            Outcome::Sink(error) => {
+                let name = self.gauge.name();
+                if let Err(error) = self.store.release(name, epoch).await {
+                    tracing::debug!(subscription = name, "release it: {}", describe(&error));
+                }
+                Outcome::Sink(error)
+            }
             outcome => outcome,
         }
     }

@@ -13,8 +13,11 @@ use super::{
     application::{self, Plan},
     scene::{self, Arrivals},
     seed::Seed,
+    targets::{Mood, Moody},
 };
-use crate::pipeline::support::{LIMIT, Running, local, settings, subscription};
+use crate::pipeline::support::{
+    LIMIT, Running, local, numbered, numbers, receive, settings, subscription,
+};
 
 async fn running(monitor: &Monitor) {
     let told = monitor.wait_for(|all| all[0].state == State::Running);
@@ -101,4 +104,28 @@ async fn relays_share_their_subscriptions_evenly_and_alone_hold_all() {
     second.drain().await.unwrap();
     eventually_async("all again", LIMIT, all).await;
     first.drain().await.unwrap();
+}
+
+#[tokio::test]
+async fn subscription_that_its_relay_had_to_stop_is_taken_by_another_relay() {
+    let store = crate::pipeline::support::store().await;
+    let context = Context::default();
+    let _consumer = context.locals.subscribe("b", 10);
+    let wrong = Arc::new(Moody::new(Mood::Misconfigured));
+    let subscriptions =
+        vec![subscription("a", &["*"], wrong), subscription("b", &["*"], local("b"))];
+    let stopped =
+        Running::start(Relay::new(Arc::clone(&store), settings(), subscriptions, context));
+    let is_stopped = async || {
+        let all = stopped.monitor.snapshot();
+        all[0].state == State::Stopped && all[1].state == State::Running
+    };
+    store.append(&numbered(0..1)).await.unwrap();
+    eventually_async("one stopped, one running", LIMIT, is_stopped).await;
+    let (other, mut consumers) = relay(&store, &["a", "b"]);
+    let other = Running::start(other);
+    assert_eq!(numbers(&receive(&mut consumers[0], 1).await), [0]);
+    assert!(is_stopped().await && held(&other.monitor) == ["a".to_owned()].into());
+    other.drain().await.unwrap();
+    stopped.drain().await.unwrap_err();
 }

@@ -15,6 +15,8 @@ pub(crate) enum Mood {
     Accepts,
     /// Says that it is away.
     Away,
+    /// Says that it is set up wrongly.
+    Misconfigured,
     /// Takes nothing and asks for another try.
     Retries,
     /// Takes nothing and blames the messages.
@@ -92,6 +94,9 @@ impl Sink for Moody {
                 Ok(Receipt::AllAccepted)
             }
             Mood::Away => Err(SinkError::new(SinkErrorKind::Unavailable, "moody is away")),
+            Mood::Misconfigured => {
+                Err(SinkError::new(SinkErrorKind::Misconfigured, "moody is set up wrongly"))
+            }
             Mood::Retries => Ok(Receipt::Each(vec![retry; batch.len()])),
             Mood::Rejects => {
                 let reject = Outcome::Reject { reason: "moody dislikes it".to_owned() };
