@@ -53,13 +53,23 @@ impl Entities for PostgresStore {
         which: &EntityFilter<'_>,
         limit: u32,
     ) -> Result<Vec<Entity>> {
-        let sql = format!(
-            "select {ENTITY} from {}.entity where machine = $1 \
-             and ($2::text is null or state = $2) and ($3::text is null or entity_id > $3) \
-             and ($4::text[] is null or organization_id = any ($4)) \
-             order by entity_id limit {limit}",
-            self.schema()
-        );
+        // Each is the beginning of a range of an index (`entity_of_state`, `entity_of_organization`).
+        let page = |of: &str| {
+            format!(
+                "select {ENTITY} from {}.entity where machine = $1 {of} \
+                 and ($2::text is null or state = $2) and ($3::text is null or entity_id > $3) \
+                 order by entity_id limit {limit}",
+                self.schema()
+            )
+        };
+        let sql = match which.organizations {
+            None => page("and $4::text[] is null"),
+            Some(_) => format!(
+                "select e.* from (select distinct unnest($4::text[]) as id) o \
+                 cross join lateral ({}) e order by entity_id limit {limit}",
+                page("and organization_id = o.id")
+            ),
+        };
         let params: Values<'_> = &[
             (&machine, Type::TEXT),
             (&which.state, Type::TEXT),

@@ -29,6 +29,7 @@ const FILES: &[(&str, &str)] = &[
     ("reserved", include_str!("../../migrations/postgres/0020_reserved.sql")),
     ("job lists", include_str!("../../migrations/postgres/0021_job_lists.sql")),
     ("incidents seen", include_str!("../../migrations/postgres/0022_incidents_seen.sql")),
+    ("lookups", include_str!("../../migrations/postgres/0023_lookups.sql")),
 ];
 
 /// Lock space of Posthaste's advisory locks ("PHST"), and the lock that orders migrations.

@@ -232,12 +232,18 @@ fn groups(scope: &Scope<'_>, which: &DeadLetterFilter, limit: u32) -> Result<Dea
 }
 
 fn audit(scope: &Scope<'_>, which: &AuditFilter, limit: u32) -> Result<Vec<AuditEntry>> {
+    // An index serves what is asked for only where the statement says so.
+    let is = |column: &str, asked: &Option<String>| match asked {
+        Some(_) => format!("{column} = :{column}"),
+        None => format!(":{column} is null"),
+    };
     let sql = format!(
         "select n, at, actor, action, subscription, detail from @schema@_audit \
-         where (:actor is null or actor = :actor) and (:action is null or action = :action) \
-         and (:subscription is null or subscription = :subscription) \
+         where {} and {} and (:action is null or action = :action) \
          and (:since is null or at >= :since) and (:until is null or at < :until) \
-         and n < :before order by n desc limit {limit}"
+         and n < :before order by n desc limit {limit}",
+        is("actor", &which.actor),
+        is("subscription", &which.subscription)
     );
     let micros = |time: Option<Timestamp>| time.map(|Timestamp(at)| at);
     let values = named_params! {

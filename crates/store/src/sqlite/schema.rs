@@ -25,6 +25,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("reserved", include_str!("../../migrations/sqlite/0016_reserved.sql")),
     ("job lists", include_str!("../../migrations/sqlite/0017_job_lists.sql")),
     ("incidents seen", include_str!("../../migrations/sqlite/0018_incidents_seen.sql")),
+    ("lookups", include_str!("../../migrations/sqlite/0019_lookups.sql")),
 ];
 
 /// Version that this build reads.

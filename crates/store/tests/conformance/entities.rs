@@ -58,16 +58,25 @@ pub(crate) async fn machines_and_their_entities_are_told<H: Harness>() {
     assert_eq!(ids(None, Some("c"), 3).await, ["d"]);
     assert_eq!(ids(Some("new"), Some("a"), 3).await, ["c", "d"]);
     assert!(store.entities("other", &EntityFilter::default(), 3).await.unwrap().is_empty());
-    let of_c = format!("update {prefix}entity set organization_id = 'acme' where entity_id = 'c'");
-    assert!(harness.takes(&of_c).await);
-    for (organizations, expected) in
-        [(&["none", "acme"][..], &["c"][..]), (&["none"], &[]), (&[], &[])]
-    {
-        let own: Vec<String> = organizations.iter().map(ToString::to_string).collect();
-        let which = EntityFilter { organizations: Some(&own), ..EntityFilter::default() };
-        let page = store.entities("order", &which, 9).await.unwrap();
-        assert!(page.iter().map(|entity| &*entity.id).eq(expected.iter().copied()), "{page:?}");
+    for (id, organization) in [("b", "acme"), ("c", "acme"), ("d", "other")] {
+        let of = format!(
+            "update {prefix}entity set organization_id = '{organization}' where entity_id = '{id}'"
+        );
+        assert!(harness.takes(&of).await);
     }
+    let of = async |organizations: &[&str], state: Option<&str>, after: Option<&str>, limit| {
+        let own: Vec<String> = organizations.iter().map(ToString::to_string).collect();
+        let which = EntityFilter { state, after, organizations: Some(&own) };
+        let page = store.entities("order", &which, limit).await.unwrap();
+        page.into_iter().map(|entity| entity.id).collect::<Vec<String>>()
+    };
+    assert_eq!(of(&["none", "acme"], None, None, 9).await, ["b", "c"]);
+    assert!(of(&["none"], None, None, 9).await.is_empty());
+    assert!(of(&[], None, None, 9).await.is_empty());
+    assert_eq!(of(&["other", "acme", "other"], None, None, 9).await, ["b", "c", "d"]);
+    assert_eq!(of(&["other", "acme"], None, None, 2).await, ["b", "c"]);
+    assert_eq!(of(&["other", "acme"], None, Some("b"), 2).await, ["c", "d"]);
+    assert_eq!(of(&["other", "acme"], Some("new"), None, 1).await, ["c"]);
     let (entity, events) = store.entity("order", "b").await.unwrap().unwrap();
     assert_eq!(
         (entity.state.as_str(), entity.version, entity.user.as_deref()),

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use posthaste_core::{Message, Timestamp, TopicFilter};
 use posthaste_store::{
-    Browse as _, MessageFilter, MessageState, RingSizes, Store as _, postgres::PostgresOptions,
+    AuditFilter, Browse as _, Entities as _, EntityFilter, MessageFilter, MessageState,
+    Oversight as _, RingSizes, Store as _, postgres::PostgresOptions,
 };
 use posthaste_testkit::{Postgres, PostgresOptions as ServerOptions, eventually_async};
 
@@ -124,15 +125,20 @@ async fn slot_that_is_emptied_loses_its_indexes() {
     assert_eq!(log.store.status().await.unwrap().messages, 6, "the head's slot is left");
 }
 
-/// As a large log has them: several slots of some thousand messages, the last one unsealed.
-async fn explained() -> (Postgres, Log) {
+/// A server that writes down the plan of each statement.
+fn explaining() -> Postgres {
     let setting = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
     let settings =
         [("session_preload_libraries", "auto_explain"), ("auto_explain.log_min_duration", "0")];
-    let postgres = Postgres::start_with(ServerOptions {
+    Postgres::start_with(ServerOptions {
         settings: settings.into_iter().map(setting).collect(),
         ..ServerOptions::default()
-    });
+    })
+}
+
+/// As a large log has them: several slots of some thousand messages, the last one unsealed.
+async fn explained() -> (Postgres, Log) {
+    let postgres = explaining();
     let rings = RingSizes { slots: 8, slot_size: 3_000 };
     let options = PostgresOptions { rings, ..options(Duration::from_hours(1)) };
     let log = Log::on(&postgres, &options).await;
@@ -161,7 +167,12 @@ async fn plans(postgres: &Postgres, log: &Log, which: &MessageFilter) -> String 
             break;
         }
     }
-    // What comes after them in the server's log.
+    since(postgres, log, before).await
+}
+
+/// What the server has written since its log had a length.
+async fn since(postgres: &Postgres, log: &Log, before: usize) -> String {
+    // What comes after it.
     let end: String = log.ask("select 'the end of a list'").await;
     let written = || postgres.log().split_off(before);
     eventually_async("the plans", LIMIT, async || written().contains(&end)).await;
@@ -201,4 +212,44 @@ async fn no_list_reads_a_whole_slot() {
             assert!(plans.contains(index), "{which:?} does without {index}");
         }
     }
+}
+
+/// Defence: the indexes of `0023_lookups.sql`. A page of entities, or of the audit trail, is the beginning of a range.
+#[tokio::test]
+async fn no_page_of_entities_or_of_the_audit_trail_reads_the_table() {
+    let postgres = explaining();
+    let log = Log::on(&postgres, &PostgresOptions::default()).await;
+    let writer = log.writer().await;
+    writer
+        .batch_execute(
+            "insert into posthaste.entity (machine, entity_id, state, organization_id) \
+             select 'm', 'e' || n, case when n > 19000 then 'new' else 'done' end, 'o' || n % 500 \
+             from generate_series(1, 20000) n; \
+             insert into posthaste.audit (actor, action, detail) \
+             select 'a' || n % 500, 'test', '{}' from generate_series(1, 20000) n; \
+             analyze posthaste.entity, posthaste.audit",
+        )
+        .await
+        .unwrap();
+    let own = ["o7".to_owned(), "o8".to_owned()];
+    let all = EntityFilter { after: Some("e1"), ..EntityFilter::default() };
+    let of_state = EntityFilter { state: Some("new"), ..all };
+    let of_organizations = EntityFilter { organizations: Some(&own), ..all };
+    let pages = [
+        (all, 50, "entity_pkey"),
+        (of_state, 50, "entity_of_state"),
+        (of_organizations, 50, "entity_of_organization"),
+    ];
+    for (which, limit, index) in pages {
+        let before = postgres.log().len();
+        let page = log.store.entities("m", &which, limit).await.unwrap();
+        assert_eq!(page.len(), 50);
+        let plans = since(&postgres, &log, before).await;
+        assert!(plans.contains(index) && !plans.contains("Seq Scan"), "{which:?}: {plans}");
+    }
+    let before = postgres.log().len();
+    let by_one = AuditFilter { actor: Some("a7".to_owned()), ..AuditFilter::default() };
+    assert_eq!(log.store.audit(&by_one, 50).await.unwrap().len(), 40);
+    let plans = since(&postgres, &log, before).await;
+    assert!(plans.contains("audit_actor") && !plans.contains("Seq Scan"), "{plans}");
 }
