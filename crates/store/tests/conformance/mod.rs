@@ -115,6 +115,7 @@ macro_rules! every_case {
             }
             entities {
                 machines_and_their_entities_are_told,
+                entities_of_organizations_come_in_one_order,
                 contracts_are_told_page_by_page_and_one_by_one,
             }
             scheduled {
