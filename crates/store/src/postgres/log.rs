@@ -72,19 +72,44 @@ impl PostgresStore {
 
     /// Reads a tick and checks that it is the one meant.
     pub(super) async fn tick(&self, loan: &Loan, at: TickRef) -> Result<Tick> {
-        if at == TickRef::BEGINNING {
-            return Ok(Tick::beginning());
+        let [tick] = self.ticks(loan, [at]).await?;
+        Ok(tick)
+    }
+
+    /// Reads ticks, in one statement, and checks that they are the ones meant.
+    pub(super) async fn ticks<const N: usize>(
+        &self,
+        loan: &Loan,
+        all: [TickRef; N],
+    ) -> Result<[Tick; N]> {
+        let ring = self.geometry(loan).await?.tick;
+        let of_one = |(nth, at): (usize, &TickRef)| {
+            let (schema, slot) = (self.schema(), ring.slot_of(at.n));
+            format!("select {nth}, id, snapshot::text from {schema}.tick_{slot} where n = {}", at.n)
+        };
+        let asked = all.iter().enumerate().filter(|(_, at)| **at != TickRef::BEGINNING);
+        let sql: Vec<String> = asked.map(of_one).collect();
+        let rows = if sql.is_empty() {
+            Vec::new()
+        } else {
+            let sql = sql.join(" union all ");
+            loan.bounded("read ticks", loan.client().query_typed(&sql, &[])).await?
+        };
+        let mut ticks = all.map(|_| Tick::beginning());
+        for (nth, (tick, at)) in ticks.iter_mut().zip(all).enumerate() {
+            if at != TickRef::BEGINNING {
+                let row = rows.iter().find(|row| row.get::<_, i32>(0) as usize == nth);
+                *tick = self.meant(at, row.map(|row| (row.get(1), row.get(2))))?;
+            }
         }
-        let slot = self.geometry(loan).await?.tick.slot_of(at.n);
-        let sql = format!(
-            "select id, snapshot::text from {}.tick_{slot} where n = {}",
-            self.schema(),
-            at.n
-        );
-        let rows = loan.bounded("read a tick", loan.client().query_typed(&sql, &[])).await?;
-        match rows.first() {
-            Some(row) if row.get::<_, uuid::Uuid>(0) == at.id || defect::is("reused-position") => {
-                Ok(Tick { at, snapshot: rows::snapshot(row.get(1))? })
+        Ok(ticks)
+    }
+
+    /// The tick, if what was found in its place, an id and a snapshot, is the one that is meant.
+    fn meant(&self, at: TickRef, found: Option<(uuid::Uuid, &str)>) -> Result<Tick> {
+        match found {
+            Some((id, snapshot)) if id == at.id || defect::is("reused-position") => {
+                Ok(Tick { at, snapshot: rows::snapshot(snapshot)? })
             }
             None if defect::is("reused-position") => {
                 Err(StoreError::new(StoreErrorKind::Unavailable, "read a tick: not there yet"))
@@ -179,10 +204,9 @@ pub(super) async fn window(
     head: Option<TickRef>,
 ) -> Result<Option<Arc<Window>>> {
     let loan = store.shared.connections.lend().await?;
-    let base = store.tick(&loan, base).await?;
-    let head = match head {
-        Some(head) => store.tick(&loan, head).await?,
-        None => store.newest_tick(&loan).await?,
+    let [base, head] = match head {
+        Some(head) => store.ticks(&loan, [base, head]).await?,
+        None => [store.tick(&loan, base).await?, store.newest_tick(&loan).await?],
     };
     if head.at.n <= base.at.n {
         loan.give_back();

@@ -1,9 +1,10 @@
 //! What the log's slots are kept for: the places that still need them, and the room they take.
 
-use posthaste_core::{Place, Position, Ring, Snapshot, Tick};
+use posthaste_core::{Place, Position, Ring, Snapshot, TickRef};
+use uuid::Uuid;
 
 use super::{PostgresStore, connect::Loan, rows, slots::Knowledge, status::uncompiled};
-use crate::{LogSize, Pin, Result, StoreErrorKind};
+use crate::{LogSize, Pin, Result};
 
 /// What the subscriptions still need. Never empty.
 pub(super) struct Needs {
@@ -106,41 +107,45 @@ pub(super) async fn note_emptied(
     ))
 }
 
-/// What was emptied of the messages behind a sink's place, for people.
+/// What was emptied of the messages behind a sink's place, for people. One statement, which each page of a stream costs.
 pub(super) async fn gone(store: &PostgresStore, mark: &Place) -> Result<Option<String>> {
     let loan = store.shared.connections.lend().await?;
-    let mut ticks = Vec::with_capacity(2);
-    let head = mark.within.map(|within| within.head);
-    for at in [Some(mark.base), head].into_iter().flatten() {
-        match store.tick(&loan, at).await {
-            Ok(tick) => ticks.push(tick),
-            Err(error) if error.kind() == StoreErrorKind::Rewound => {
-                return Ok(Some(format!("tick {} is swept", at.n)));
-            }
-            Err(error) => return Err(error),
+    let (schema, ring) = (store.schema(), store.geometry(&loan).await?.tick);
+    let (base, head) = (mark.base, mark.within.map_or(mark.base, |within| within.head));
+    let tick = |at: TickRef| match at {
+        TickRef::BEGINNING => {
+            let TickRef { id, .. } = at;
+            format!("(select '{id}'::uuid as id, '1:1:'::pg_snapshot as snapshot)")
         }
-    }
-    // What the base shows is passed, and of what the head shows everything up to a position.
-    let is_shown = |tick: &Tick| {
-        let (n, xmin) = (tick.at.n, tick.snapshot.xmin());
-        format!("({n} >= tick or max_xid < '{xmin}')")
+        TickRef { n, .. } => {
+            format!("(select id, snapshot from {schema}.tick_{} where n = {n})", ring.slot_of(n))
+        }
     };
-    let (Some(base), Some(head)) = (ticks.first(), ticks.last()) else { return Ok(None) };
-    let position = mark.within.map_or(0, |within| within.position);
+    // What the base shows is passed, and of what the head shows everything up to a position.
+    let is_shown = |n: i64, tick: &str| {
+        format!("({n} >= tick or max_xid < pg_snapshot_xmin({tick}.snapshot))")
+    };
     let sql = format!(
-        "select min(first_position), max(last_position) from {}.emptied \
-         where not {} and not ({} and last_position <= {position})",
-        store.schema(),
-        is_shown(base),
-        is_shown(head)
+        "select b.id, h.id, e.low, e.high from (select) one left join {} b on true \
+         left join {} h on true left join lateral \
+         (select min(first_position) as low, max(last_position) as high from {schema}.emptied \
+         where not {} and not ({} and last_position <= {})) e on true",
+        tick(base),
+        tick(head),
+        is_shown(base.n, "b"),
+        is_shown(head.n, "h"),
+        mark.within.map_or(0, |within| within.position)
     );
     let doing = "look for what was emptied";
     let rows = loan.bounded(doing, loan.client().query_typed(&sql, &[])).await?;
     loan.give_back();
-    let found = rows.first().and_then(|row| {
-        let (first, last): (Option<Position>, Option<Position>) = (row.get(0), row.get(1));
-        first.zip(last)
-    });
+    let Some(row) = rows.first() else { return Ok(None) };
+    let ids: [Option<Uuid>; 2] = [row.get(0), row.get(1)];
+    if let Some((at, _)) = [base, head].iter().zip(ids).find(|(at, id)| *id != Some(at.id)) {
+        return Ok(Some(format!("tick {} is swept", at.n)));
+    }
+    let (first, last): (Option<Position>, Option<Position>) = (row.get(2), row.get(3));
+    let found = first.zip(last);
     Ok(found.map(|(first, last)| format!("slots with positions {first} to {last} are emptied")))
 }
 
