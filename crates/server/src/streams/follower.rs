@@ -5,12 +5,17 @@ use std::{collections::VecDeque, fmt, sync::Arc};
 use bytes::Bytes;
 use posthaste_core::{MessageRef, Place, TickRef, Window, describe};
 use posthaste_store::{StoreError, StoreErrorKind};
-use tokio::sync::watch;
+use tokio::sync::{SemaphorePermit, watch};
 
 use super::{
     From, StreamError, Wish, frame,
     hub::{Guest, Hub, Joined, Seat, is_finished},
 };
+
+/// What is asked of the database in one turn: twice the rest of a window.
+const TURN_STEPS_MAX: u32 = 6;
+/// Bytes of frames behind which nothing more is read before they are taken.
+const TURN_BYTES_MAX: usize = 64 << 10;
 
 /// The frames of one stream.
 pub(crate) struct Follower {
@@ -56,6 +61,9 @@ impl Follower {
                 Some(place)
             }
             From::Behind(place) => {
+                // In turn as what is read behind it: after a restart all come at once, and a few connections that
+                // have just begun answer sooner than many.
+                let _turn = hub.readers.acquire().await;
                 check(&hub, &place).await?;
                 Some(place)
             }
@@ -74,12 +82,28 @@ impl Follower {
     /// # Cancel safety
     /// Nothing is lost, and nothing comes twice.
     pub(crate) async fn next(&mut self) -> Option<Bytes> {
+        let hub = Arc::clone(&self.hub);
+        // Who reads by itself goes on until it is there, if that is not far: many that come again at once would all be
+        // the last ones if each read a page and stood in line again.
+        let (mut turn, mut steps) = (None, 0);
         loop {
-            if let Some(frame) = self.ready.pop_front() {
+            if steps == TURN_STEPS_MAX {
+                (turn, steps) = (None, 0);
+            }
+            let bytes: usize = self.ready.iter().map(Bytes::len).sum();
+            let goes_on = turn.is_some() && bytes < TURN_BYTES_MAX;
+            if !goes_on && let Some(frame) = self.ready.pop_front() {
                 return Some(frame);
             }
             let step = match &mut self.way {
-                Way::There(seat) => return seat.next().await,
+                Way::There(seat) => {
+                    // Others need not wait for what comes, or for who takes this.
+                    drop(turn.take());
+                    match self.ready.pop_front() {
+                        Some(frame) => return Some(frame),
+                        None => return seat.next().await,
+                    }
+                }
                 Way::Within(window, place) => Step::Read(Arc::clone(window), *place),
                 Way::Behind(place) => {
                     let place = *place;
@@ -92,10 +116,14 @@ impl Follower {
             let went = tokio::select! {
                 biased;
                 _ = self.ended.wait_for(|ended| *ended) => return None,
-                went = go(&self.hub, &self.wish, step) => went,
+                went = go(&hub, &self.wish, step, &mut turn) => went,
             };
+            steps += 1;
             match went {
-                Ok((way, read)) => (self.way, self.ready) = (way, read),
+                Ok((way, read)) => {
+                    self.way = way;
+                    self.ready.extend(read);
+                }
                 Err(error) => {
                     tracing::warn!("a stream ends: {}", describe(&error));
                     return None;
@@ -150,14 +178,27 @@ enum Step {
 
 type Went = Result<(Way, VecDeque<Bytes>), StoreError>;
 
-async fn go(hub: &Hub, wish: &Wish, step: Step) -> Went {
+/// Takes a step, in the caller's turn to read.
+async fn go<'a>(
+    hub: &'a Hub,
+    wish: &Wish,
+    step: Step,
+    turn: &mut Option<SemaphorePermit<'a>>,
+) -> Went {
     let none = VecDeque::new();
     match step {
-        Step::Read(window, place) => read(hub, wish, window, place).await,
+        // Nobody else has to wait for that.
+        Step::Wait(_) => *turn = None,
+        // The semaphore is never closed.
+        Step::To(..) | Step::Read(..) if turn.is_none() => *turn = hub.readers.acquire().await.ok(),
+        Step::To(..) | Step::Read(..) => {}
+    }
+    match step {
         Step::Wait(place) => {
             newest(hub, |tick| tick.n >= place.base.n).await;
             Ok((Way::Behind(place), none))
         }
+        Step::Read(window, place) => read(hub, wish, window, place).await,
         Step::To(place, head) => {
             let way = match hub.store.window(place.base, Some(head)).await? {
                 Some(window) => Way::Within(window, place),
@@ -172,15 +213,12 @@ async fn go(hub: &Hub, wish: &Wish, step: Step) -> Went {
 async fn read(hub: &Hub, wish: &Wish, window: Arc<Window>, place: Place) -> Went {
     let head = window.head.at;
     let after = place.within.map_or(0, |within| within.position);
-    // The semaphore is never closed.
-    let turn = hub.readers.acquire().await;
     let page = hub.read(&window, after, &wish.topics, wish.key.as_deref()).await?;
     // Whoever asks for the oldest message begins at whatever that is.
     let begins_anywhere = wish.from == From::Beginning && place == Place::beginning();
     if !begins_anywhere {
         hub.confirm_whole(&place).await?;
     }
-    drop(turn);
     let Some(page) = page else {
         return Ok((Way::Behind(place.finished(head)), VecDeque::new()));
     };

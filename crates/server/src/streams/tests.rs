@@ -184,6 +184,7 @@ on_both_stores! {
     client_of_a_time_sees_what_was_committed_from_then_on,
     client_of_now_sees_what_comes_of_its_topics_and_key,
     client_that_takes_nothing_is_cut_off_and_goes_on_where_it_was,
+    client_that_waits_at_the_end_lets_others_read,
     client_that_sees_nothing_is_told_how_far_it_is,
     event_of_another_log_is_refused,
     r36_streams_end_where_the_log_was_emptied_while_nobody_read,
@@ -297,6 +298,23 @@ async fn client_that_takes_nothing_is_cut_off_and_goes_on_where_it_was(log: Log)
     assert!(memory.take_until(&mut again, 201).await);
     memory.has_all(&["a"], 201);
     other.has_all(&["a"], 201);
+}
+
+async fn client_that_waits_at_the_end_lets_others_read(log: Log) {
+    log.write("a", 0..5).await;
+    let running = start(&log, StreamSettings { readers: 1, ..StreamSettings::default() });
+    let mut waiting = running.streams.follow(wish(Some("none"), From::Beginning)).await.unwrap();
+    assert!(waiting.next().await.is_some(), "the greeting");
+    let mut waits = std::pin::pin!(waiting.next());
+    // Long enough for it to come to the end.
+    assert!(timeout(Duration::from_millis(500), &mut waits).await.is_err());
+    let mut memory = Memory::default();
+    let mut follower = running.streams.follow(wish(Some("a"), From::Beginning)).await.unwrap();
+    tokio::select! {
+        _ = waits => panic!("nothing comes of its key"),
+        has_all = memory.take_until(&mut follower, 5) => assert!(has_all),
+    }
+    memory.has_all(&["a"], 5);
 }
 
 async fn client_that_sees_nothing_is_told_how_far_it_is(log: Log) {
