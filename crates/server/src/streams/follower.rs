@@ -90,8 +90,8 @@ impl Follower {
             if steps == TURN_STEPS_MAX {
                 (turn, steps) = (None, 0);
             }
-            let bytes: usize = self.ready.iter().map(Bytes::len).sum();
-            let goes_on = turn.is_some() && bytes < TURN_BYTES_MAX;
+            let bytes = || self.ready.iter().map(Bytes::len).sum::<usize>();
+            let goes_on = turn.is_some() && bytes() < TURN_BYTES_MAX;
             if !goes_on && let Some(frame) = self.ready.pop_front() {
                 return Some(frame);
             }
