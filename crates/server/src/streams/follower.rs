@@ -186,12 +186,12 @@ async fn go<'a>(
     turn: &mut Option<SemaphorePermit<'a>>,
 ) -> Went {
     let none = VecDeque::new();
-    match step {
+    if matches!(step, Step::Wait(_)) {
         // Nobody else has to wait for that.
-        Step::Wait(_) => *turn = None,
+        *turn = None;
+    } else if turn.is_none() {
         // The semaphore is never closed.
-        Step::To(..) | Step::Read(..) if turn.is_none() => *turn = hub.readers.acquire().await.ok(),
-        Step::To(..) | Step::Read(..) => {}
+        *turn = hub.readers.acquire().await.ok();
     }
     match step {
         Step::Wait(place) => {

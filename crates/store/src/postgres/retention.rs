@@ -112,14 +112,12 @@ pub(super) async fn gone(store: &PostgresStore, mark: &Place) -> Result<Option<S
     let loan = store.shared.connections.lend().await?;
     let (schema, ring) = (store.schema(), store.geometry(&loan).await?.tick);
     let (base, head) = (mark.base, mark.within.map_or(mark.base, |within| within.head));
-    let tick = |at: TickRef| match at {
-        TickRef::BEGINNING => {
-            let TickRef { id, .. } = at;
-            format!("(select '{id}'::uuid as id, '1:1:'::pg_snapshot as snapshot)")
+    let tick = |at: TickRef| {
+        let TickRef { n, id } = at;
+        if at == TickRef::BEGINNING {
+            return format!("(select '{id}'::uuid as id, '1:1:'::pg_snapshot as snapshot)");
         }
-        TickRef { n, .. } => {
-            format!("(select id, snapshot from {schema}.tick_{} where n = {n})", ring.slot_of(n))
-        }
+        format!("(select id, snapshot from {schema}.tick_{} where n = {n})", ring.slot_of(n))
     };
     // What the base shows is passed, and of what the head shows everything up to a position.
     let is_shown = |n: i64, tick: &str| {

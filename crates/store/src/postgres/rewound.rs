@@ -73,11 +73,7 @@ pub(super) async fn halt(
     epoch: Epoch,
     found: &str,
 ) -> Result<()> {
-    let sql = format!(
-        "update {0}.lease set rewound = coalesce(rewound, $3) where epoch <= $2 \
-         and subscription = (select id from {0}.subscription where name = $1)",
-        store.schema()
-    );
+    let sql = lease_sql(store, "rewound = coalesce(rewound, $3)", "epoch <= $2");
     let params: &[(&(dyn ToSql + Sync), Type)] =
         &[(&subscription, Type::TEXT), (&epoch, Type::INT8), (&found, Type::TEXT)];
     let loan = store.shared.connections.lend().await?;
@@ -88,11 +84,7 @@ pub(super) async fn halt(
 
 /// Notes that the sink's places have been taken over, under the holder's epoch only (FENCED).
 pub(super) async fn adopted(store: &PostgresStore, subscription: &str, epoch: Epoch) -> Result<()> {
-    let sql = format!(
-        "update {0}.lease set adopts = false where epoch = $2 \
-         and subscription = (select id from {0}.subscription where name = $1)",
-        store.schema()
-    );
+    let sql = lease_sql(store, "adopts = false", "epoch = $2");
     let params: &[(&(dyn ToSql + Sync), Type)] =
         &[(&subscription, Type::TEXT), (&epoch, Type::INT8)];
     let loan = store.shared.connections.lend().await?;
@@ -100,6 +92,15 @@ pub(super) async fn adopted(store: &PostgresStore, subscription: &str, epoch: Ep
     loan.bounded(doing, loan.client().execute_typed(&sql, params)).await?;
     loan.give_back();
     Ok(())
+}
+
+/// Changes the lease of the subscription `$1` under such an epoch.
+fn lease_sql(store: &PostgresStore, change: &str, epoch: &str) -> String {
+    format!(
+        "update {0}.lease set {change} where {epoch} and subscription = \
+         (select id from {0}.subscription where name = $1)",
+        store.schema()
+    )
 }
 
 /// Refuses a log whose rows were copied from another database.
