@@ -93,14 +93,20 @@ async fn settle(store: &dyn Operations, through: i64) {
     store.release("a", epoch).await.unwrap();
 }
 
-async fn r37_health_tells_of_database_relay_and_outbox(place: Place) {
+/// A server whose log holds two messages, which a subscription has yet to publish.
+async fn two_messages(place: &Place) -> (Arc<Played>, Running, Arc<dyn Operations>) {
     let parts = Arc::new(Played::default());
-    let server = Running::with(&place, settings(), Arc::clone(&parts) as _).await;
+    let server = Running::with(place, settings(), Arc::clone(&parts) as _).await;
     let (_, store) = place.store().await;
     let filter = TopicFilter::new(&["*"]).unwrap();
     let spec = SubscriptionSpec { name: "a".to_owned(), filter, start: Start::Beginning };
     store.reconcile(&[spec]).await.unwrap();
     store.append(&[Message::new("t").text("1"), Message::new("t").text("2")]).await.unwrap();
+    (parts, server, store)
+}
+
+async fn r37_health_tells_of_database_relay_and_outbox(place: Place) {
+    let (parts, server, store) = two_messages(&place).await;
     store.ticker().advance().await.unwrap();
     for (path, field) in [("/livez", "alive"), ("/readyz", "ready"), ("/health", "ready")] {
         let answer = server.get(path).await;
@@ -161,13 +167,7 @@ async fn r37_health_tells_of_database_relay_and_outbox(place: Place) {
 async fn r37_outbox_tells_when_it_processed_last_and_whether_it_runs_is_idle_or_stopped(
     place: Place,
 ) {
-    let parts = Arc::new(Played::default());
-    let server = Running::with(&place, settings(), Arc::clone(&parts) as _).await;
-    let (_, store) = place.store().await;
-    let filter = TopicFilter::new(&["*"]).unwrap();
-    let spec = SubscriptionSpec { name: "a".to_owned(), filter, start: Start::Beginning };
-    store.reconcile(&[spec]).await.unwrap();
-    store.append(&[Message::new("t").text("1"), Message::new("t").text("2")]).await.unwrap();
+    let (parts, server, store) = two_messages(&place).await;
     let told = server.get("/api/health/outbox").await.json();
     assert_eq!(told["lastProcessed"], Value::Null, "nothing is settled yet: {told}");
     // Figures may be some seconds old.
